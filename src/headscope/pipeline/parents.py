@@ -1,0 +1,64 @@
+"""The finished folders that a stage reads, found by stage and by what their spec says."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from headscope.errors import AssetError, ConfigError
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A finished node's folder, `results/<stage>/<name>--<key>`."""
+
+    folder: Path
+
+    @property
+    def stage(self) -> str:
+        """The stage that made the folder."""
+        return self.folder.parent.name
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The slice of the configuration that made the folder, from its `spec.yaml`.
+
+        Raises:
+            AssetError: there is no `spec.yaml`, so the folder is no finished node.
+        """
+        path = self.folder / "spec.yaml"
+        if not path.is_file():
+            raise AssetError(f"{self.folder} is not a finished {self.stage} folder: it has no spec.yaml; run it again")
+        spec: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return spec
+
+
+class Parents(list[Parent]):
+    """A node's parents in the order of the plan."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        super().__init__(Parent(Path(folder)) for folder in folders)
+
+    def all(self, stage: str, **filters: Any) -> list[Parent]:
+        """Return the parents of `stage` whose spec has each of `filters`' values."""
+        return [
+            parent
+            for parent in self
+            if parent.stage == stage and all(parent.spec.get(name) == value for name, value in filters.items())
+        ]
+
+    def one(self, stage: str, **filters: Any) -> Parent:
+        """Return the single parent that `all` finds.
+
+        Raises:
+            ConfigError: there is none, or there are several.
+        """
+        found = self.all(stage, **filters)
+        if len(found) != 1:
+            wanted = " ".join([stage, *(f"{name}={value!r}" for name, value in filters.items())])
+            given = ", ".join(str(parent.folder) for parent in self) or "none"
+            raise ConfigError(f"expected one parent {wanted}, found {len(found)}; parents given: {given}")
+        return found[0]
