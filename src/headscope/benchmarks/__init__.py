@@ -1,0 +1,1 @@
+"""Benchmarks: text in, text and scores out; they know no model but its tokenizer."""

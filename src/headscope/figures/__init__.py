@@ -1,0 +1,1 @@
+"""Figures: tables in, picture and CSV out; one file a figure."""

@@ -1,0 +1,1 @@
+"""The method: pure tensors, knows no model and no configuration."""

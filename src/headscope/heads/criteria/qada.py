@@ -1,0 +1,47 @@
+"""QAdA: the oracle's test with the bulk's log mass estimated from a summary (arXiv 2502.09647).
+
+Shapes: B rows, H query heads, Q queries, D head_dim.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from headscope.errors import ConfigError
+from headscope.heads.criteria import LayerView, Selection, share_below, thresholds_of
+from headscope.heads.estimators import Estimator
+
+
+@dataclass(frozen=True)
+class Qada:
+    """Local iff the window's share of exact window mass and estimated bulk mass is at least tau.
+
+    Attributes:
+        thresholds: logit of tau for each row, [B].
+        estimator: of the bulk's log mass.
+    """
+
+    thresholds: Tensor
+    estimator: Estimator
+
+    def select(self, query: Tensor, view: LayerView) -> Selection:
+        """Label by the estimate; the bulk's keys are not read."""
+        estimate = self.estimator.log_mass(query, view.summaries[self.estimator.name], view.bulk_size, view.scale)
+        return Selection(share_below(view.window_mass, estimate, self.thresholds))
+
+    def take(self, rows: Tensor) -> "Qada":
+        """Keep these rows' thresholds."""
+        return Qada(self.thresholds[rows], self.estimator)
+
+
+def build(targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> Qada:
+    """Make it from calibrated thresholds.
+
+    Raises:
+        ConfigError: no estimator is named.
+    """
+    if estimator is None:
+        raise ConfigError("criterion kind qada needs `estimator`; name one of conf/estimator")
+    return Qada(thresholds_of(targets), estimator)

@@ -1,0 +1,50 @@
+"""Estimators of the bulk's log mass, one file each, found by name.
+
+Shapes: B rows, H query heads, K KV heads, Q queries, T keys, D head_dim.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """What an estimator may read of one layer at the boundary.
+
+    Attributes:
+        layer: index of the layer in the model.
+        keys: rotated keys, [K, T, D].
+        values: [K, T, D].
+    """
+
+    layer: int
+    keys: Tensor
+    values: Tensor
+
+
+class Estimator(Protocol):
+    """Estimates the log mass of bulk keys from a summary of them, never from the keys themselves."""
+
+    name: str
+
+    def summarise(self, cache: LayerCache, first: int, last: int) -> Any:
+        """Summarise the keys first <= j < last of a layer, once, at the boundary."""
+
+    def log_mass(self, query: Tensor, summary: Any, bulk_size: Tensor, scale: float) -> Tensor:
+        """Estimate logsumexp of the scores of `bulk_size` [Q] keys for each query [B, H, Q, D]: [B, H, Q]."""
+
+
+def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:
+    """Make the estimator that a slice of the configuration names.
+
+    Args:
+        spec: `kind` (a module here), `name` and the options of that module.
+        fitted: what was computed before the run, by name (moments of other texts: `random_words`, ...).
+    """
+    module = import_module(f"{__name__}.{spec['kind']}")
+    estimator: Estimator = module.build(spec, fitted)
+    return estimator

@@ -1,0 +1,49 @@
+"""Gaussian scores: the bulk's log mass from the mean and covariance of its keys (arXiv 2502.09647, QAdA).
+
+Reads D^2 + D numbers a KV head and takes about D^2 multiply-adds a query ("diagonal": 2 D, "none": D), whatever T is.
+
+Shapes: B rows, H query heads, K KV heads, Q queries, D head_dim.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from headscope.heads.estimators import LayerCache
+from headscope.heads.moments import Covariance, KeyMoments, gaussian_log_mass
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Log-normal mean of the bulk, its moments frozen at the boundary.
+
+    Attributes:
+        name: how tables call it.
+        covariance: "full", "diagonal" or "none" (scores all equal to their mean).
+        capped: use the expected maximum where the variance is too large for the number of keys.
+        moments: moments of another text by layer; None takes those of the prompt's own bulk.
+    """
+
+    name: str
+    covariance: Covariance = "full"
+    capped: bool = False
+    moments: Mapping[int, KeyMoments] | None = None
+
+    def summarise(self, cache: LayerCache, first: int, last: int) -> KeyMoments:
+        """Moments of the keys first <= j < last, or of the other text."""
+        if self.moments is not None:
+            return self.moments[cache.layer]
+        return KeyMoments.of(cache.keys[:, first:last])
+
+    def log_mass(self, query: Tensor, summary: KeyMoments, bulk_size: Tensor, scale: float) -> Tensor:
+        """Estimated bulk log mass, [B, H, Q]; the count is the true one, not that of the summary."""
+        mean, variance = summary.score_moments(query, scale, self.covariance)
+        return gaussian_log_mass(mean, variance, bulk_size, self.capped)
+
+
+def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Gaussian:
+    """Make the estimator; `moments` names another text, or `prompt`."""
+    moments = None if spec["moments"] == "prompt" else fitted[spec["moments"]]
+    return Gaussian(spec["name"], spec["covariance"], spec["capped"], moments)

@@ -1,0 +1,85 @@
+"""Exact log masses of window and bulk: logsumexp of the scores of the keys on either side.
+
+Shapes: B prompts, H query heads, K KV heads, G = H // K query heads a KV head, Q queries, T keys, D head_dim.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headscope.errors import ShapeError
+from headscope.heads.window import Window
+
+MAX_SCORES = 1 << 23
+"""Scores held at once: 32 MiB in float32, a few times that with the masked copies."""
+
+
+@dataclass(frozen=True)
+class Masses:
+    """Log masses of both sides of the window.
+
+    Attributes:
+        local: logsumexp of the window's scores, [B, H, Q], float32 or better.
+        bulk: logsumexp of the bulk's scores, [B, H, Q]; -inf where there is no bulk.
+        bulk_size: bulk keys of each query, [Q].
+    """
+
+    local: Tensor
+    bulk: Tensor
+    bulk_size: Tensor
+
+
+def precise(x: Tensor) -> Tensor:
+    """Raise half precision to float32; float32 and float64 stay as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def group_heads(query: Tensor, kv_heads: int) -> Tensor:
+    """Split [B, H, Q, D] into [B, K, G, Q, D] without a copy.
+
+    Raises:
+        ShapeError: query heads are no multiple of the KV heads.
+    """
+    batch, heads, queries, dim = query.shape
+    if heads % kv_heads:
+        raise ShapeError(f"query heads ({heads}) must be a multiple of the KV heads ({kv_heads})")
+    return query.reshape(batch, kv_heads, heads // kv_heads, queries, dim)
+
+
+def query_chunks(queries: int, scores_per_query: int) -> Iterator[slice]:
+    """Cut the queries so that no chunk holds more than `MAX_SCORES` scores."""
+    step = max(1, MAX_SCORES // max(1, scores_per_query))
+    for first in range(0, queries, step):
+        yield slice(first, min(first + step, queries))
+
+
+def masked_log_mass(scores: Tensor, keep: Tensor) -> Tensor:
+    """Logsumexp over the kept keys: [..., Q, T] and bool [Q, T] to [..., Q]; -inf where none is kept."""
+    return scores.masked_fill(~keep, -torch.inf).logsumexp(-1)
+
+
+def log_masses(query: Tensor, key: Tensor, query_position: Tensor, window: Window, scale: float) -> Masses:
+    """Compute window and bulk log masses of every query, in chunks of queries.
+
+    Args:
+        query: rotated queries, [B, H, Q, D].
+        key: rotated keys of positions 0 to T - 1, [B, K, T, D].
+        query_position: absolute positions, [Q].
+        window: which keys are local.
+        scale: factor of the scores, 1 / sqrt(D) for most models.
+
+    Raises:
+        ShapeError: query heads are no multiple of the KV heads.
+    """
+    batch, heads, queries, _ = query.shape
+    grouped, keys = group_heads(precise(query), key.shape[1]), precise(key).transpose(-1, -2)[:, :, None]
+    key_position = torch.arange(key.shape[2], device=key.device)
+    local, bulk = [], []
+    for part in query_chunks(queries, batch * heads * key.shape[2]):
+        scores = (grouped[..., part, :] @ keys).flatten(1, 2) * scale
+        position = query_position[part]
+        local.append(masked_log_mass(scores, window.local(position, key_position)))
+        bulk.append(masked_log_mass(scores, window.bulk(position, key_position)))
+    return Masses(torch.cat(local, -1), torch.cat(bulk, -1), window.bulk_size(query_position))

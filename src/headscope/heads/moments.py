@@ -1,0 +1,80 @@
+"""Mean and covariance of keys, and the log mass of keys whose scores are Gaussian (arXiv 2502.09647, QAdA).
+
+Shapes: B prompts, H query heads, K KV heads, G = H // K query heads a KV head, Q queries, T keys, D head_dim.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from headscope.heads.mass import group_heads, precise
+
+Covariance = Literal["full", "diagonal", "none"]
+
+
+@dataclass(frozen=True)
+class KeyMoments:
+    """Count, mean and covariance of the rotated keys of each KV head.
+
+    Attributes:
+        count: keys seen, the same for every KV head.
+        mean: [K, D], float32 or better.
+        covariance: [K, D, D], divided by count.
+    """
+
+    count: int
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, keys: Tensor) -> "KeyMoments":
+        """Moments of [K, T, D]; with no key at all the mean and covariance are zero."""
+        keys = precise(keys)
+        count = keys.shape[1]
+        mean = keys.sum(1) / max(count, 1)
+        centred = keys - mean[:, None]
+        return cls(count, mean, centred.transpose(1, 2) @ centred / max(count, 1))
+
+    def merge(self, other: "KeyMoments") -> "KeyMoments":
+        """Moments of both sets of keys together (Chan, Golub and LeVeque 1983); order does not matter."""
+        count = self.count + other.count
+        if not count:
+            return self
+        share, shift = other.count / count, other.mean - self.mean
+        spread = share * (1 - share) * shift[:, :, None] * shift[:, None, :]
+        covariance = (1 - share) * self.covariance + share * other.covariance + spread
+        return KeyMoments(count, self.mean + share * shift, covariance)
+
+    def score_moments(self, query: Tensor, scale: float, covariance: Covariance = "full") -> tuple[Tensor, Tensor]:
+        """Mean and variance of the scores of keys with these moments, both [B, H, Q].
+
+        Raises:
+            ShapeError: query heads are no multiple of the KV heads.
+        """
+        grouped = group_heads(precise(query), self.mean.shape[0]).to(self.mean.dtype)
+        mean = torch.einsum("bkgqd,kd->bkgq", grouped, self.mean) * scale
+        if covariance == "full":
+            spread = ((grouped @ self.covariance[:, None]) * grouped).sum(-1)
+        elif covariance == "diagonal":
+            spread = torch.einsum("bkgqd,kd->bkgq", grouped.square(), self.covariance.diagonal(dim1=1, dim2=2))
+        else:
+            spread = torch.zeros_like(mean)
+        return mean.flatten(1, 2), (spread * scale**2).clamp(min=0).flatten(1, 2)
+
+
+def gaussian_log_mass(mean: Tensor, variance: Tensor, size: Tensor, capped: bool = False) -> Tensor:
+    """Expected logsumexp of `size` Gaussian scores, [B, H, Q]; -inf where size is 0.
+
+    The mean of exp(s) for Gaussian s is log-normal: log n + mean + variance / 2. Beyond sigma = sqrt(2 log n) that mean
+    is carried by keys which n draws do not contain; `capped` then takes the expected maximum, mean + sigma sqrt(2 log n)
+    (the random energy model's frozen phase, Derrida 1981).
+    """
+    log_size = size.to(mean.dtype).log()
+    free = log_size + mean + variance / 2
+    if not capped:
+        return free
+    sigma, limit = variance.sqrt(), (2 * log_size.clamp(min=0)).sqrt()
+    frozen = torch.where(size > 0, mean + sigma * limit, -torch.inf)
+    return torch.where(sigma <= limit, free, frozen)

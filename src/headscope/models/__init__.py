@@ -1,0 +1,1 @@
+"""Models: loading, the registered attention function and the batched decoding engine."""

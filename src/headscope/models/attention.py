@@ -1,0 +1,158 @@
+"""The attention function registered with transformers: no model file is ever forked.
+
+What a query sees follows from key lengths and positions, never from a materialised mask. Whoever runs the model passes
+a `Layers` object as the forward keyword `headscope`; without it the function is the model's own causal attention.
+
+Shapes: B rows, H query heads, K KV heads, Q queries, T keys, D head_dim.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from headscope.errors import UnsupportedModelError
+
+NAME = "headscope"
+HARMLESS = {"position_ids", "is_causal", "use_cache", "cache_position", "output_attentions", "output_hidden_states"}
+"""Keywords that model code hands on to every attention call and that change nothing here."""
+SLIDING_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One attention call of the model.
+
+    Attributes:
+        layer: index of the layer.
+        query: rotated, [B, H, Q, D].
+        key: rotated, [B, K, T, D]; what the cache returned.
+        value: [B, K, T, D].
+        scale: factor of the scores.
+        sliding: keys that a sliding layer sees (the query's own included); None for full attention.
+    """
+
+    layer: int
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    sliding: int | None
+
+
+class Layers(Protocol):
+    """Takes over the attention of every layer for one forward pass."""
+
+    def attend(self, call: LayerCall) -> Tensor:
+        """Return the attention output, [B, H, Q, D]."""
+
+
+def causal_attention(call: LayerCall) -> Tensor:
+    """The model's own attention, [B, H, Q, D]; the queries are the last of the keys' positions."""
+    queries, keys = call.query.shape[2], call.key.shape[2]
+    if queries == keys and (call.sliding is None or keys <= call.sliding):
+        return _sdpa(call.query, call.key, call.value, call.scale, is_causal=True)
+    chunks = [_attend_chunk(call, first, keys - queries) for first in range(0, queries, SLIDING_CHUNK)]
+    return torch.cat(chunks, dim=2)
+
+
+def _attend_chunk(call: LayerCall, first: int, offset: int) -> Tensor:
+    """Attention of a few queries over just the keys they see; memory is a chunk's, not the sequence's."""
+    query = call.query[:, :, first : first + SLIDING_CHUNK]
+    position = torch.arange(first, first + query.shape[2], device=query.device) + offset
+    start = 0 if call.sliding is None else max(0, first + offset - call.sliding + 1)
+    stop = first + offset + query.shape[2]
+    key_position = torch.arange(start, stop, device=query.device)
+    visible = key_position[None] <= position[:, None]
+    if call.sliding is not None:
+        visible &= key_position[None] > position[:, None] - call.sliding
+    return _sdpa(query, call.key[:, :, start:stop], call.value[:, :, start:stop], call.scale, attn_mask=visible)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, scale: float, **options: Any) -> Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(query, key, value, scale=scale, enable_gqa=grouped, **options)
+
+
+def _forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    headscope: Layers | None = None,
+    **unknown: Any,
+) -> tuple[Tensor, None]:
+    """The registered function; the signature is transformers'.
+
+    Raises:
+        UnsupportedModelError: a mask, dropout or any keyword that changes attention and is not implemented.
+    """
+    asked = {name: value for name, value in unknown.items() if value is not None and name not in HARMLESS}
+    if attention_mask is not None:
+        asked["attention_mask"] = attention_mask
+    if dropout:
+        asked["dropout"] = dropout
+    if asked:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} asks its attention for {', '.join(sorted(asked))}, which is not implemented; "
+            "choose a model without it (masks: run prompts one by one, unpadded)"
+        )
+    call = LayerCall(int(module.layer_idx), query, key, value, scaling, sliding_window)  # type: ignore[arg-type]
+    output = causal_attention(call) if headscope is None else headscope.attend(call)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _no_mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> None:
+    """Stand in for transformers' mask builders: nothing to build, but padding must not pass unseen.
+
+    Raises:
+        UnsupportedModelError: the batch is padded.
+    """
+    if attention_mask is not None and not bool(attention_mask.all()):
+        raise UnsupportedModelError("attention_mask hides tokens (a padded batch); run prompts one by one, unpadded")
+
+
+AttentionInterface.register(NAME, _forward)
+AttentionMaskInterface.register(NAME, _no_mask)
+
+
+@contextmanager
+def attention(model: PreTrainedModel) -> Iterator[None]:
+    """Route the model's attention through the registered function inside the block."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@torch.inference_mode()
+def check_logits(model: PreTrainedModel, tokens: int = 64) -> None:
+    """Compare logits under the registered function with those of the model's own attention.
+
+    Raises:
+        UnsupportedModelError: they differ by more than rounding: the model's attention does something unknown.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.config.get_text_config().vocab_size, (1, tokens), generator=generator)
+    ids = ids.to(model.get_input_embeddings().weight.device)
+    own = model(ids, use_cache=False).logits.float()
+    with attention(model):
+        ours = model(ids, use_cache=False).logits.float()
+    tolerance = 0.1 if model.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    error = float((own - ours).abs().max() / own.abs().max().clamp(min=1e-6))
+    if not error <= tolerance:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: logits under headscope's attention differ from the model's own by {error:.2g} "
+            f"(relative, allowed {tolerance:g}); its attention does something that is not implemented"
+        )

@@ -1,0 +1,50 @@
+"""How many pairs each row labelled local.
+
+Shapes: R rows still decoding, H query heads, K KV heads, G = H // K, Q queries.
+"""
+
+import torch
+from torch import Tensor
+
+
+class LocalCounts:
+    """Local (query, head) and (query, KV group) pairs of every row, summed over layers and decoding steps.
+
+    A group is local only if all of its query heads are: only then is a KV read saved.
+
+    Attributes:
+        layer_queries: (layer, query) pairs with a bulk that each row put through, [all rows].
+    """
+
+    def __init__(self, rows: int):
+        self.active = torch.arange(rows)
+        self.layer_queries = torch.zeros(rows, dtype=torch.int64)
+        self.local_heads = torch.zeros(rows, dtype=torch.int64)
+        self.local_groups = torch.zeros(rows, dtype=torch.int64)
+        self.layers: set[int] = set()
+        self.heads = self.groups = 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on counting for these of the active rows."""
+        self.active = self.active[rows]
+
+    def add(self, layer: int, long: Tensor, kv_heads: int, counted: Tensor) -> None:
+        """Add one layer's labels, bool [R, H, Q], at the queries that have a bulk, bool [Q]."""
+        self.layers.add(layer)
+        self.heads, self.groups = long.shape[1], kv_heads
+        local = ~long & counted
+        groups = local.unflatten(1, (kv_heads, -1)).all(2)
+        self.layer_queries[self.active] += int(counted.sum())
+        self.local_heads[self.active] += local.sum((1, 2)).cpu()
+        self.local_groups[self.active] += groups.sum((1, 2)).cpu()
+
+    def sparsity(self, row: int) -> tuple[float, float]:
+        """Share of local pairs, by query head and by KV group; NaN for a row that met no bulk."""
+        pairs = int(self.layer_queries[row])
+        if not pairs:
+            return float("nan"), float("nan")
+        return int(self.local_heads[row]) / (pairs * self.heads), int(self.local_groups[row]) / (pairs * self.groups)
+
+    def queries(self, row: int) -> int:
+        """Queries with a bulk that a row put through; every layer saw the same ones."""
+        return int(self.layer_queries[row]) // max(1, len(self.layers))

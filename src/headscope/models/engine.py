@@ -1,0 +1,132 @@
+"""One dense prefill, many criteria: all rows decode together as one batch over a shared prefix.
+
+The prefix's keys and values are held once and read once for all rows; each row owns the keys of the question and of its
+answer, which differ because its criterion changed the hidden states before them.
+
+Shapes: R rows, B rows of one criterion, H query heads, K KV heads, G = H // K, Q queries, P prefix keys, S own keys of a
+row, D head_dim.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from headscope.errors import ShapeError
+from headscope.heads.criteria import Criterion
+from headscope.heads.estimators import LayerCache
+from headscope.heads.window import Window
+from headscope.models.attention import attention
+from headscope.models.shared_prefix import SharedPrefix
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one row produced.
+
+    Attributes:
+        tokens: generated token ids, without the stop token.
+        stop: "eos" or "length".
+        sparsity: share of (query, head) pairs labelled local, queries with a bulk only; NaN without any.
+        sparsity_group: the same by KV group, local only if all of its query heads are.
+        queries: queries counted.
+    """
+
+    tokens: list[int]
+    stop: str
+    sparsity: float
+    sparsity_group: float
+    queries: int
+
+
+def prefill(model: PreTrainedModel, ids: Sequence[int]) -> list[LayerCache]:
+    """Run the context densely and return every layer's keys and values, [K, P, D] each."""
+    # A cache without a config keeps all keys of sliding layers too, so that one rule of positions serves every layer.
+    cache = DynamicCache()
+    _forward(model, torch.tensor([ids]), 0, cache, None)
+    return [LayerCache(index, layer.keys[0], layer.values[0]) for index, layer in enumerate(cache.layers)]
+
+
+@torch.inference_mode()
+def decode(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    boundary: int,
+    criteria: Sequence[tuple[Criterion, int]],
+    window: Window,
+    max_new_tokens: int,
+    eos: Sequence[int],
+) -> list[Answer]:
+    """Decode greedily under every criterion, rows in the given order.
+
+    Args:
+        model: in evaluation mode.
+        ids: the prompt's tokens.
+        boundary: first token of the question; what lies before is prefilled densely, the rest goes through as one
+            chunk under each row's criterion (`scope=question`).
+        criteria: each with its number of rows (targets).
+        window: the local window.
+        max_new_tokens: a row stops there.
+        eos: stop tokens; a row that produced one leaves the batch.
+
+    Raises:
+        ShapeError: no token before or after the boundary.
+    """
+    if not 0 < boundary < len(ids):
+        raise ShapeError(f"boundary {boundary} leaves no context or no question in a prompt of {len(ids)} tokens")
+    with attention(model):
+        shared = SharedPrefix(prefill(model, ids[:boundary]), criteria, window)
+        return _decode_rows(model, ids, shared, max_new_tokens, set(eos))
+
+
+def _decode_rows(
+    model: PreTrainedModel, ids: Sequence[int], shared: SharedPrefix, max_new_tokens: int, eos: set[int]
+) -> list[Answer]:
+    rows, boundary, cache = shared.rows, shared.length, DynamicCache()
+    tokens: list[list[int]] = [[] for _ in range(rows)]
+    stops = ["length"] * rows
+    active = torch.arange(rows)
+    step = torch.tensor([ids[boundary:]]).expand(rows, -1)
+    position = boundary
+    for _ in range(max_new_tokens):
+        following = _forward(model, step, position, cache, shared)
+        position += step.shape[1]
+        stopped = torch.tensor([token in eos for token in following.tolist()])
+        for row, token, stop in zip(active.tolist(), following.tolist(), stopped.tolist(), strict=True):
+            if stop:
+                stops[row] = "eos"
+            else:
+                tokens[row].append(token)
+        if stopped.all():
+            break
+        if stopped.any():
+            going = (~stopped).nonzero()[:, 0]
+            active, following = active[going], following[going]
+            cache.batch_select_indices(going.to(model.device))
+            shared.keep(going)
+        step = following[:, None]
+    return [
+        Answer(tokens[row], stops[row], *shared.counts.sparsity(row), shared.counts.queries(row))
+        for row in range(rows)
+    ]
+
+
+def _forward(
+    model: PreTrainedModel, ids: Tensor, first: int, cache: DynamicCache, shared: SharedPrefix | None
+) -> Tensor:
+    """Feed [R, Q] tokens from position `first` on; return the greedy next token of each row, [R], on the CPU."""
+    device = model.get_input_embeddings().weight.device
+    positions = torch.arange(first, first + ids.shape[1], device=device)[None].expand(ids.shape[0], -1)
+    output = model(
+        ids.to(device),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        headscope=shared,
+    )
+    # As generate() does: float32 before the argmax, so that half-precision ties break alike.
+    greedy: Tensor = output.logits[:, -1].float().argmax(-1).cpu()
+    return greedy
