@@ -68,8 +68,8 @@ def gaussian_log_mass(mean: Tensor, variance: Tensor, size: Tensor, capped: bool
     """Expected logsumexp of `size` Gaussian scores, [B, H, Q]; -inf where size is 0.
 
     The mean of exp(s) for Gaussian s is log-normal: log n + mean + variance / 2. Beyond sigma = sqrt(2 log n) that mean
-    is carried by keys which n draws do not contain; `capped` then takes the expected maximum, mean + sigma sqrt(2 log n)
-    (the random energy model's frozen phase, Derrida 1981).
+    is carried by keys which n draws do not contain; `capped` then takes the expected maximum,
+    mean + sigma sqrt(2 log n) (the random energy model's frozen phase, Derrida 1981).
     """
     log_size = size.to(mean.dtype).log()
     free = log_size + mean + variance / 2

@@ -3,8 +3,7 @@
 The prefix's keys and values are held once and read once for all rows; each row owns the keys of the question and of its
 answer, which differ because its criterion changed the hidden states before them.
 
-Shapes: R rows, B rows of one criterion, H query heads, K KV heads, G = H // K, Q queries, P prefix keys, S own keys of a
-row, D head_dim.
+Shapes: R rows, K KV heads, Q queries, P prefix keys, D head_dim.
 """
 
 from collections.abc import Sequence
@@ -108,8 +107,7 @@ def _decode_rows(
             shared.keep(going)
         step = following[:, None]
     return [
-        Answer(tokens[row], stops[row], *shared.counts.sparsity(row), shared.counts.queries(row))
-        for row in range(rows)
+        Answer(tokens[row], stops[row], *shared.counts.sparsity(row), shared.counts.queries(row)) for row in range(rows)
     ]
 
 

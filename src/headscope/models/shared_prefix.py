@@ -1,7 +1,6 @@
 """Attention of many rows over one shared prefix, each row under its criterion.
 
-Shapes: R rows, B rows of one criterion, H query heads, K KV heads, G = H // K, Q queries, P prefix keys, S own keys of a
-row, D head_dim.
+Shapes: R rows, H query heads, K KV heads, G = H // K, Q queries, P prefix keys, S own keys of a row, D head_dim.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,101 @@
+"""One dense forward pass that records exact and estimated log masses of the queries from the question on.
+
+Shapes: H query heads, K KV heads, Q recorded queries, T keys, D head_dim.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from headscope.heads.estimators import Estimator, LayerCache
+from headscope.heads.mass import Masses, log_masses, precise
+from headscope.heads.window import Window
+from headscope.models.attention import LayerCall, attention, causal_attention
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What one full-attention layer showed.
+
+    Attributes:
+        masses: exact log masses, [1, H, Q].
+        estimates: estimated bulk log masses by the estimator's name, [H, Q].
+        scores: raw bulk scores of the last prompt token's query, [H, bulk]; to see their distribution.
+    """
+
+    masses: Masses
+    estimates: Mapping[str, Tensor]
+    scores: Tensor
+
+
+@dataclass
+class MassRecorder:
+    """Records every full-attention layer while the model attends densely; summaries are frozen at the boundary.
+
+    Attributes:
+        boundary: first recorded query.
+        prompt: tokens of the prompt; the last one's raw scores are kept.
+        window: which keys are local.
+        estimators: of the bulk's log mass.
+        layers: records by layer index, filled by the forward pass.
+    """
+
+    boundary: int
+    prompt: int
+    window: Window
+    estimators: Sequence[Estimator]
+    layers: dict[int, LayerRecord] = field(default_factory=dict)
+
+    def attend(self, call: LayerCall) -> Tensor:
+        """Attend densely, [1, H, T, D], and record; sliding layers are none of a criterion's business."""
+        if call.sliding is None:
+            self.layers[call.layer] = self._record(call)
+        return causal_attention(call)
+
+    def _record(self, call: LayerCall) -> LayerRecord:
+        query = call.query[:, :, self.boundary :]
+        position = torch.arange(self.boundary, call.key.shape[2], device=query.device)
+        masses = log_masses(query, call.key, position, self.window, call.scale)
+        cache = LayerCache(call.layer, call.key[0], call.value[0])
+        first, last = self.window.summarised(self.boundary)
+        estimates = {
+            e.name: e.log_mass(query, e.summarise(cache, first, last), masses.bulk_size, call.scale)[0]
+            for e in self.estimators
+        }
+        return LayerRecord(masses, estimates, self._bulk_scores(call))
+
+    def _bulk_scores(self, call: LayerCall) -> Tensor:
+        last = self.prompt - 1
+        keys = precise(call.key[0, :, self.window.sink : max(self.window.sink, last - self.window.recent + 1)])
+        query = precise(call.query[0, :, last]).unflatten(0, (keys.shape[0], -1))
+        return (query @ keys.transpose(1, 2) * call.scale).flatten(0, 1)
+
+
+@torch.inference_mode()
+def record(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    fed: Sequence[int],
+    boundary: int,
+    window: Window,
+    estimators: Sequence[Estimator],
+) -> dict[int, LayerRecord]:
+    """Teacher-force a dense answer behind the prompt and record every full-attention layer.
+
+    Args:
+        model: in evaluation mode.
+        ids: the prompt's tokens.
+        fed: the tokens of the dense model's own greedy answer that it read again: all of them if it stopped by itself,
+            all but the last at the length limit.
+        boundary: first token of the question.
+        window: which keys are local.
+        estimators: of the bulk's log mass.
+    """
+    recorder = MassRecorder(boundary, len(ids), window, estimators)
+    tokens = torch.tensor([[*ids, *fed]], device=model.get_input_embeddings().weight.device)
+    with attention(model):
+        model(tokens, use_cache=False, logits_to_keep=1, headscope=recorder)
+    return recorder.layers

@@ -1,0 +1,84 @@
+"""What the model stages read from their parents: the model, encoded prompts, moments of other texts."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from safetensors.torch import load_file
+
+from headscope.benchmarks.encoding import Encoded, encode
+from headscope.heads.estimators import Estimator, build
+from headscope.heads.moments import KeyMoments
+from headscope.models.loading import LoadedModel, load
+from headscope.pipeline.files import sha256_file
+from headscope.pipeline.parents import Parents
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a prompts node, encoded.
+
+    Attributes:
+        row: the dataset's columns.
+        encoded: token ids, boundary and start of the answer prefix.
+    """
+
+    row: Mapping[str, Any]
+    encoded: Encoded
+
+    @property
+    def id(self) -> str:
+        """Digest of text, question and generation budget."""
+        return str(self.row["id"])
+
+
+def load_model(spec: Mapping[str, Any], parents: Parents) -> LoadedModel:
+    """Load the assets parent's model as the slice asks."""
+    folder = parents.one("assets", kind="model").folder
+    return load(folder, spec["dtype"], spec["device"], spec["device_map"], spec["rope"])
+
+
+def load_prompts(parents: Parents, loaded: LoadedModel) -> list[Prompt]:
+    """Read and encode every prompt of the prompts parent, evaluation and calibration."""
+    rows = datasets.load_from_disk(str(parents.one("prompts").folder / "dataset"))
+    return [
+        Prompt(row, encode(loaded.tokenizer, row["text"], row["question_offset"], row["prefix_offset"])) for row in rows
+    ]
+
+
+@dataclass(frozen=True)
+class TextMoments:
+    """Key moments of another text.
+
+    Attributes:
+        by_layer: moments by layer index.
+        sha256: of the file they came from, part of every cell they made.
+    """
+
+    by_layer: Mapping[int, KeyMoments]
+    sha256: str
+
+
+def load_moments(parents: Parents) -> dict[str, TextMoments]:
+    """Read the moments parents, by the name of their text."""
+    found = {}
+    for parent in parents.all("moments"):
+        file = parent.folder / "moments.safetensors"
+        data = load_file(file)
+        layers = zip(data["layers"].tolist(), data["count"].tolist(), data["mean"], data["covariance"], strict=True)
+        by_layer = {layer: KeyMoments(count, mean, covariance) for layer, count, mean, covariance in layers}
+        found[parent.spec["text"]] = TextMoments(by_layer, sha256_file(file))
+    return found
+
+
+def build_estimators(specs: Iterable[Mapping[str, Any]], moments: Mapping[str, TextMoments]) -> dict[str, Estimator]:
+    """Make the estimators of a slice, by name."""
+    fitted = {name: text.by_layer for name, text in moments.items()}
+    return {spec["name"]: build(spec, fitted) for spec in specs}
+
+
+def estimator_identity(spec: Mapping[str, Any], moments: Mapping[str, TextMoments]) -> dict[str, Any]:
+    """What makes an estimator's numbers: its parameters and the bytes of the moments it was given; not its name."""
+    source = moments.get(spec["moments"])
+    return {**{name: value for name, value in spec.items() if name != "name"}, "fitted": source and source.sha256}

@@ -1,0 +1,121 @@
+"""The oracle's Parquet tables: one row group a prompt, one row a (layer, query), written and read as a stream.
+
+Shapes: N rows (layer, query) of one prompt, L layers, H query heads, Q queries.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PromptMasses:
+    """Exact log masses of one prompt.
+
+    Attributes:
+        prompt: its id.
+        split: "evaluation" or "calibration".
+        layer: [N].
+        query: absolute positions, [N].
+        segment: "question", "prefix" or "answer", [N].
+        local: window log mass, [N, H], float32.
+        bulk: bulk log mass, [N, H].
+        bulk_size: [N], never 0.
+    """
+
+    prompt: str
+    split: str
+    layer: Array
+    query: Array
+    segment: Array
+    local: Array
+    bulk: Array
+    bulk_size: Array
+
+    @classmethod
+    def of(cls, prompt: str, split: str, segment: Array, cell: Mapping[str, Array]) -> "PromptMasses":
+        """Lay out a cell's arrays ([L, H, Q] masses, [Q] positions) as rows, without queries that have no bulk."""
+        kept = cell["bulk_size"] > 0
+        layers, queries = len(cell["layers"]), int(kept.sum())
+        return cls(
+            prompt,
+            split,
+            np.repeat(cell["layers"], queries),
+            np.tile(cell["position"][kept], layers),
+            np.tile(segment[kept], layers),
+            as_rows(cell["local"][:, :, kept]),
+            as_rows(cell["bulk"][:, :, kept]),
+            np.tile(cell["bulk_size"][kept], layers),
+        )
+
+
+def as_rows(values: Array) -> Array:
+    """Turn [L, H, Q] into rows, [L * Q, H]."""
+    return values.transpose(0, 2, 1).reshape(-1, values.shape[1])
+
+
+def _lists(values: Array) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), values.shape[1])
+
+
+def masses_table(masses: PromptMasses) -> pa.Table:
+    """One prompt's rows of masses.parquet."""
+    rows = len(masses.layer)
+    return pa.table(
+        {
+            "prompt": pa.array([masses.prompt] * rows, pa.string()),
+            "split": pa.array([masses.split] * rows, pa.string()),
+            "layer": pa.array(masses.layer, pa.int16()),
+            "query": pa.array(masses.query, pa.int32()),
+            "segment": pa.array(masses.segment, pa.string()),
+            "local": _lists(masses.local),
+            "bulk": _lists(masses.bulk),
+            "bulk_size": pa.array(masses.bulk_size, pa.int32()),
+        }
+    )
+
+
+def estimates_table(masses: PromptMasses, bulk: Array) -> pa.Table:
+    """One prompt's rows of an estimator's table; bulk is [N, H], in the order of the masses' rows."""
+    columns = masses_table(masses).select(["prompt", "layer", "query"])
+    return columns.append_column("bulk", _lists(bulk))
+
+
+def read_masses(folder: Path, split: str) -> Iterator[PromptMasses]:
+    """Stream the prompts of a split."""
+    for table in _row_groups(folder / "masses.parquet"):
+        if table.num_rows and table["split"][0].as_py() == split:
+            yield PromptMasses(
+                table["prompt"][0].as_py(),
+                split,
+                *(table[name].to_numpy() for name in ("layer", "query", "segment")),
+                *(_matrix(table[name]) for name in ("local", "bulk")),
+                table["bulk_size"].to_numpy(),
+            )
+
+
+def read_estimates(folder: Path, estimator: str, prompts: set[str]) -> dict[str, Array]:
+    """Estimated bulk log masses of these prompts, [N, H] each, in the order of the masses' rows."""
+    tables = _row_groups(folder / "estimates" / f"{estimator}.parquet")
+    found = ((table["prompt"][0].as_py(), table) for table in tables if table.num_rows)
+    return {prompt: _matrix(table["bulk"]) for prompt, table in found if prompt in prompts}
+
+
+def _row_groups(file: Path) -> Iterator[pa.Table]:
+    parquet = pq.ParquetFile(file)
+    for index in range(parquet.num_row_groups):
+        yield parquet.read_row_group(index)
+
+
+def _matrix(column: pa.ChunkedArray) -> Array:
+    lists = column.combine_chunks()
+    values: Array = lists.flatten().to_numpy()
+    return values.reshape(len(column), -1)

@@ -1,0 +1,51 @@
+"""The dense model's greedy answers: the ceiling, and the tokens that the oracle teacher-forces."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headscope.models.generation import greedy_answer, stop_tokens
+from headscope.models.loading import LoadedModel
+from headscope.pipeline.cells import Cells
+from headscope.pipeline.code import code_digest
+from headscope.pipeline.files import results_root
+from headscope.pipeline.inputs import Prompt, load_model, load_prompts
+from headscope.pipeline.parents import Parents
+from headscope.pipeline.progress import progress
+
+SCHEMA = pa.schema(
+    {"id": pa.string(), "split": pa.string(), "tokens": pa.list_(pa.int32()), "text": pa.string(), "stop": pa.string()}
+)
+
+
+def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
+    """Write answers.parquet: one row a prompt, tokens without the stop token.
+
+    Args:
+        spec: task, length, dtype, device, device_map, rope.
+        out: the node's empty folder.
+        parents: the model's assets and the prompts.
+    """
+    loaded = load_model(spec, parents)
+    context = {
+        "model": loaded.sha256,
+        **{name: spec[name] for name in ("dtype", "device", "rope")},
+        "code": code_digest("headscope.models.generation"),
+    }
+    cells = Cells(results_root(out), "dense", context)
+    prompts = load_prompts(parents, loaded)
+    rows = [_answer(loaded, prompt, cells) for prompt in progress(prompts, f"dense {spec['task']} {spec['length']}")]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), out / "answers.parquet")
+
+
+def _answer(loaded: LoadedModel, prompt: Prompt, cells: Cells) -> dict[str, Any]:
+    found = cells.rows(prompt.id).get("answer")
+    if found is None:
+        eos = stop_tokens(loaded.model, loaded.tokenizer)
+        tokens, stop = greedy_answer(loaded.model, prompt.encoded.ids, prompt.row["max_new_tokens"], eos)
+        text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+        found = {"tokens": tokens, "text": text, "stop": stop}
+        cells.add_rows(prompt.id, {"answer": found})
+    return {"id": prompt.id, "split": prompt.row["split"], **found}

@@ -1,0 +1,167 @@
+"""Every criterion and target on the evaluation prompts of one task and length, all rows of a prompt in one batch."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headscope.benchmarks.ruler.metrics import score
+from headscope.heads.criteria import build
+from headscope.heads.window import Window
+from headscope.models.attention import check_logits
+from headscope.models.engine import decode
+from headscope.models.generation import stop_tokens
+from headscope.models.loading import LoadedModel
+from headscope.pipeline.cells import Cells
+from headscope.pipeline.code import code_digest
+from headscope.pipeline.files import digest, results_root
+from headscope.pipeline.inputs import (
+    Prompt,
+    build_estimators,
+    estimator_identity,
+    load_model,
+    load_moments,
+    load_prompts,
+)
+from headscope.pipeline.parents import Parents
+from headscope.pipeline.progress import progress
+
+ROWS = pa.schema(
+    {
+        **{name: pa.string() for name in ("prompt",)},
+        "index": pa.int32(),
+        "task": pa.string(),
+        "length": pa.int32(),
+        "criterion": pa.string(),
+        "target": pa.float64(),
+        "text": pa.string(),
+        "tokens": pa.list_(pa.int32()),
+        "stop": pa.string(),
+        "score": pa.float64(),
+        "sparsity": pa.float64(),
+        "sparsity_group": pa.float64(),
+        "queries": pa.int32(),
+    }
+)
+SECONDS = pa.schema({"prompt": pa.string(), "seconds": pa.float64(), "rows": pa.int32(), "reused": pa.int32()})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One criterion at one target.
+
+    Attributes:
+        criterion: its name.
+        target: sparsity aimed at; NaN where there is nothing to aim.
+        found: what calibration found for the target.
+        key: digest of all that makes the row's text but the prompt and the cells' context.
+    """
+
+    criterion: str
+    target: float
+    found: Mapping[str, Any]
+    key: str
+
+
+def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
+    """Write rows.parquet (one row a prompt, criterion and target) and seconds.parquet.
+
+    Args:
+        spec: task, length, window, criteria by name, targets, dtype, device, device_map, rope.
+        out: the node's empty folder.
+        parents: the model's assets, prompts, moments of other texts, and a calibration for each criterion with targets.
+    """
+    evaluation = _Evaluation(spec, out, parents)
+    prompts = [p for p in load_prompts(parents, evaluation.loaded) if p.row["split"] == "evaluation"]
+    rows, seconds = [], []
+    for prompt in progress(prompts, f"evaluation {spec['task']} {spec['length']}"):
+        cells, spent = evaluation.cells_of(prompt)
+        seconds.append(spent)
+        for row in evaluation.rows:
+            cell = cells[row.key]
+            rows.append(
+                {
+                    **{name: prompt.row[name] for name in ("index", "task")},
+                    **{"prompt": prompt.id, "length": spec["length"], "criterion": row.criterion, "target": row.target},
+                    **cell,
+                    "score": score(prompt.row["metric"], cell["text"], prompt.row["references"]),
+                }
+            )
+    pq.write_table(pa.Table.from_pylist(rows, ROWS), out / "rows.parquet")
+    pq.write_table(pa.Table.from_pylist(seconds, SECONDS), out / "seconds.parquet")
+
+
+class _Evaluation:
+    """Finds the cells of a prompt's rows or computes those that are missing, together in one batch."""
+
+    def __init__(self, spec: Mapping[str, Any], out: Path, parents: Parents):
+        self.spec, self.window = spec, Window(**spec["window"])
+        self.loaded: LoadedModel = load_model(spec, parents)
+        self.eos = stop_tokens(self.loaded.model, self.loaded.tokenizer)
+        self.moments = load_moments(parents)
+        estimators = [c["estimator"] for c in spec["criteria"].values() if c["estimator"] is not None]
+        self.estimators = build_estimators(estimators, self.moments)
+        self.rows = [
+            row for name, criterion in spec["criteria"].items() for row in self._rows(name, criterion, parents)
+        ]
+        context = {
+            "model": self.loaded.sha256,
+            **{name: spec[name] for name in ("dtype", "device", "rope", "window")},
+            "code": code_digest(
+                "headscope.models.engine", "headscope.models.generation", "headscope.benchmarks.encoding"
+            ),
+        }
+        self.cells = Cells(results_root(out), "evaluation", context)
+        self.checked = False
+
+    def _rows(self, name: str, criterion: Mapping[str, Any], parents: Parents) -> list[Row]:
+        modules = [f"headscope.heads.criteria.{criterion['kind']}"]
+        identity: dict[str, Any] = {"kind": criterion["kind"]}
+        if (estimator := criterion["estimator"]) is not None:
+            modules.append(f"headscope.heads.estimators.{estimator['kind']}")
+            identity["estimator"] = estimator_identity(estimator, self.moments)
+        identity["code"] = code_digest(*modules)
+        if criterion["calibrated_on"] is None:
+            return [Row(name, float("nan"), {}, digest(identity))]
+        file = parents.one("calibration", criterion=name).folder / "calibration.json"
+        found = json.loads(file.read_text(encoding="utf-8"))["targets"]
+        targets = [(target, found[str(target)]) for target in self.spec["targets"]]
+        return [Row(name, target, entry, digest({**identity, "found": entry})) for target, entry in targets]
+
+    def cells_of(self, prompt: Prompt) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """The prompt's cells by their rows' keys, and the seconds they took."""
+        start, cells = time.monotonic(), self.cells.rows(prompt.id)
+        missing = list({row.key: row for row in self.rows if row.key not in cells}.values())
+        if missing:
+            computed = self._compute(prompt, missing)
+            self.cells.add_rows(prompt.id, computed)
+            cells.update(computed)
+        spent = {"prompt": prompt.id, "seconds": time.monotonic() - start}
+        return cells, {**spent, "rows": len(missing), "reused": len(self.rows) - len(missing)}
+
+    def _compute(self, prompt: Prompt, rows: list[Row]) -> dict[str, dict[str, Any]]:
+        """Decode the rows as one batch; rows of one criterion are neighbours."""
+        if not self.checked:
+            check_logits(self.loaded.model)
+            self.checked = True
+        grouped: dict[str, list[Row]] = {}
+        for row in rows:
+            grouped.setdefault(row.criterion, []).append(row)
+        criteria = []
+        for name, members in grouped.items():
+            criterion = self.spec["criteria"][name]
+            estimator = criterion["estimator"] and self.estimators[criterion["estimator"]["name"]]
+            criteria.append((build(criterion, [row.found for row in members], estimator), len(members)))
+        encoded, budget = prompt.encoded, prompt.row["max_new_tokens"]
+        answers = decode(self.loaded.model, encoded.ids, encoded.boundary, criteria, self.window, budget, self.eos)
+        ordered = [row for members in grouped.values() for row in members]
+        decoded = [self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
+        return {
+            row.key: {"text": text, **asdict(answer)}
+            for row, text, answer in zip(ordered, decoded, answers, strict=True)
+        }

@@ -1,0 +1,191 @@
+"""Exact and estimated log masses on the dense model's own answers, from one forward pass a prompt."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from headscope.errors import UnsupportedModelError
+from headscope.heads.estimators import Estimator
+from headscope.heads.window import Window
+from headscope.models.attention import check_logits
+from headscope.models.loading import LoadedModel, geometry
+from headscope.models.recording import LayerRecord, record
+from headscope.pipeline.cells import Cells
+from headscope.pipeline.code import code_digest
+from headscope.pipeline.files import digest, results_root
+from headscope.pipeline.inputs import (
+    Prompt,
+    build_estimators,
+    estimator_identity,
+    load_model,
+    load_moments,
+    load_prompts,
+)
+from headscope.pipeline.oracle_tables import PromptMasses, as_rows, estimates_table, masses_table
+from headscope.pipeline.parents import Parents
+from headscope.pipeline.progress import progress
+
+Arrays = dict[str, NDArray[Any]]
+QUANTILES = np.arange(1, 100) / 100
+
+
+def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
+    """Write masses.parquet, estimates/<name>.parquet and score_quantiles.parquet (first evaluation prompt).
+
+    Args:
+        spec: task, length, window, estimators by name, dtype, device, device_map, rope.
+        out: the node's empty folder.
+        parents: the model's assets, prompts, dense answers, and moments of other texts.
+
+    Raises:
+        UnsupportedModelError: the model has no full-attention layer, or its attention is not understood.
+    """
+    loaded = load_model(spec, parents)
+    if not geometry(loaded.model.config).full_layers:
+        raise UnsupportedModelError(f"model {loaded.name} has no full-attention layer: there are no heads to label")
+    check_logits(loaded.model)
+    oracle = _Oracle(spec, out, parents, loaded)
+    answers = {row["id"]: row for row in pq.read_table(parents.one("dense").folder / "answers.parquet").to_pylist()}
+    tables = _Tables(out)
+    for prompt in progress(load_prompts(parents, loaded), f"oracle {spec['task']} {spec['length']}"):
+        masses, estimates = oracle.cells_of(prompt, answers[prompt.id])
+        tables.add(prompt, masses, estimates)
+    tables.close()
+
+
+class _Oracle:
+    """Finds the cells of a prompt or computes those that are missing, all in one forward pass."""
+
+    def __init__(self, spec: Mapping[str, Any], out: Path, parents: Parents, loaded: LoadedModel):
+        self.loaded, self.window = loaded, Window(**spec["window"])
+        moments = load_moments(parents)
+        self.estimators = build_estimators(spec["estimators"].values(), moments)
+        context = {
+            "model": loaded.sha256,
+            **{name: spec[name] for name in ("dtype", "device", "rope", "window")},
+            "code": code_digest("headscope.models.recording", "headscope.benchmarks.encoding"),
+        }
+        self.cells = Cells(results_root(out), "oracle", context)
+        self.identities = {
+            name: {
+                **estimator_identity(estimator, moments),
+                "code": code_digest(f"headscope.heads.estimators.{estimator['kind']}"),
+            }
+            for name, estimator in spec["estimators"].items()
+        }
+
+    def cells_of(self, prompt: Prompt, answer: Mapping[str, Any]) -> tuple[Arrays, dict[str, Arrays]]:
+        """Masses and each estimator's masses of a prompt with its dense answer."""
+        # A row that stopped by itself read its whole answer; at the length limit the last token was never fed.
+        fed = answer["tokens"] if answer["stop"] == "eos" else answer["tokens"][:-1]
+        masses_key = f"masses-{digest(fed)}"
+        keys = {name: f"estimate-{digest([fed, identity])}" for name, identity in self.identities.items()}
+        masses = self.cells.arrays(prompt.id, masses_key)
+        found = {name: self.cells.arrays(prompt.id, key) for name, key in keys.items()}
+        missing = [name for name, arrays in found.items() if arrays is None]
+        if masses is None or missing:
+            layers = self._record(prompt, fed, [self.estimators[name] for name in missing])
+            if masses is None:
+                masses = _masses_arrays(layers, prompt.encoded.boundary)
+                self.cells.add_arrays(prompt.id, masses_key, masses)
+            for name in missing:
+                found[name] = {"bulk": np.stack([_numpy(layer.estimates[name]) for layer in layers.values()])}
+                self.cells.add_arrays(prompt.id, keys[name], found[name] or {})
+        return masses, {name: arrays for name, arrays in found.items() if arrays is not None}
+
+    def _record(self, prompt: Prompt, fed: Sequence[int], estimators: Sequence[Estimator]) -> dict[int, LayerRecord]:
+        encoded = prompt.encoded
+        return record(self.loaded.model, encoded.ids, fed, encoded.boundary, self.window, estimators)
+
+
+def _masses_arrays(layers: Mapping[int, LayerRecord], boundary: int) -> Arrays:
+    """Stack the layers' records: masses [L, H, Q], positions [Q], and the shape of one query's scores, [L, H, 99]."""
+    some = next(iter(layers.values())).masses
+    scores = [_numpy(layer.scores) for layer in layers.values()]
+    empty = scores[0].shape[1] == 0
+    return {
+        "layers": np.array(list(layers), dtype=np.int16),
+        "local": np.stack([_numpy(layer.masses.local[0]) for layer in layers.values()]),
+        "bulk": np.stack([_numpy(layer.masses.bulk[0]) for layer in layers.values()]),
+        "bulk_size": some.bulk_size.cpu().numpy().astype(np.int32),
+        "position": boundary + np.arange(len(some.bulk_size), dtype=np.int32),
+        "score_mean": np.zeros(0) if empty else np.stack([layer.mean(1) for layer in scores]),
+        "score_std": np.zeros(0) if empty else np.stack([layer.std(1) for layer in scores]),
+        "score_quantiles": np.zeros(0) if empty else np.stack([np.quantile(s, QUANTILES, axis=1).T for s in scores]),
+        "score_count": np.array(scores[0].shape[1]),
+    }
+
+
+def _numpy(tensor: Any) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array
+
+
+class _Tables:
+    """Streams the prompts into the node's Parquet files, one row group a prompt."""
+
+    def __init__(self, out: Path):
+        self.out, self.writers = out, dict[str, pq.ParquetWriter]()
+        (out / "estimates").mkdir()
+
+    def add(self, prompt: Prompt, masses: Arrays, estimates: Mapping[str, Arrays]) -> None:
+        """Append one prompt's rows to every table."""
+        segments = np.where(masses["position"] < prompt.encoded.prefix_start, "question", "prefix").astype(object)
+        segments[masses["position"] >= len(prompt.encoded.ids)] = "answer"
+        rows = PromptMasses.of(prompt.id, prompt.row["split"], segments, masses)
+        self._write("masses", masses_table(rows))
+        kept = masses["bulk_size"] > 0
+        for name, arrays in estimates.items():
+            self._write(f"estimates/{name}", estimates_table(rows, as_rows(arrays["bulk"][:, :, kept])))
+        if prompt.row["split"] == "evaluation" and prompt.row["index"] == 0:
+            self._write("score_quantiles", _quantiles_table(prompt, masses))
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        if name not in self.writers:
+            self.writers[name] = pq.ParquetWriter(self.out / f"{name}.parquet", table.schema)
+        self.writers[name].write_table(table)
+
+    def close(self) -> None:
+        """Finish the files."""
+        for writer in self.writers.values():
+            writer.close()
+
+
+def _quantiles_table(prompt: Prompt, masses: Arrays) -> pa.Table:
+    """Distribution of the raw bulk scores of the last prompt token, one row a (layer, head)."""
+    heads = masses["local"].shape[1]
+    rows = [
+        {
+            "prompt": prompt.id,
+            "layer": int(layer),
+            "head": head,
+            "query": len(prompt.encoded.ids) - 1,
+            "mean": float(masses["score_mean"][index, head]),
+            "std": float(masses["score_std"][index, head]),
+            "quantiles": masses["score_quantiles"][index, head].tolist(),
+            "n": int(masses["score_count"]),
+        }
+        for index, layer in enumerate(masses["layers"])
+        for head in range(heads)
+        if masses["score_quantiles"].size
+    ]
+    return pa.Table.from_pylist(rows, _QUANTILES_SCHEMA)
+
+
+_QUANTILES_SCHEMA = pa.schema(
+    {
+        "prompt": pa.string(),
+        "layer": pa.int16(),
+        "head": pa.int16(),
+        "query": pa.int32(),
+        "mean": pa.float32(),
+        "std": pa.float32(),
+        "quantiles": pa.list_(pa.float32()),
+        "n": pa.int32(),
+    }
+)

@@ -1,0 +1,10 @@
+"""Tests share two cores: one torch thread a worker. Nothing reaches a network."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+sys.path.insert(0, str(Path(__file__).parent / "models"))
