@@ -1,0 +1,102 @@
+"""(b) Which heads need the long context how often: layer x head map, and how steady each head is over prompts.
+
+Shapes: P prompts, L full-attention layers, H query heads.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from headscope.figures import style
+from headscope.figures.tables import Block, Floats, Tables
+
+STEADY = 0.05
+CLASSES = {"steady local": "#0072B2", "swinging": "#767676", "steady long": "#D55E00"}
+
+
+def draw(
+    tables: Tables, title: dict[str, Any], target: float = 0.65, steady: float = STEADY
+) -> tuple[Figure, pd.DataFrame]:
+    """Draw map, histogram and spread of each length.
+
+    Args:
+        tables: oracle nodes, and the oracle's calibration where there is one.
+        title: what the footer names.
+        target: sparsity whose calibrated oracle threshold labels the pairs.
+        steady: a head is steady if its long share is at most this, or at least 1 - this.
+    """
+    lengths = tables.lengths
+    figure = style.new_figure(style.DOUBLE, 0.3 + 3.5 * len(lengths))
+    bands = figure.subfigures(len(lengths), 1, squeeze=False)
+    parts, origins = [], []
+    for band, length in zip(bands[:, 0], lengths, strict=True):
+        threshold, origin = tables.oracle_threshold(length, target)
+        table = _of_length(tables, length, threshold, steady)
+        _draw_length(band, table, length, steady)
+        parts.append(table.assign(length=length, threshold=threshold))
+        origins.append(f"{length:,} tokens: {origin}.")
+    rule = "Long: exact window share below tau. Every prompt counts the same."
+    style.finish(figure, title, rule, *origins)
+    return figure, pd.concat(parts, ignore_index=True)
+
+
+def _of_length(tables: Tables, length: int, threshold: float, steady: float) -> pd.DataFrame:
+    """One row a head: its long share, the spread over prompts, its class."""
+    layers, heads = tables.heads(length)
+    shares = np.stack([_long_share(block, threshold, len(layers)) for block in tables.blocks(length)])
+    mean, spread = shares.mean(axis=0), shares.std(axis=0)
+    kind = np.select([mean <= steady, mean >= 1 - steady], ["steady local", "steady long"], "swinging")
+    index = pd.MultiIndex.from_product([layers, range(heads)], names=["layer", "head"])
+    columns = {"long_share": mean, "spread": spread, "lowest": shares.min(axis=0), "highest": shares.max(axis=0)}
+    values = {**{name: value.ravel() for name, value in columns.items()}, "class": kind.ravel()}
+    return pd.DataFrame(values, index).reset_index()
+
+
+def _long_share(block: Block, threshold: float, layers: int) -> Floats:
+    """Share of one prompt's queries for which each head is long, [L, H]."""
+    long = block.local - block.bulk < threshold
+    sums = np.zeros((layers, long.shape[1]))
+    np.add.at(sums, block.layer, long)
+    return sums / np.bincount(block.layer, minlength=layers)[:, None]
+
+
+def _draw_length(band: Any, table: pd.DataFrame, length: int, steady: float) -> None:
+    axes = band.subplot_mosaic([["map", "map"], ["histogram", "spread"]], height_ratios=[1.15, 1])
+    _map(band, axes["map"], table, length)
+    _histogram(axes["histogram"], table, steady)
+    _spread(axes["spread"], table)
+
+
+def _map(band: Any, ax: Axes, table: pd.DataFrame, length: int) -> None:
+    grid = table.pivot(index="head", columns="layer", values="long_share")
+    image = ax.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="nearest")
+    layers, heads = list(grid.columns), list(grid.index)
+    every, step = max(1, len(layers) // 15), max(1, len(heads) // 8)
+    ax.set_xticks(range(0, len(layers), every), layers[::every])
+    ax.set_yticks(range(0, len(heads), step), heads[::step])
+    ax.set(xlabel="layer", ylabel="query head", title=f"Share of queries that need the long context, {length:,} tokens")
+    ax.grid(False)
+    band.colorbar(image, ax=ax, label="long-context share", pad=0.01, aspect=14)
+
+
+def _histogram(ax: Axes, table: pd.DataFrame, steady: float) -> None:
+    bins = list(np.linspace(0, 1, 21))
+    for name, colour in CLASSES.items():
+        members = table.loc[table["class"] == name, "long_share"]
+        ax.hist(members, bins, color=colour, label=f"{name}: {len(members)} heads", rwidth=0.9)
+    ax.set(xlabel="long-context share of the head", ylabel="heads", xlim=(0, 1))
+    ax.set_title(f"Steady: share at most {steady:g} or at least {1 - steady:g}")
+    ax.legend(loc="upper right")
+
+
+def _spread(ax: Axes, table: pd.DataFrame) -> None:
+    share = np.linspace(0, 1, 201)
+    ax.plot(share, np.sqrt(share * (1 - share)), color=style.GREY, ls="--", lw=0.8)
+    for (name, colour), marker in zip(CLASSES.items(), "os^", strict=True):
+        members = table[table["class"] == name]
+        ax.plot(members["long_share"], members["spread"], marker, color=colour, ms=2.4, alpha=0.7, mew=0)
+    ax.set(xlabel="long-context share of the head", ylabel="std over prompts", xlim=(0, 1), ylim=(0, None))
+    ax.set_title("Change from prompt to prompt (dashed: largest possible)")

@@ -1,0 +1,150 @@
+"""(c) Predicted against true bulk log mass of each estimator, and one head's scores against the Gaussian (Q-Q).
+
+Shapes: P prompts, B resamples, G grid cells a side.
+"""
+
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from headscope.figures import bootstrap, style
+from headscope.figures.tables import Floats, Tables, matrix
+
+CELL, REACH = 0.25, 100.0
+CENTRES = np.arange(-REACH, REACH + CELL / 2, CELL)
+"""Grid of log masses in nats; a value beyond it counts in the outermost cell."""
+NORMAL = np.array([NormalDist().inv_cdf(percent / 100) for percent in range(1, 100)])
+
+
+def draw(
+    tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAMPLES, seed: int = 0
+) -> tuple[Figure, pd.DataFrame]:
+    """Draw one panel a length and estimator; the first of each length holds the Q-Q plot of its typical head."""
+    lengths, estimators = tables.lengths, tables.needed_estimators()
+    width = style.DOUBLE if len(estimators) > 1 else style.SINGLE
+    figure = style.new_figure(width, 0.3 + 3.0 * len(lengths))
+    axes = figure.subplots(len(lengths), len(estimators), squeeze=False)
+    parts = []
+    for row, length in zip(axes, lengths, strict=True):
+        for ax, (name, fit) in zip(row, _fits(tables, length, resamples, seed).items(), strict=True):
+            look = tables.criterion_of(name)
+            _panel(
+                figure, ax, fit, f"{style.look(look, list(tables.criteria)).label if look else name}, {length:,} tokens"
+            )
+            parts += [part.assign(length=length, estimator=name) for part in fit.values()]
+        quantiles = typical_head(pa.concat_tables(tables.quantiles(length)))
+        _inset(row[0], quantiles)
+        parts.append(quantiles.assign(part="quantiles", length=length))
+    style.finish(
+        figure,
+        title,
+        "Log masses in nats; every prompt counts the same. In brackets: "
+        + bootstrap.METHOD.format(resamples=resamples)
+        + ". Inset: the head with the median departure from the Gaussian, one line a query.",
+    )
+    return figure, pd.concat(parts, ignore_index=True)
+
+
+def _fits(tables: Tables, length: int, resamples: int, seed: int) -> dict[str, dict[str, pd.DataFrame]]:
+    """Histogram and statistics of each estimator, from one pass over the oracle tables."""
+    size = len(CENTRES)
+    grids = {name: np.zeros(size * size) for name in tables.estimators}
+    moments: dict[str, list[Floats]] = {name: [] for name in tables.estimators}
+    tasks = []
+    for block in tables.blocks(length, tables.estimators):
+        tasks.append(block.task)
+        true = block.bulk.ravel()
+        for name, estimate in block.estimates.items():
+            guess = estimate.ravel()
+            grids[name] += np.bincount(_cell(true) * size + _cell(guess), minlength=size * size) / true.size
+            moments[name].append(np.array([np.mean(v) for v in (true, guess, true**2, guess**2, true * guess)]))
+    weights = bootstrap.resampled_weights(tasks, resamples, seed)
+    point = bootstrap.equal_weights(tasks)[None]
+    return {name: {"histogram": _histogram(grids[name] / len(tasks)),
+                   "statistics": _statistics(point @ np.stack(moments[name]), weights @ np.stack(moments[name]))}
+            for name in grids}  # fmt: skip
+
+
+def _cell(values: Floats) -> Any:
+    return (np.clip(values, -REACH, REACH) / CELL).round().astype(np.int64) + round(REACH / CELL)
+
+
+def _histogram(grid: Floats) -> pd.DataFrame:
+    used = np.flatnonzero(grid)
+    true, predicted = np.divmod(used, len(CENTRES))
+    columns = {"part": "histogram", "true": CENTRES[true], "predicted": CENTRES[predicted], "share": grid[used]}
+    return pd.DataFrame(columns)
+
+
+def _statistics(point: Floats, draws: Floats) -> pd.DataFrame:
+    """Correlation, bias (predicted - true) and root mean square error with intervals."""
+    low, high = bootstrap.interval(_measures(draws))
+    names = ["correlation", "bias", "RMSE"]
+    return pd.DataFrame({"part": names, "value": _measures(point)[0], "low": low, "high": high})
+
+
+def _measures(moments: Floats) -> Floats:
+    x, y, xx, yy, xy = moments.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = (xy - x * y) / np.sqrt((xx - x**2) * (yy - y**2))
+    return np.stack([correlation, y - x, np.sqrt(np.maximum(xx + yy - 2 * xy, 0))], axis=1)
+
+
+def _panel(figure: Figure, ax: Axes, fit: dict[str, pd.DataFrame], name: str) -> None:
+    cells = fit["histogram"]
+    (left, right), y = _limits(cells["true"], cells["share"]), _limits(cells["predicted"], cells["share"])
+    grid = cells.pivot(index="predicted", columns="true", values="share").reindex(index=CENTRES, columns=CENTRES)
+    scale = LogNorm(float(cells["share"].quantile(0.2)), float(cells["share"].max()))
+    image = ax.pcolormesh(CENTRES, CENTRES, grid, cmap="cividis_r", norm=scale, rasterized=True)
+    ax.axline((0, 0), slope=1, color="#D55E00", lw=0.8, ls="--")
+    # Beside the cloud there is room for the inset.
+    ax.set(xlim=(left, right + 0.6 * (right - left)), ylim=y)
+    ax.set(xlabel="true bulk log mass (nats)", ylabel="predicted bulk log mass (nats)")
+    lines = [f"{row.part} {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in style.records(fit["statistics"])]
+    ax.set_title("\n".join([name, f"{lines[0]}; {lines[1]} nats", f"{lines[2]} nats"]), fontsize=6.5)
+    figure.colorbar(image, ax=ax, label="share of pairs", pad=0.02, aspect=25)
+
+
+def _limits(values: pd.Series, weights: pd.Series) -> tuple[float, float]:
+    """Ends of the middle 99.8 % of the weight, a little widened."""
+    order = np.argsort(values.to_numpy())
+    reached = np.cumsum(weights.to_numpy()[order]) / weights.sum()
+    low, high = values.to_numpy()[order][np.searchsorted(reached, [0.001, 0.999])]
+    return low - 1, high + 1
+
+
+def typical_head(quantiles: pa.Table) -> pd.DataFrame:
+    """Standardised score quantiles of the head with the median root-mean-square departure from the Gaussian.
+
+    Args:
+        quantiles: rows of `score_quantiles.parquet`.
+
+    Returns:
+        layer, head, query (a running number), normal (Gaussian quantile), standardised (score quantile).
+    """
+    frame = quantiles.select(["layer", "head", "mean", "std"]).to_pandas()
+    standard = (matrix(quantiles["quantiles"]) - frame[["mean"]].to_numpy()) / frame[["std"]].to_numpy()
+    frame["departure"] = np.sqrt(((standard - NORMAL) ** 2).mean(axis=1))
+    heads = frame.groupby(["layer", "head"])["departure"].mean().dropna().sort_values()
+    layer, head = heads.index[(len(heads) - 1) // 2]
+    chosen = np.flatnonzero((frame["layer"] == layer) & (frame["head"] == head) & (frame["std"] > 0))
+    columns = {"layer": layer, "head": head, "query": np.repeat(np.arange(len(chosen)), len(NORMAL))}
+    return pd.DataFrame({**columns, "normal": np.tile(NORMAL, len(chosen)), "standardised": standard[chosen].ravel()})
+
+
+def _inset(ax: Axes, quantiles: pd.DataFrame) -> None:
+    inset = ax.inset_axes((0.7, 0.12, 0.28, 0.36))
+    for _, line in quantiles.groupby("query"):
+        inset.plot(line["normal"], line["standardised"], color="#0072B2", lw=0.4, alpha=0.35)
+    inset.axline((0, 0), slope=1, color="#D55E00", lw=0.8, ls="--")
+    head = quantiles.iloc[0]
+    inset.set_title(f"Q-Q, layer {head['layer']:g} head {head['head']:g}", fontsize=5.5, pad=2)
+    inset.set_xlabel("Gaussian", fontsize=5.5, labelpad=1)
+    inset.set_ylabel("score / std", fontsize=5.5, labelpad=1)
+    inset.tick_params(labelsize=5, length=2, pad=1)

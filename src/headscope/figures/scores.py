@@ -1,0 +1,71 @@
+"""Scores of criteria and targets with intervals: what the score figures and the summary share.
+
+Shapes: P prompts, B resamples, C columns (criterion, target). Rows without a target (dense, local) carry target 0 here.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from headscope.figures import bootstrap, style
+
+FLOOR = 20.0
+"""A task that the dense model scores below cannot tell criteria apart: it is shown alone and is in no mean."""
+
+
+def too_hard(rows: pd.DataFrame, floor: float = FLOOR) -> list[str]:
+    """Tasks of these rows (of one length) on which the dense model's mean score lies below `floor`."""
+    means = rows[rows["criterion"] == "dense"].groupby("task")["score"].mean()
+    return [str(task) for task in means.index[means < floor]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of the same prompts under all criteria, and their resampled means.
+
+    Attributes:
+        columns: (criterion, target) of each column, target 0 for none.
+        tasks: task of each prompt, [P].
+        mean: mean over tasks of the prompts' mean, [C].
+        draws: the same for resampled prompts, [B, C].
+    """
+
+    columns: list[tuple[str, float]]
+    tasks: list[str]
+    mean: NDArray[np.float64]
+    draws: NDArray[np.float64]
+
+    def difference(self, one: tuple[str, float], other: tuple[str, float]) -> tuple[float, float, float]:
+        """Mean of the paired difference `one - other` and the ends of its interval."""
+        i, j = self.columns.index(one), self.columns.index(other)
+        low, high = bootstrap.interval(self.draws[:, [i]] - self.draws[:, [j]])
+        return float(self.mean[i] - self.mean[j]), float(low[0]), float(high[0])
+
+
+def resample(rows: pd.DataFrame, resamples: int, seed: int) -> Scores:
+    """Bootstrap the rows of one length and of the tasks to average over."""
+    filled = rows.fillna({"target": 0.0})
+    wide = filled.pivot(index=["task", "index"], columns=["criterion", "target"], values="score").sort_index()
+    tasks, values = [str(task) for task in wide.index.get_level_values("task")], wide.to_numpy(dtype=np.float64)
+    names, targets = (wide.columns.get_level_values(level) for level in ("criterion", "target"))
+    columns = [(str(criterion), float(target)) for criterion, target in zip(names, targets, strict=True)]
+    weights = bootstrap.resampled_weights(tasks, resamples, seed)
+    return Scores(columns, tasks, bootstrap.equal_weights(tasks) @ values, weights @ values)
+
+
+def summarise(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
+    """Score with interval and achieved sparsity of each column, in legend order."""
+    low, high = bootstrap.interval(scores.draws)
+    keys = pd.MultiIndex.from_tuples(scores.columns, names=["criterion", "target"])
+    table = pd.DataFrame({"score": scores.mean, "low": low, "high": high}, index=keys)
+    filled = rows.fillna({"target": 0.0})
+    by_task = filled.groupby(["criterion", "target", "task"])[["sparsity", "sparsity_group"]].mean()
+    table = table.join(by_task.groupby(["criterion", "target"]).mean()).reset_index()
+    order = {name: place for place, name in enumerate(style.ordered(list(table["criterion"])))}
+    table = table.sort_values(["criterion", "target"], key=lambda column: column.map(order).fillna(column))
+    table["target"] = table["target"].replace(0.0, np.nan)
+    columns: list[Any] = ["criterion", "target", "sparsity", "sparsity_group", "score", "low", "high"]
+    return table[columns].assign(tasks=len(set(scores.tasks)), prompts=len(scores.tasks)).reset_index(drop=True)

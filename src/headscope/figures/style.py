@@ -1,0 +1,131 @@
+"""One look for all figures: column widths, colour-blind safe criteria, footer, deterministic files."""
+
+import textwrap
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+SINGLE, DOUBLE = 3.3, 6.8
+"""Widths in inches: one column, and both columns of a page."""
+INK, GREY, PALE = "#222222", "#767676", "#EFEFEF"
+FOOTER_POINTS = 5.5
+
+RC = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.6,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 220,
+}
+
+
+class Look(NamedTuple):
+    """How a criterion is drawn, everywhere."""
+
+    label: str
+    colour: str
+    marker: str
+    line: Any
+
+
+# Okabe and Ito's colours; markers and dashes differ too, so that print in grey still tells them apart.
+CRITERIA = {
+    "dense": Look("dense", "#000000", "_", "-"),
+    "local": Look("local", GREY, "_", ":"),
+    "oracle": Look("oracle", "#0072B2", "o", "-"),
+    "qada": Look("QAdA", "#009E73", "^", "-"),
+    "qada_random_words": Look("QAdA, random words", "#E69F00", "v", "-."),
+    "static": Look("static (other tasks)", "#D55E00", "s", (0, (1, 1))),
+    "static_oracle": Look("static oracle (fitted on evaluation prompts)", "#CC79A7", "D", "--"),
+}
+_SPARE = [("#56B4E9", "P"), ("#F0E442", "X"), ("#0072B2", "*"), ("#009E73", "h"), ("#CC79A7", "<"), ("#E69F00", ">")]
+
+
+def applied() -> AbstractContextManager[None]:
+    """Context in which figures are drawn and saved with this look."""
+    context: AbstractContextManager[None] = matplotlib.rc_context(RC)
+    return context
+
+
+def ordered(names: Sequence[str]) -> list[str]:
+    """Criteria without repeats, in the fixed order of the legend; unknown ones last, by name."""
+    return [name for name in CRITERIA if name in names] + sorted(set(names) - set(CRITERIA))
+
+
+def look(name: str, names: Sequence[str]) -> Look:
+    """Look of a criterion; one that has no fixed look gets a spare one by its place among the unknown of `names`."""
+    if name in CRITERIA:
+        return CRITERIA[name]
+    colour, marker = _SPARE[sorted(set(names) - set(CRITERIA)).index(name) % len(_SPARE)]
+    return Look(name.replace("_", " "), colour, marker, (0, (3, 1, 1, 1)))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Figure in inches whose axes, titles and outside legends make room for each other."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
+    """Write the footer (model, tasks, samples, seed, then the notes) in room taken from the bottom of the figure."""
+    samples = f"{title['samples']} prompts a task"
+    head = f"{title['model']}; {len(title['tasks'])} tasks, {samples}, data seed {title['seed']}."
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(" ".join([head, *notes]), int(width * 25))
+    room = (len(lines) * FOOTER_POINTS * 1.35 + 4) / 72 / height
+    figure.set_layout_engine("constrained", rect=(0, room, 1, 1 - room))
+    figure.text(4 / 72 / width, 2 / 72 / height, "\n".join(lines), fontsize=FOOTER_POINTS, color=GREY, va="bottom")
+
+
+def share_axis(axis: Any) -> None:
+    """Ticks of a share from 0 to 1, without superfluous zeros."""
+    axis.set_major_locator(matplotlib.ticker.FixedLocator([0, 0.2, 0.4, 0.6, 0.8, 1]))
+    axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.1f"))
+
+
+def close_grid(axes: Any, layout: Sequence[Sequence[Any]], xlabel: str) -> None:
+    """Blank the axes of a grid that hold no panel and name the horizontal axis under each column's last one."""
+    for column in range(axes.shape[1]):
+        used = [row for row, panels in enumerate(layout) if len(panels) > column]
+        for row in set(range(len(layout))) - set(used):
+            axes[row, column].set_axis_off()
+        for row in used[-1:]:
+            axes[row, column].set_xlabel(xlabel)
+            axes[row, column].tick_params(labelbottom=True)
+
+
+def rows_of(panels: Sequence[Any], columns: int) -> list[list[Any]]:
+    """Panels row by row."""
+    return [list(panels[start : start + columns]) for start in range(0, len(panels), columns)]
+
+
+def records(table: pd.DataFrame) -> list[Any]:
+    """Rows as named tuples; pandas' own type of their values is too wide to draw with."""
+    return list(table.itertuples())
+
+
+def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:
+    """Write `<stem>.pdf`, `.png` and `.csv`, the same bytes for the same content (no dates, no program versions)."""
+    figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
+    table.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
