@@ -1,0 +1,61 @@
+"""The full string of a prompt: the chat template around the user's turn, the answer prefix after it."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from headscope.benchmarks.task import Rendering
+from headscope.errors import ConfigError
+
+# Some templates print today's date; a prompt made tomorrow must have the same bytes.
+TODAY = date(2024, 7, 26)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The string to tokenise, and where its parts start, in characters."""
+
+    text: str
+    question_offset: int
+    prefix_offset: int
+
+
+def assemble(rendering: Rendering, tokenizer: Any, chat_template: bool) -> Prompt:
+    """Put the user's turn into the model's chat template, if asked for, and the answer prefix after it.
+
+    RULER's prefix starts with a space; it is kept, as its official runs do, also at the start of the model's turn.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, or it rewrites the user's text.
+    """
+    turn = _user_turn(rendering.text, tokenizer) if chat_template else _first_token(tokenizer) + rendering.text
+    start = turn.find(rendering.text)
+    if start < 0:
+        raise ConfigError(
+            f"the chat template of {tokenizer.name_or_path} rewrites the user's text, so the question cannot be found "
+            "in it; set chat_template=false"
+        )
+    return Prompt(turn + rendering.answer_prefix, start + rendering.question_offset, len(turn))
+
+
+def _user_turn(text: str, tokenizer: Any) -> str:
+    """Return `text` as a user's turn, up to where the model starts to speak."""
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{tokenizer.name_or_path} has no chat template; set chat_template=false")
+    turn: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}],
+        tokenize=False,
+        add_generation_prompt=True,
+        date_string=TODAY.strftime("%d %b %Y"),
+        strftime_now=TODAY.strftime,
+    )
+    return turn
+
+
+def _first_token(tokenizer: Any) -> str:
+    """Return the token that the tokenizer puts before every plain text, as a string (a chat template spells its own).
+
+    Models trained with one (Llama, Mistral, Gemma) lose their attention sink without it.
+    """
+    ids = tokenizer("").input_ids
+    return tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""

@@ -1,0 +1,52 @@
+"""Random words, numbers and codes of RULER, each of which belongs to one split."""
+
+import string
+import uuid
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from random import Random
+from typing import Literal
+from zlib import crc32
+
+from headscope.benchmarks.task import Split
+
+Kind = Literal["words", "numbers", "uuids"]
+
+
+def split_of(text: str) -> Split:
+    """Return the split that a key, value, variable or coded word belongs to: a fixed half of all there are."""
+    return "calibration" if crc32(text.encode()) % 2 else "evaluation"
+
+
+def draw_distinct(count: int, split: Split, make: Callable[[], str]) -> list[str]:
+    """Draw `count` different texts of `split` with `make`, in the order they came."""
+    drawn: dict[str, None] = {}
+    while len(drawn) < count:
+        if split_of(text := make()) == split:
+            drawn[text] = None
+    return list(drawn)
+
+
+def maker(kind: Kind, rng: Random) -> Callable[[], str]:
+    """Return a function that draws one `kind`: adjective-noun, seven digits, or 128 random bits as a UUID."""
+    if kind == "words":
+        return lambda: f"{rng.choice(word_list('adjective'))}-{rng.choice(word_list('noun'))}"
+    if kind == "numbers":
+        return lambda: str(rng.randint(10**6, 10**7 - 1))
+    return lambda: str(uuid.UUID(int=rng.getrandbits(128), version=4))
+
+
+def letters(rng: Random, alphabet: str, length: int) -> Callable[[], str]:
+    """Return a function that draws one string of random letters."""
+    return lambda: "".join(rng.choices(alphabet, k=length))
+
+
+@cache
+def word_list(part: Literal["noun", "adjective", "verb"]) -> list[str]:
+    """Return wonderwords' own list, as RULER reads it (the package's public functions filter it)."""
+    lines = files("wonderwords.assets").joinpath(f"{part}list.txt").read_text(encoding="utf-8").splitlines()
+    return [line.rstrip() for line in lines]
+
+
+UPPER, LOWER = string.ascii_uppercase, string.ascii_lowercase

@@ -1,0 +1,146 @@
+"""Needle in a haystack: find the values of one or several keys in noise, prose or other needles."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
+from typing import Literal, Self
+
+from headscope.benchmarks.prose import sentences
+from headscope.benchmarks.ruler.haystack import NOISE, first_words, insert
+from headscope.benchmarks.ruler.needles import Kind, draw_distinct, maker
+from headscope.benchmarks.task import Rendering, Split
+
+INSTRUCTION = (
+    "Some special magic {kind} are hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the {kind} afterwards.\n"
+)
+QUESTION = "What are all the special magic {kind} for {query} mentioned in the provided text?"
+ANSWER_PREFIX = " The special magic {kind} for {query} mentioned in the provided text are"
+NEEDLE = "One of the special magic {kind} for {key} is: {value}."
+
+# RULER's singular, in its order. Applied to the task's own strings only: over a chat template it makes "You is".
+SINGULAR = (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer"))
+
+# Where needles may lie in prose, in percent of its sentences: 40 points, rounded half to even.
+DEPTHS = tuple(round(100 * point / 39) for point in range(40))
+
+
+@dataclass(frozen=True)
+class NeedleChoices:
+    """The draws of one sample.
+
+    Attributes:
+        size: lines of noise or of other needles, or words of prose.
+        needles: (key, value) in reading order.
+        places: for each needle the line it precedes, or its depth in prose in percent; ascending.
+        asked: (key, its values) in the order of the question.
+        others: (key, value) of the needles that make the haystack; else empty.
+    """
+
+    size: int
+    needles: list[tuple[str, str]]
+    places: list[int]
+    asked: list[tuple[str, list[str]]]
+    others: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Niah:
+    """Needles in a haystack.
+
+    Attributes:
+        haystack: what surrounds the needles.
+        value_kind, key_kind: what values and keys look like.
+        keys, values, queries: needles' keys, values a key, and keys asked for.
+    """
+
+    haystack: Literal["noise", "essay", "needles"]
+    value_kind: Kind = "numbers"
+    key_kind: Kind = "words"
+    keys: int = 1
+    values: int = 1
+    queries: int = 1
+    metric: str = "string_match_all"
+    max_new_tokens: int = 128
+
+    @property
+    def minimum_size(self) -> int:
+        """Every needle has a line, or a word, of its own to precede."""
+        return self.keys * self.values
+
+    def fit(self, budget: int, count: Callable[[str], int]) -> Self:
+        """Nothing depends on the tokenizer."""
+        return self
+
+    def draw(self, rng: Random, size: int, split: Split) -> NeedleChoices:
+        """Draw keys, values, what is asked, the order of the needles and their places."""
+        others = size if self.haystack == "needles" else 0
+        keys = draw_distinct(self.keys + others, split, maker(self.key_kind, rng))
+        values = draw_distinct(self.keys * self.values + others, split, maker(self.value_kind, rng))
+        own = {key: values[i * self.values : (i + 1) * self.values] for i, key in enumerate(keys[: self.keys])}
+        asked = [(key, own[key]) for key in rng.sample(keys[: self.keys], self.queries)]
+        needles = [(key, value) for key in own for value in own[key]]
+        rng.shuffle(needles)
+        places = sorted(rng.sample(DEPTHS if self.haystack == "essay" else range(size), len(needles)))
+        rest = zip(keys[self.keys :], values[len(needles) :], strict=True)
+        return NeedleChoices(size, needles, places, asked, list(rest))
+
+    def render(self, choices: NeedleChoices, prose: str) -> Rendering:
+        """Write instruction, haystack with needles, question and answer prefix."""
+        query = [key for key, _ in choices.asked]
+        joined = ", ".join(query[:-1]) + ", and " + query[-1] if len(query) > 1 else query[0]
+        kind, (instruction, question, prefix) = self._wording()
+        return Rendering(
+            context=instruction.format(kind=kind) + self._context(choices, prose) + "\n",
+            question=question.format(kind=kind, query=joined),
+            answer_prefix=prefix.format(kind=kind, query=joined),
+            references=[value for _, values in choices.asked for value in values],
+        )
+
+    def _wording(self) -> tuple[str, list[str]]:
+        """Return the kind of value and the three templates, in the singular where one value is asked for."""
+        templates = [INSTRUCTION, QUESTION, ANSWER_PREFIX]
+        if self.queries * self.values > 1:
+            return self.value_kind, templates
+        for plural, singular in SINGULAR:
+            templates = [template.replace(plural, singular) for template in templates]
+        return self.value_kind.removesuffix("s"), templates
+
+    def _context(self, choices: NeedleChoices, prose: str) -> str:
+        needles = self._needles(choices.needles)
+        if self.haystack == "essay":
+            return in_prose(first_words(prose, choices.size), needles, choices.places)
+        lines = self._needles(choices.others) if self.haystack == "needles" else [NOISE] * choices.size
+        return "\n".join(insert(lines, needles, choices.places))
+
+    def _needles(self, pairs: list[tuple[str, str]]) -> list[str]:
+        return [NEEDLE.format(kind=self.value_kind, key=key, value=value) for key, value in pairs]
+
+
+def in_prose(text: str, needles: list[str], depths: list[int]) -> str:
+    """Put needles between the sentences of `text` at `depths`, in percent.
+
+    A needle at either end has an empty neighbour, as in RULER: its space stays.
+    """
+    units = sentences(text)
+    cuts = [0, *(int(len(units) * (depth / 100)) for depth in depths), len(units)]
+    parts = [" ".join(units[first:last]) for first, last in pairwise(cuts)]
+    pieces = parts[:1]
+    for needle, part in zip(needles, parts[1:], strict=True):
+        pieces += [needle, part]
+    return " ".join(pieces)
+
+
+# The official niah_single_2, _single_3, _multikey_1, _multivalue and _multiquery have the official essays as haystack;
+# here they have any prose, and a name that says so.
+TASKS = {
+    "niah_single_1": Niah("noise"),
+    "niah_single_2_prose": Niah("essay"),
+    "niah_single_3_prose": Niah("essay", value_kind="uuids"),
+    "niah_multikey_1_prose": Niah("essay", keys=4),
+    "niah_multikey_2": Niah("needles"),
+    "niah_multikey_3": Niah("needles", value_kind="uuids", key_kind="uuids"),
+    "niah_multivalue_prose": Niah("essay", values=4),
+    "niah_multiquery_prose": Niah("essay", keys=4, queries=4),
+}

@@ -1,0 +1,113 @@
+"""Samples of a RULER task at a measured length: a sample's draws start afresh at every size that is tried."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import Any
+
+from headscope.benchmarks.chat import Prompt, assemble
+from headscope.benchmarks.encoding import count_tokens
+from headscope.benchmarks.ruler import task as find_task
+from headscope.benchmarks.ruler.haystack import prose_of
+from headscope.benchmarks.ruler.sizes import fitting_size
+from headscope.benchmarks.task import Rendering, Split, Task
+from headscope.errors import LengthError
+
+# Shares of the target length: what every sample has at least; where its search stops; what the common size aims at.
+LEAST_FILL, GOOD_FILL, COMMON_FILL = 0.9, 0.95, 0.98
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One finished prompt.
+
+    Attributes:
+        prompt: the full string and its offsets.
+        rendering: its parts and references.
+        choices: the task's own dataclass of draws.
+        length: tokens of the full string and of the longest answer allowed.
+    """
+
+    prompt: Prompt
+    rendering: Rendering
+    choices: Any
+    length: int
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Makes a task's samples for one tokenizer.
+
+    Attributes:
+        name: the task's.
+        length: target in tokens, chat template and longest answer included.
+        seed: of all draws.
+        prose: the whole text of prose haystacks; each split has a part of its own.
+        tokenizer: the model's.
+        chat_template: whether the task's text becomes a user's turn.
+    """
+
+    name: str
+    length: int
+    seed: int
+    prose: str
+    tokenizer: Any
+    chat_template: bool
+
+    @cached_property
+    def task(self) -> Task[Any]:
+        """The task with its constants for this tokenizer; the chat template and the answer take part of the budget."""
+        task = find_task(self.name)
+        template = assemble(Rendering("", "", "", []), self.tokenizer, self.chat_template)
+        return task.fit(self.length - task.max_new_tokens - self._count(template.text), self._count)
+
+    def samples(self, split: Split, count: int) -> list[Sample]:
+        """Return `count` samples of `split`, each within 90 to 100 % of the length.
+
+        Raises:
+            LengthError: the length is below the minimum of these samples.
+        """
+        minimum = self.minimum_length(split, count)
+        if minimum > self.length:
+            raise LengthError(
+                f"task {self.name} at length {self.length}: its shortest prompt has {minimum} tokens with this "
+                f"tokenizer, answer included; choose a length of at least {minimum}"
+            )
+        common, _ = self._search(split, 0, COMMON_FILL, COMMON_FILL, self.task.minimum_size)
+        return [self._sample(split, index, common) for index in range(count)]
+
+    def minimum_length(self, split: Split, count: int) -> int:
+        """Return the length in tokens of the longest of the first `count` samples at the task's smallest size."""
+        smallest = self.task.minimum_size
+        return max((self.at_size(split, index, smallest).length for index in range(count)), default=0)
+
+    def at_size(self, split: Split, index: int, size: int) -> Sample:
+        """Return a sample at a given size; its draws depend on seed, split, task and index, not on other samples."""
+        choices = self.task.draw(Random(f"{self.seed}/{split}/{self.name}/{index}"), size, split)
+        rendering = self.task.render(choices, prose_of(self.prose, split))
+        prompt = assemble(rendering, self.tokenizer, self.chat_template)
+        return Sample(prompt, rendering, choices, self._count(prompt.text) + self.task.max_new_tokens)
+
+    def _sample(self, split: Split, index: int, common: int) -> Sample:
+        """Return a sample at the first good size, from the common one on: most need no search of their own."""
+        _, sample = self._search(split, index, GOOD_FILL, 1, common)
+        if not LEAST_FILL * self.length <= sample.length <= self.length:
+            raise LengthError(
+                f"task {self.name} at length {self.length}: sample {index} of {split} has {sample.length} tokens, not "
+                "90-100 % of it; one unit of its context is too long for so short a prompt, choose a longer one"
+            )
+        return sample
+
+    def _search(self, split: Split, index: int, least: float, most: float, start: int) -> tuple[int, Sample]:
+        """Return the size found, from `start` on, and its sample; `least` and `most` are shares of the length."""
+        tried: dict[int, Sample] = {}
+
+        def tokens(size: int) -> int:
+            tried[size] = self.at_size(split, index, size)
+            return tried[size].length
+
+        size = fitting_size(tokens, self.task.minimum_size, least * self.length, most * self.length, start)
+        return size, tried[size]
+
+    def _count(self, text: str) -> int:
+        return count_tokens(self.tokenizer, text)

@@ -1,0 +1,70 @@
+"""What a generated task must offer, so that the sampler, the prompts stage and the tests can serve any of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Literal, Protocol, Self, TypeVar
+
+Split = Literal["evaluation", "calibration"]
+Choices = TypeVar("Choices")
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """One sample's text, in the three parts that the pipeline tells apart.
+
+    Attributes:
+        context: instruction and context, up to the first character of the question.
+        question: the last line of the user's turn.
+        answer_prefix: the first words of the answer, put into the model's mouth.
+        references: the strings that an answer should hold.
+    """
+
+    context: str
+    question: str
+    answer_prefix: str
+    references: list[str]
+
+    @property
+    def text(self) -> str:
+        """The user's turn: context and question."""
+        return self.context + self.question
+
+    @property
+    def question_offset(self) -> int:
+        """Where the question starts in `text`, in characters."""
+        return len(self.context)
+
+
+class Task(Protocol[Choices]):
+    """A generated task: random choices apart from their text, so that official samples can be rendered again.
+
+    `Choices` is a frozen dataclass of plain data. A task's size counts units of context, whatever they are: lines,
+    words, draws. The text grows with it.
+    """
+
+    @property
+    def metric(self) -> str:
+        """The metric's name; only evaluation imports metrics, so a metric's fix renews no prompt."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens that a dense answer may take."""
+
+    @property
+    def minimum_size(self) -> int:
+        """The smallest size that `draw` accepts."""
+
+    def fit(self, budget: int, count: Callable[[str], int]) -> Self:
+        """Return the task with those of its constants set that depend on the model's tokenizer.
+
+        Args:
+            budget: tokens for the user's turn and the answer prefix.
+            count: measures a text in tokens.
+        """
+
+    def draw(self, rng: Random, size: int, split: Split) -> Choices:
+        """Make all random choices of one sample; keys and values of the two splits never meet."""
+
+    def render(self, choices: Choices, prose: str) -> Rendering:
+        """Write the choices out; `prose` is the haystack of the tasks that have one."""
