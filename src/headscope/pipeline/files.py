@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headscope.errors import AssetError
+from headscope.errors import AssetError, HeadscopeError
 
 
 def canonical(obj: Any) -> str:
@@ -47,14 +47,20 @@ def _sibling(final: Path) -> Path:
 
 @contextmanager
 def _clear_errors(final: Path) -> Iterator[None]:
-    """Turn a full disk or a folder without write permission into one message that names `final`."""
+    """Turn a full disk or a folder without write permission into one message that names `final`.
+
+    Libraries in Rust or C++ pass the system's message on, but in errors of their own.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except HeadscopeError:
+        raise
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
             raise AssetError(f"the disk is full: cannot write {final}; free some space and run again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise AssetError(f"cannot write {final} ({error.strerror}); choose another results folder") from error
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise AssetError(f"cannot write {final} ({os.strerror(code)}); choose another results folder") from error
         raise
 
 

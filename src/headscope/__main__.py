@@ -1,0 +1,58 @@
+"""The command line: `headscope run | plan | verify | diff | gc | <stage>`; `python -m headscope` is the same."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from headscope.errors import ConfigError, HeadscopeError
+
+COMMANDS = {
+    "run": "run an experiment to its figures and report",
+    "plan": "list an experiment's jobs, done and missing",
+    "verify": "hash all results again and compare them with their provenance and the plan",
+    "diff": "compare two experiments or two result folders",
+    "gc": "list or delete results that no experiment needs",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; an error that a user can act on is one line on stderr and exit code 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except HeadscopeError as error:
+        print(f"headscope: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if words else 2
+    command, rest = words[0], words[1:]
+    if command in COMMANDS:
+        return int(import_module(f"headscope.pipeline.commands.{command}").main(rest))
+    from headscope.pipeline.commands import stage
+    from headscope.pipeline.options import nearest
+
+    known = stage.names()
+    if command not in known:
+        raise ConfigError(f"unknown command {command!r}; did you mean {nearest(command, [*COMMANDS, *known])!r}?")
+    return stage.main(command, rest)
+
+
+def _usage() -> str:
+    from headscope.pipeline.commands import stage
+
+    lines = [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
+    stages = ", ".join(stage.names())
+    tail = f"or one stage by hand: headscope <stage> <spec> <out> <parents...>\n  stages: {stages}"
+    return "\n".join(["usage: headscope <command> [options]", "", *lines, "", tail])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Checks of a composed configuration: ranges, and what options mean together. Never imports torch."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from headscope.benchmarks.ruler import names as ruler_tasks
+from headscope.errors import ConfigError
+from headscope.pipeline.code import SOURCE, source_file
+from headscope.pipeline.options import find, from_plain, leaves, nearest, refuse_unknown
+from headscope.pipeline.schema import Config, Model
+
+NAME = re.compile(r"[A-Za-z0-9_.]+(-[A-Za-z0-9_.]+)*")  # no two hyphens: they part a folder's name from its key
+SOURCES = {
+    "wheel": ("requirement", "file", "sha256"),
+    "hub": ("id",),
+    "folder": ("path",),
+    "random": ("layers", "heads", "kv_heads", "head_dim", "hidden", "vocab", "positions", "seed"),
+}
+NEEDS = {"oracle": ("calibrated_on",), "static": ("calibrated_on",), "qada": ("calibrated_on", "estimator")}
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse a composed configuration that cannot run.
+
+    Raises:
+        ConfigError: naming the option, its value and the remedy.
+    """
+    for path, value in leaves(config):
+        option = find(path)
+        if option is None:
+            refuse_unknown(path, {})
+        else:
+            option.check(path, value)
+    typed = from_plain(Config, config)
+    for test in (_names, _model, _tasks, _lengths, _criteria, _estimators, _figures, _targets):
+        test(typed)
+
+
+def _names(config: Config) -> None:
+    given = {"name": config.name.split("/"), "model.name": [config.model.name]}
+    given |= {"criterion": list(config.criterion), "figure": list(config.figure)}
+    given["estimator.name"] = [c.estimator.name for c in config.criterion.values() if c.estimator is not None]
+    for option, words in given.items():
+        for word in words:
+            if not NAME.fullmatch(word):
+                raise ConfigError(f"option {option}: {word!r} must be letters, digits, '_', '.' and single '-'")
+
+
+def _model(config: Config) -> None:
+    model: Model = config.model
+    wanted, given = SOURCES[model.source.type], vars(model.source)
+    missing = [name for name in wanted if given[name] is None]
+    extra = [name for name, value in given.items() if value is not None and name not in (*wanted, "type", "revision")]
+    if missing:
+        raise ConfigError(f"option model.source.{missing[0]} must be given for type {model.source.type}")
+    if extra:
+        raise ConfigError(f"option model.source.{extra[0]} has no meaning for type {model.source.type}; leave it out")
+    if model.expect.heads % model.expect.kv_heads:
+        raise ConfigError(
+            f"option model.expect.heads: {model.expect.heads} is no multiple of kv_heads {model.expect.kv_heads}"
+        )
+    if model.device == "cpu" and model.device_map is not None:
+        raise ConfigError(f"option model.device_map: {model.device_map} spreads over GPUs, but model.device is cpu")
+
+
+def _tasks(config: Config) -> None:
+    known = ruler_tasks()
+    for task in config.benchmark.tasks:
+        if task not in known:
+            every = ", ".join(known)
+            raise ConfigError(
+                f"option benchmark.tasks: unknown task {task!r}; did you mean {nearest(task, known)!r}? ({every})"
+            )
+    _unique("benchmark.tasks", config.benchmark.tasks)
+
+
+def _lengths(config: Config) -> None:
+    window, model = config.window, config.model
+    _unique("benchmark.lengths", config.benchmark.lengths)
+    for length in config.benchmark.lengths:
+        if length > model.positions:
+            raise ConfigError(
+                f"option benchmark.lengths: {length} tokens are beyond model.positions {model.positions} of"
+                f" {model.name}; choose a shorter length or a model (or RoPE override) with more positions"
+            )
+        if window.sink + window.recent >= length:
+            raise ConfigError(
+                f"option window.recent: window.sink {window.sink} + window.recent {window.recent} covers all"
+                f" {length} tokens of benchmark.lengths: no key is left outside the window"
+            )
+
+
+def _criteria(config: Config) -> None:
+    if not config.criterion:
+        raise ConfigError("option criterion: name at least one, e.g. criterion=[dense,local,oracle]")
+    for name, criterion in config.criterion.items():
+        _module(f"criterion.{name}.kind", "heads.criteria", criterion.kind)
+        for need in NEEDS.get(criterion.kind, ()):
+            if getattr(criterion, need) is None:
+                raise ConfigError(f"option criterion.{name}.{need} must be given: kind {criterion.kind} needs it")
+        if criterion.calibrated_on == "other_tasks" and len(config.benchmark.tasks) < 2:
+            raise ConfigError(
+                f"option criterion.{name}.calibrated_on: other_tasks needs at least two benchmark.tasks,"
+                f" there is only {config.benchmark.tasks}"
+            )
+
+
+def _estimators(config: Config) -> None:
+    seen: dict[str, tuple[str, Any]] = {}
+    for name, criterion in config.criterion.items():
+        if criterion.estimator is None:
+            continue
+        _module(f"criterion.{name}.estimator.kind", "heads.estimators", criterion.estimator.kind)
+        other, estimator = seen.setdefault(criterion.estimator.name, (name, criterion.estimator))
+        if estimator != criterion.estimator:
+            raise ConfigError(
+                f"option criterion.{name}.estimator.name: {estimator.name!r} is already another estimator,"
+                f" that of criterion {other}; give one of the two a name of its own"
+            )
+
+
+def _figures(config: Config) -> None:
+    for name, figure in config.figure.items():
+        known = _parameters(_module(f"figure.{name}", "figures", name))
+        for param in figure.params:
+            if param not in known:
+                near = f"; did you mean {nearest(param, known)}?" if known else ""
+                raise ConfigError(f"unknown option figure.{name}.params.{param}{near}")
+
+
+def _targets(config: Config) -> None:
+    _unique("calibration.targets", config.calibration.targets)
+
+
+def _unique(option: str, values: list[Any]) -> None:
+    if not values or len(set(values)) < len(values):
+        raise ConfigError(f"option {option}: {values} must name at least one value and none twice")
+
+
+def _module(option: str, package: str, kind: str) -> Path:
+    """Return the file of `headscope.<package>.<kind>`, which must exist."""
+    file = source_file(f"headscope.{package}.{kind}")
+    if file is None or file.name == "__init__.py":
+        known = [path.stem for path in SOURCE.joinpath(*package.split(".")).glob("*.py") if path.stem != "__init__"]
+        raise ConfigError(f"option {option}: no module headscope.{package}.{kind}; nearest: {nearest(kind, known)}")
+    return file
+
+
+def _parameters(file: Path) -> list[str]:
+    """Names of what a figure's `draw` takes after tables and title, read without importing it."""
+
+    def found() -> Iterator[str]:
+        for node in ast.parse(file.read_bytes()).body:
+            if isinstance(node, ast.FunctionDef) and node.name == "draw":
+                yield from (argument.arg for argument in [*node.args.args, *node.args.kwonlyargs][2:])
+
+    return list(found())

@@ -1,0 +1,62 @@
+"""`headscope <stage> <spec> <out> <parents...>`: run one stage anywhere, without Hydra, Snakemake or tracking."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+import yaml
+
+from headscope.errors import ConfigError
+from headscope.pipeline import provenance, stages
+from headscope.pipeline.code import code_digest
+from headscope.pipeline.files import atomic_folder
+from headscope.pipeline.nodes import KEY, key_digest, modules
+from headscope.pipeline.parents import Parents
+
+
+def names() -> list[str]:
+    """Return the names of all stages."""
+    return sorted(module.name for module in iter_modules(stages.__path__))
+
+
+def main(stage: str, arguments: Sequence[str]) -> int:
+    """Run one stage from the command line."""
+    parser = argparse.ArgumentParser(prog=f"headscope {stage}", description=__doc__)
+    parser.add_argument("spec", help="slice of the configuration, JSON")
+    parser.add_argument("out", type=Path, help="folder to make, <results>/<stage>/<name>--<key>")
+    parser.add_argument("parents", type=Path, nargs="*", help="finished folders it reads")
+    given = parser.parse_args(arguments)
+    try:
+        spec = json.loads(given.spec)
+    except ValueError as error:
+        raise ConfigError(f"the spec of {stage} is no JSON: {error}") from error
+    # Snakemake ends jobs with SIGTERM; an exception lets the temporary folder be removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    run(stage, spec, given.out, given.parents)
+    return 0
+
+
+def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) -> None:
+    """Make one node's folder, whole or not at all, with its spec and provenance.
+
+    Raises:
+        ConfigError: the folder's key is not that of this slice, these parents and this code.
+    """
+    clock = provenance.Clock()
+    code = code_digest(*modules(stage, spec))
+    keyed = KEY.fullmatch(out.name)
+    if keyed and keyed["digest"] != key_digest(stage, spec, [parent.name for parent in parents], code):
+        raise ConfigError(
+            f"{out.name} does not address these options with this code: the code has changed since the plan"
+            " was made; run the same command again"
+        )
+    with atomic_folder(out) as folder:
+        import_module(f"headscope.pipeline.stages.{stage}").run(spec, folder, Parents(parents))
+        (folder / provenance.SPEC).write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
+        provenance.write(folder, provenance.collect(folder, code, parents, clock))

@@ -1,0 +1,106 @@
+"""The plan: override strings in, all jobs of all sweep points out, in one graph. Snakemake only carries it out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headscope.errors import ConfigError
+from headscope.pipeline.compose import compose, find_root
+from headscope.pipeline.nodes import Node, ancestors, figures
+from headscope.pipeline.options import from_plain
+from headscope.pipeline.schema import Config, Tracking
+
+STAGES = ("assets", "prompts", "moments", "dense", "oracle", "calibration", "evaluation", "figures")
+
+# What each stage writes beside spec.yaml and provenance.json; Snakemake looks after these.
+OUTPUTS = {
+    "assets": ("manifest.json",),
+    "prompts": ("dataset/dataset_info.json",),
+    "moments": ("moments.safetensors",),
+    "dense": ("answers.parquet",),
+    "oracle": ("masses.parquet", "score_quantiles.parquet"),
+    "calibration": ("calibration.json",),
+    "evaluation": ("rows.parquet", "seconds.parquet"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One configuration of a sweep.
+
+    Attributes:
+        name: experiment, and the swept values where there are several points; the folder of its plain-named figures.
+        config: the whole configuration.
+        figures: its figure nodes, by figure.
+    """
+
+    name: str
+    config: Config
+    figures: dict[str, Node]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of one command.
+
+    Attributes:
+        root: the project folder.
+        results: folder of all results.
+        tracking: where finished results are replayed.
+        points: configurations of the sweep.
+        nodes: by stage, then by key; parents before children.
+    """
+
+    root: Path
+    results: str
+    tracking: Tracking
+    points: list[Point]
+    nodes: dict[str, dict[str, Node]]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        """Yield all nodes, stage by stage."""
+        return (node for found in self.nodes.values() for node in found.values())
+
+    def folder(self, node: Node) -> Path:
+        """Where a node's files are."""
+        return Path(self.results) / node.address
+
+    def copies(self) -> dict[str, Node]:
+        """Plain-named copies of figures: `<point>/<figure>--<digest>` and the figure it must be a copy of."""
+        return {
+            f"{point.name}/{figure}--{node.key.rpartition('--')[2]}": node
+            for point in self.points
+            for figure, node in point.figures.items()
+        }
+
+
+def build(overrides: Sequence[str] = (), root: Path | None = None) -> Plan:
+    """Plan everything that the overrides ask for.
+
+    Args:
+        overrides: in Hydra's grammar; sweeps become points of one plan.
+        root: the project folder; None finds it from the current folder.
+
+    Raises:
+        ConfigError: an option is unknown, mistyped or out of range, or options contradict each other.
+    """
+    root = root or find_root()
+    composed = [(name, from_plain(Config, config)) for name, config in compose(overrides, root)]
+    points = [
+        Point(_folder(name, config, len(composed)), config, {str(n.name).split("-")[0]: n for n in figures(config)})
+        for name, config in composed
+    ]
+    if len({point.name for point in points}) < len(points):
+        raise ConfigError("two points of the sweep are the same; write each value once")
+    first = points[0].config
+    for name in ("results", "tracking"):
+        if any(getattr(point.config, name) != getattr(first, name) for point in points):
+            raise ConfigError(f"option {name} cannot be swept: a plan has one")
+    nodes: dict[str, dict[str, Node]] = {stage: {} for stage in STAGES}
+    for node in ancestors([node for point in points for node in point.figures.values()]):
+        nodes[node.stage][node.key] = node
+    return Plan(root, first.results, first.tracking, points, nodes)
+
+
+def _folder(point: str, config: Config, points: int) -> str:
+    return f"{config.name}/{point}" if points > 1 and point else config.name
