@@ -5,13 +5,14 @@ a pair is local iff its log-odds reach the threshold. Every prompt weighs the sa
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headscope.errors import ConfigError
 
-Floats = NDArray[np.floating]
+Floats = NDArray[np.floating[Any]]
 
 
 def threshold_for(log_odds: Sequence[Floats], sparsity: float) -> float:
@@ -24,18 +25,20 @@ def threshold_for(log_odds: Sequence[Floats], sparsity: float) -> float:
     Raises:
         ConfigError: no prompt has a pair.
     """
-    prompts = [odds.ravel() for odds in log_odds if odds.size]
+    # A NaN pair reads its bulk whatever the threshold, as the criteria do.
+    prompts = [np.nan_to_num(odds.ravel(), nan=-np.inf) for odds in log_odds if odds.size]
     if not prompts:
         raise ConfigError("calibration found no query with a bulk; lower window.recent or use longer prompts")
     values = np.concatenate(prompts)
     weights = np.concatenate([np.full(odds.size, 1 / (odds.size * len(prompts))) for odds in prompts])
-    # A NaN pair reads its bulk whatever the threshold, as the criteria do.
-    order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")
-    reached = np.searchsorted(np.cumsum(weights[order]), sparsity * (1 - 1e-12))
-    return float(np.nan_to_num(values, nan=-np.inf)[order[min(reached, len(order) - 1)]])
+    order = np.argsort(-values, kind="stable")
+    reached = int(np.searchsorted(np.cumsum(weights[order]), sparsity * (1 - 1e-12)))
+    return float(values[order[min(reached, len(order) - 1)]])
 
 
-def head_means(values: Sequence[Floats], layers: Sequence[NDArray[np.integer]]) -> tuple[list[int], Floats]:
+def head_means(
+    values: Sequence[NDArray[Any]], layers: Sequence[NDArray[np.integer[Any]]]
+) -> tuple[list[int], Floats]:
     """Mean over queries, then over prompts, of each head: the layers' indices and [L, H].
 
     Args:

@@ -33,7 +33,7 @@ class LocalCounts:
         self.layers.add(layer)
         self.heads, self.groups = long.shape[1], kv_heads
         local = ~long & counted
-        groups = local.unflatten(1, (kv_heads, -1)).all(2)
+        groups = local.view(len(local), kv_heads, -1, local.shape[2]).all(2)
         self.layer_queries[self.active] += int(counted.sum())
         self.local_heads[self.active] += local.sum((1, 2)).cpu()
         self.local_groups[self.active] += groups.sum((1, 2)).cpu()

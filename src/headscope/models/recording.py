@@ -70,8 +70,9 @@ class MassRecorder:
     def _bulk_scores(self, call: LayerCall) -> Tensor:
         last = self.prompt - 1
         keys = precise(call.key[0, :, self.window.sink : max(self.window.sink, last - self.window.recent + 1)])
-        query = precise(call.query[0, :, last]).unflatten(0, (keys.shape[0], -1))
-        return (query @ keys.transpose(1, 2) * call.scale).flatten(0, 1)
+        query = precise(call.query[0, :, last]).view(keys.shape[0], -1, keys.shape[2])
+        scores = query @ keys.transpose(1, 2) * call.scale
+        return scores.flatten(0, 1)
 
 
 @torch.inference_mode()

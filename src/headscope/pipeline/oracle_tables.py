@@ -93,13 +93,9 @@ def read_masses(folder: Path, split: str) -> Iterator[PromptMasses]:
     """Stream the prompts of a split."""
     for table in _row_groups(folder / "masses.parquet"):
         if table.num_rows and table["split"][0].as_py() == split:
-            yield PromptMasses(
-                table["prompt"][0].as_py(),
-                split,
-                *(table[name].to_numpy() for name in ("layer", "query", "segment")),
-                *(_matrix(table[name]) for name in ("local", "bulk")),
-                table["bulk_size"].to_numpy(),
-            )
+            columns = {name: table[name].to_numpy() for name in ("layer", "query", "segment", "bulk_size")}
+            masses = {name: _matrix(table[name]) for name in ("local", "bulk")}
+            yield PromptMasses(table["prompt"][0].as_py(), split, **columns, **masses)
 
 
 def read_estimates(folder: Path, estimator: str, prompts: set[str]) -> dict[str, Array]:

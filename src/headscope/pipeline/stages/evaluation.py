@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from headscope.benchmarks.ruler.metrics import score
 from headscope.heads.criteria import build
 from headscope.heads.window import Window
-from headscope.models.attention import check_logits
 from headscope.models.engine import decode
 from headscope.models.generation import stop_tokens
 from headscope.models.loading import LoadedModel
@@ -117,7 +116,6 @@ class _Evaluation:
             ),
         }
         self.cells = Cells(results_root(out), "evaluation", context)
-        self.checked = False
 
     def _rows(self, name: str, criterion: Mapping[str, Any], parents: Parents) -> list[Row]:
         modules = [f"headscope.heads.criteria.{criterion['kind']}"]
@@ -146,9 +144,6 @@ class _Evaluation:
 
     def _compute(self, prompt: Prompt, rows: list[Row]) -> dict[str, dict[str, Any]]:
         """Decode the rows as one batch; rows of one criterion are neighbours."""
-        if not self.checked:
-            check_logits(self.loaded.model)
-            self.checked = True
         grouped: dict[str, list[Row]] = {}
         for row in rows:
             grouped.setdefault(row.criterion, []).append(row)

@@ -9,11 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from headscope.errors import UnsupportedModelError
 from headscope.heads.estimators import Estimator
 from headscope.heads.window import Window
-from headscope.models.attention import check_logits
-from headscope.models.loading import LoadedModel, geometry
+from headscope.models.loading import LoadedModel
 from headscope.models.recording import LayerRecord, record
 from headscope.pipeline.cells import Cells
 from headscope.pipeline.code import code_digest
@@ -41,14 +39,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         spec: task, length, window, estimators by name, dtype, device, device_map, rope.
         out: the node's empty folder.
         parents: the model's assets, prompts, dense answers, and moments of other texts.
-
-    Raises:
-        UnsupportedModelError: the model has no full-attention layer, or its attention is not understood.
     """
     loaded = load_model(spec, parents)
-    if not geometry(loaded.model.config).full_layers:
-        raise UnsupportedModelError(f"model {loaded.name} has no full-attention layer: there are no heads to label")
-    check_logits(loaded.model)
     oracle = _Oracle(spec, out, parents, loaded)
     answers = {row["id"]: row for row in pq.read_table(parents.one("dense").folder / "answers.parquet").to_pylist()}
     tables = _Tables(out)

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from headscope.pipeline.cells import Cells
+
+ROWS = {"a1": {"text": "x", "tokens": [1, 2]}, "b2": {"text": "y", "sparsity": 0.25}}
+
+
+def test_rows_come_back_as_they_were_kept(tmp_path) -> None:
+    Cells(tmp_path, "evaluation", {"model": "m"}).add_rows("prompt", ROWS)
+    assert Cells(tmp_path, "evaluation", {"model": "m"}).rows("prompt") == ROWS
+
+
+def test_another_context_kind_or_prompt_finds_nothing(tmp_path) -> None:
+    Cells(tmp_path, "evaluation", {"model": "m"}).add_rows("prompt", ROWS)
+    assert Cells(tmp_path, "evaluation", {"model": "n"}).rows("prompt") == {}
+    assert Cells(tmp_path, "dense", {"model": "m"}).rows("prompt") == {}
+    assert Cells(tmp_path, "evaluation", {"model": "m"}).rows("other") == {}
+
+
+def test_shards_of_later_batches_stand_beside_the_first(tmp_path) -> None:
+    cells = Cells(tmp_path, "evaluation", {})
+    cells.add_rows("p", {"a1": ROWS["a1"]})
+    first = sorted((cells.folder / "p").iterdir())
+    before = first[0].read_bytes()
+    cells.add_rows("p", {"b2": ROWS["b2"]})
+    assert cells.rows("p") == ROWS and first[0].read_bytes() == before
+
+
+def test_the_same_batch_makes_the_same_bytes_under_the_same_name(tmp_path) -> None:
+    shards = []
+    for root in ("one", "two"):
+        cells = Cells(tmp_path / root, "evaluation", {})
+        cells.add_rows("p", dict(sorted(ROWS.items(), reverse=root == "two")))
+        shards.append([(file.name, file.read_bytes()) for file in (cells.folder / "p").iterdir()])
+    assert shards[0] == shards[1]
+
+
+def test_arrays_come_back_with_shape_and_type_or_not_at_all(tmp_path) -> None:
+    cells = Cells(tmp_path, "oracle", {"window": {"sink": 1}})
+    arrays = {"bulk": np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2], "position": np.arange(2, dtype=np.int32)}
+    cells.add_arrays("p", "masses-1", arrays)
+    found = cells.arrays("p", "masses-1")
+    assert found is not None and found["bulk"].dtype == np.float32
+    np.testing.assert_array_equal(found["bulk"], arrays["bulk"])
+    assert cells.arrays("p", "masses-2") is None
+
+
+def test_a_shard_that_could_not_be_written_leaves_nothing(tmp_path) -> None:
+    cells = Cells(tmp_path, "evaluation", {})
+    with pytest.raises(TypeError):
+        cells.add_rows("p", {"a": {"text": object()}})
+    assert list((cells.folder / "p").iterdir()) == []
