@@ -1,14 +1,15 @@
 """The full string of a prompt: the chat template around the user's turn, the answer prefix after it."""
 
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 from headscope.benchmarks.task import Rendering
 from headscope.errors import ConfigError
 
-# Some templates print today's date; a prompt made tomorrow must have the same bytes.
-TODAY = date(2024, 7, 26)
+# Some templates print today's date, from one of two names; a prompt made tomorrow must have the same bytes.
+# transformers passes no function on to a template, so the second is defined in the template itself.
+TODAY = "26 Jul 2024"
+FIXED_CLOCK = "{% macro strftime_now(format) %}" + TODAY + "{% endmacro %}"
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ def _user_turn(text: str, tokenizer: Any) -> str:
     """Return `text` as a user's turn, up to where the model starts to speak."""
     if not tokenizer.chat_template:
         raise ConfigError(f"{tokenizer.name_or_path} has no chat template; set chat_template=false")
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        template = FIXED_CLOCK + template
     turn: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": text}],
+        chat_template=template,
         tokenize=False,
         add_generation_prompt=True,
-        date_string=TODAY.strftime("%d %b %Y"),
-        strftime_now=TODAY.strftime,
+        date_string=TODAY,
     )
     return turn
 

@@ -1,0 +1,80 @@
+"""Reads the random choices out of official RULER samples: the inverse of rendering, written independently of it."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from headscope.benchmarks.ruler.fwe import FrequencyChoices
+from headscope.benchmarks.ruler.haystack import NOISE
+from headscope.benchmarks.ruler.niah import DEPTHS, NeedleChoices
+from headscope.benchmarks.ruler.vt import Chain, TrackingChoices
+
+DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "conformance" / "ruler_official"
+FOLDER = Path(os.environ.get("HEADSCOPE_RULER_OFFICIAL", DEFAULT))
+
+NEEDLE = re.compile(r"One of the special magic \w+ for (.+?) is: (\S+)\.")
+PREFIX = re.compile(r" The special magic \w+ for (.+) mentioned in the provided text (?:is|are)")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+def official(name: str) -> list[dict]:
+    """The official samples of a task; skips the test where there are none."""
+    path = FOLDER / f"{name}.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no official samples at {path}; set HEADSCOPE_RULER_OFFICIAL to their folder")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read_needles(sample: dict, haystack: str) -> tuple[NeedleChoices, str]:
+    """Choices of a needle sample, and the prose around its needles."""
+    _, _, rest = sample["input"].partition("\n")
+    context, _, _ = rest.rpartition("\n")
+    keys = re.split(r", and |, ", PREFIX.fullmatch(sample["answer_prefix"])[1])
+    each = len(sample["outputs"]) // len(keys)
+    asked = [(key, sample["outputs"][i * each : (i + 1) * each]) for i, key in enumerate(keys)]
+    if haystack == "essay":
+        return _read_prose(context, asked)
+    lines = context.split("\n")
+    if haystack == "noise":
+        own = [i for i, line in enumerate(lines) if line != NOISE]
+    else:
+        own = [i for i, line in enumerate(lines) if NEEDLE.fullmatch(line)[1] in keys]
+    pairs = [NEEDLE.fullmatch(line).groups() if NEEDLE.fullmatch(line) else None for line in lines]
+    others = [pair for i, pair in enumerate(pairs) if i not in own and pair]
+    places = [line - i for i, line in enumerate(own)]
+    return NeedleChoices(len(lines) - len(own), [pairs[i] for i in own], places, asked, others), ""
+
+
+def _read_prose(context: str, asked: list) -> tuple[NeedleChoices, str]:
+    needles = [match.groups() for match in NEEDLE.finditer(context)]
+    parts = [part.strip(" ") for part in NEEDLE.sub("\0", context).split("\0")]
+    counts = [len(SENTENCE_END.split(part)) if part else 0 for part in parts]
+    depths: list[int] = []
+    for before in (sum(counts[: i + 1]) for i in range(len(needles))):
+        depths.append(next(d for d in DEPTHS if int(sum(counts) * (d / 100)) == before and d not in depths))
+    prose = " ".join(filter(None, parts))
+    return NeedleChoices(len(prose.split(" ")), needles, depths, asked, []), prose
+
+
+def read_tracking(sample: dict) -> TrackingChoices:
+    """Choices of a variable-tracking sample: worked example and chain."""
+    _, example, chain = re.split(r"(?=Memorize and track)", sample["input"])
+    return TrackingChoices(_read_chain(chain), _read_chain(example))
+
+
+def _read_chain(text: str) -> Chain:
+    lines = text.split("\n\n")[1].split("\nQuestion: ")[0].split("\n")
+    own = [i for i, line in enumerate(lines) if line.startswith("VAR ")]
+    variables = [lines[i].split()[1] for i in own]
+    value = lines[own[0]].split()[-1]
+    return Chain(len(lines) - len(own), value, variables, [line - i for i, line in enumerate(own)])
+
+
+def read_frequencies(sample: dict) -> FrequencyChoices:
+    """Choices of a frequent-words sample: the words by rank, answers first, and their order."""
+    text = sample["input"].split("\nQuestion: ")[0].split("coded words. ")[1].split(" ")
+    words = list(dict.fromkeys(["...", *sample["outputs"], *text]))
+    return FrequencyChoices(words, [words.index(word) for word in text])

@@ -1,0 +1,114 @@
+"""The prompts stage: an Arrow dataset of both splits, the same bytes for the same spec."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import yaml
+
+from headscope.errors import AssetError, ConfigError, LengthError
+from headscope.pipeline.parents import Parents
+from headscope.pipeline.stages import prompts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from small_tokenizer import small_tokenizer
+
+SPEC = {
+    "benchmark": "ruler",
+    "task": "niah_single_2_prose",
+    "length": 1024,
+    "seed": 42,
+    "samples": {"evaluation": 3, "calibration": 2},
+    "chat_template": True,
+    "positions": 2048,
+}
+COLUMNS = [
+    *("id", "index", "split", "task", "text", "question_offset", "prefix_offset", "answer_prefix"),
+    *("references", "metric", "max_new_tokens", "length", "seed", "choices"),
+]
+
+
+def assets(root: Path, name: str, spec: dict, manifest: dict) -> Path:
+    folder = root / "assets" / f"{name}--0123456789"
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def parents(tmp_path) -> Parents:
+    model = assets(tmp_path, "tiny", {"kind": "model", "name": "tiny"}, {"model": "model"})
+    small_tokenizer().save_pretrained(model / "model")
+    text = assets(tmp_path, "prose", {"kind": "text", "name": "prose"}, {})
+    (text / "prose.txt").write_text(" ".join(f"Sentence {i} tells of number {i * i}." for i in range(900)))
+    return Parents([model, text])
+
+
+def make(parents: Parents, out: Path, **changes) -> datasets.Dataset:
+    out.mkdir(parents=True)
+    prompts.run({**SPEC, **changes}, out, parents)
+    return datasets.load_from_disk(out / "dataset")
+
+
+def test_dataset_has_the_columns_and_counts_each_split_from_zero(parents, tmp_path):
+    rows = make(parents, tmp_path / "out")
+    assert set(rows.column_names) == set(COLUMNS)
+    assert list(zip(rows["split"], rows["index"], strict=True)) == [
+        *(("evaluation", i) for i in range(3)),
+        *(("calibration", i) for i in range(2)),
+    ]
+    assert len(set(rows["id"])) == 5 and all(len(name) == 16 for name in rows["id"])
+    for row in rows:
+        assert row["text"][row["prefix_offset"] :] == row["answer_prefix"]
+        assert row["text"][row["question_offset"] :].startswith("What is the special magic number")
+        assert 0.9 * 1024 <= row["length"] <= 1024
+        assert json.loads(row["choices"])["asked"][0][1] == row["references"]
+
+
+def test_same_spec_gives_the_same_bytes(parents, tmp_path):
+    def digests(folder: Path) -> dict[str, str]:
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+    make(parents, tmp_path / "one")
+    make(parents, tmp_path / "two")
+    assert digests(tmp_path / "one") == digests(tmp_path / "two") != {}
+
+
+def test_more_samples_keep_those_there_were(parents, tmp_path):
+    few, many = (
+        make(parents, tmp_path / "few"),
+        make(parents, tmp_path / "many", samples={"evaluation": 5, "calibration": 0}),
+    )
+    assert few["id"][:3] == many["id"][:3]
+
+
+def test_haystack_comes_from_the_text_given(parents, tmp_path):
+    rows = make(parents, tmp_path / "out")
+    by_split = {row["split"]: row["text"] for row in rows}
+    assert "Sentence 3 tells" in by_split["evaluation"] and "Sentence 453 tells" in by_split["calibration"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"length": 4096}, LengthError, "task niah_single_2_prose at length 4096: the model has 2048 positions"),
+        ({"length": 200}, LengthError, "task niah_single_2_prose at length 200: .* at least [0-9]+"),
+        ({"task": "nope"}, ConfigError, "unknown RULER task 'nope'"),
+        ({"benchmark": "nope"}, ConfigError, "unknown benchmark 'nope'"),
+    ],
+)
+def test_bad_specs_are_refused_and_write_nothing(parents, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        make(parents, tmp_path / "out", **changes)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_model_folder_without_tokenizer_is_refused(parents, tmp_path):
+    (parents.one("assets", kind="model").folder / "model" / "tokenizer.json").unlink()
+    with pytest.raises(AssetError, match="no tokenizer can be read from"):
+        make(parents, tmp_path / "out")
