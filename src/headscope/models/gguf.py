@@ -1,0 +1,72 @@
+"""Converts a GGUF file, once, into a folder that loads as a plain bf16 model without GGUF support."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from headscope.errors import AssetError
+from headscope.models.folder import quiet
+
+
+def convert(gguf: Path, out: Path) -> None:
+    """Write the model and tokenizer of a GGUF file as safetensors and JSON into the folder `out`.
+
+    Raises:
+        AssetError: the file is truncated or no GGUF, its model is unknown, or the copy computes something else.
+    """
+    check_readable(gguf)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, local_files_only=True, **_dequantised()
+            )
+    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise AssetError(f"{gguf} cannot be converted: {error}; choose another file or a safetensors model") from error
+    expected = _logits(model)
+    _forget_quantisation(model)
+    with quiet():
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        del model
+        copy = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16, local_files_only=True)
+    if not torch.equal(_logits(copy), expected):
+        raise AssetError(f"the converted copy of {gguf} computes other logits; please report it with your versions")
+
+
+def check_readable(gguf: Path) -> None:
+    """Read a GGUF file's header and tensor sizes.
+
+    Raises:
+        AssetError: the file is truncated or no GGUF file.
+    """
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(gguf)
+    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+        raise AssetError(f"{gguf} is truncated or no GGUF file ({error}); download it again") from error
+
+
+def _dequantised() -> dict[str, Any]:
+    """Ask for plain weights where transformers could keep GGUF's blocks; older ones always unpack."""
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """Drop the marks of a quantised model, or the saved config would ask for GGUF again."""
+    for owner in (model, model.config):
+        for name in ("quantization_config", "hf_quantizer", "is_quantized", "quantization_method"):
+            vars(owner).pop(name, None)
+
+
+@torch.inference_mode()
+def _logits(model: PreTrainedModel) -> Tensor:
+    """Return the logits of a few tokens."""
+    logits: Tensor = model.eval()(torch.arange(3, 19)[None]).logits
+    return logits

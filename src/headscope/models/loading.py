@@ -1,0 +1,111 @@
+"""Loads the model of a finished `assets` folder, ready for the registered attention function."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from headscope.errors import AssetError, ConfigError, UnsupportedModelError
+from headscope.models.attention import check_logits
+from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
+from headscope.models.geometry import Geometry, geometry
+
+__all__ = ["Geometry", "LoadedModel", "geometry", "load"]
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that computes and nothing else: evaluation mode, no gradients.
+
+    Attributes:
+        model: the causal language model.
+        tokenizer: its fast tokenizer.
+        sha256: digest of weights, config and tokenizer, as the manifest has it.
+        name: as in folders and figures.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    sha256: str
+    name: str
+
+
+def load(
+    asset: Path, dtype: str, device: str, device_map: str | None = None, rope: Mapping[str, Any] | None = None
+) -> LoadedModel:
+    """Load the model of the `assets` folder `asset`.
+
+    Args:
+        asset: finished folder with a manifest.json.
+        dtype: of weights and activations.
+        device: "cpu" or "cuda"; where `device_map` is given, it only has to be there.
+        device_map: how accelerate spreads layers over GPUs, or None for all on `device`.
+        rope: RoPE parameters that replace the model's own, or None.
+
+    Raises:
+        AssetError: the model's files are missing, damaged or refused.
+        ConfigError: the dtype is unknown or the device not there.
+        UnsupportedModelError: the model's attention, or the RoPE override on it, is not implemented.
+    """
+    _check_options(dtype, device)
+    manifest = json.loads((asset / "manifest.json").read_text(encoding="utf-8"))
+    folder = asset / manifest["model"]
+    model_files(folder)
+    config = read_config(folder)
+    if rope is not None:
+        override_rope(config, rope)
+    options = {"config": config, "dtype": DTYPES[dtype], "device_map": device_map, "attn_implementation": "sdpa"}
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
+            )
+    except SafetensorError as error:
+        raise AssetError(f"the weights in {folder} are damaged: {error}; download them again") from error
+    if device_map is None:
+        model = model.to(device)
+    model = model.eval().requires_grad_(False)
+    check_logits(model)
+    return LoadedModel(model, read_tokenizer(folder), manifest["sha256"], manifest["name"])
+
+
+def _check_options(dtype: str, device: str) -> None:
+    if dtype not in DTYPES:
+        raise ConfigError(f"model.dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    kind = device.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"model.device={device!r} is unknown; choose cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"model.device={device!r}, but torch {torch.__version__} sees no GPU; choose model.device=cpu, "
+            "or install a CUDA build of torch on a machine with a GPU"
+        )
+
+
+def override_rope(config: Any, rope: Mapping[str, Any]) -> None:
+    """Replace the RoPE parameters of `config` in place.
+
+    Raises:
+        UnsupportedModelError: each kind of layer has a RoPE of its own, so that one override would not do.
+        ConfigError: transformers finds the parameters incomplete or contradictory.
+    """
+    text = config.get_text_config(decoder=True)
+    own = getattr(text, "rope_parameters", None) or {}
+    if any(isinstance(value, dict) for value in own.values()):
+        raise UnsupportedModelError(
+            f"model type {config.model_type} has RoPE parameters for each kind of layer; model.rope must be null"
+        )
+    kept = {name: own[name] for name in ("rope_theta", "partial_rotary_factor") if name in own}
+    text.rope_parameters = {**kept, **{name: value for name, value in rope.items() if value is not None}}
+    try:
+        text.standardize_rope_params()
+        text.validate_rope()
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"model.rope={dict(rope)} is refused by transformers: {error}") from error
