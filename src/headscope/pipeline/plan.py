@@ -1,5 +1,6 @@
 """The plan: override strings in, all jobs of all sweep points out, in one graph. Snakemake only carries it out."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,25 @@ class Plan:
     def folder(self, node: Node) -> Path:
         """Where a node's files are."""
         return Path(self.results) / node.address
+
+    def files(self, node: Node) -> list[str]:
+        """A node's declared files."""
+        names = (*OUTPUTS[node.stage], "provenance.json")
+        return [f"{self.folder(node)}/{name}" for name in names]
+
+    def check_results(self) -> None:
+        """Refuse a results folder that cannot be written, before any job is planned into it.
+
+        Raises:
+            ConfigError: naming the folder.
+        """
+        folder = Path(self.results).absolute()
+        exists = next(path for path in (folder, *folder.parents) if path.exists())
+        if not exists.is_dir() or not os.access(exists, os.W_OK | os.X_OK):
+            why = "is no folder" if not exists.is_dir() else "cannot be written"
+            raise ConfigError(
+                f"option results: {folder}: {exists} {why}; choose another folder, e.g. results=/scratch/me"
+            )
 
     def copies(self) -> dict[str, Node]:
         """Plain-named copies of figures: `<point>/<figure>--<digest>` and the figure it must be a copy of."""

@@ -3,6 +3,7 @@
 Nothing here imports torch: a wrong option must fail at once.
 """
 
+# ruff: noqa: RUF009 - `option` makes a new field at each call.
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,0 +1,19 @@
+# Thresholds and rankings for the target sparsities.
+rule calibration:
+    input:
+        inputs("calibration"),
+    output:
+        outputs("calibration"),
+    log:
+        f"{RESULTS}/logs/calibration/{{key}}.log",
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        spec=spec("calibration"),
+        parents=folders("calibration"),
+    message:
+        "calibrate: {wildcards.key}"
+    shell:
+        RUN
