@@ -99,9 +99,10 @@ def _measures(moments: Floats) -> Floats:
 def _panel(figure: Figure, ax: Axes, fit: dict[str, pd.DataFrame], name: str) -> None:
     cells = fit["histogram"]
     (left, right), y = _limits(cells["true"], cells["share"]), _limits(cells["predicted"], cells["share"])
-    grid = cells.pivot(index="predicted", columns="true", values="share").reindex(index=CENTRES, columns=CENTRES)
+    columns, rows = (CENTRES[(low <= CENTRES) & (high >= CENTRES)] for low, high in ((left, right), y))
+    grid = cells.pivot(index="predicted", columns="true", values="share").reindex(index=rows, columns=columns)
     scale = LogNorm(float(cells["share"].quantile(0.2)), float(cells["share"].max()))
-    image = ax.pcolormesh(CENTRES, CENTRES, grid, cmap="cividis_r", norm=scale, rasterized=True)
+    image = ax.pcolormesh(columns, rows, grid, cmap="cividis_r", norm=scale, rasterized=True)
     ax.axline((0, 0), slope=1, color="#D55E00", lw=0.8, ls="--")
     # Beside the cloud there is room for the inset.
     ax.set(xlim=(left, right + 0.6 * (right - left)), ylim=y)

@@ -152,9 +152,12 @@ def _panel(ax: Axes, table: pd.DataFrame, name: str, names: list[str]) -> None:
     for criterion in table["criterion"].unique():
         curve, look = table[table["criterion"] == criterion], style.look(criterion, names)
         first = curve.iloc[0]
-        area = f"{first['auc']:.3f}" + (f" [{first['low']:.3f}, {first['high']:.3f}]" if "low" in curve else "")
+        area = "none" if np.isnan(first["auc"]) else f"{first['auc']:.3f}"
+        area += f" [{first['low']:.3f}, {first['high']:.3f}]" if "low" in curve else ""
+        # Without a head that has both classes there is no curve, and matplotlib cannot space markers on none.
+        spacing = 0.12 if curve["true_rate"].notna().any() else None
         ax.plot(curve["false_rate"], curve["true_rate"], color=look.colour, ls=look.line, marker=look.marker,
-                markevery=0.12, ms=3, label=f"{look.label.split(' (')[0]}: {area}")  # fmt: skip
+                markevery=spacing, ms=3, label=f"{look.label.split(' (')[0]}: {area}")  # fmt: skip
     heads = f" ({int(table['heads'].iloc[0])} heads)" if "heads" in table else ""
     ax.set(
         xlim=(0, 1),

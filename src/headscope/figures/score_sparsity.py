@@ -66,7 +66,7 @@ def _layout(table: pd.DataFrame) -> list[list[tuple[int, str]]]:
 
 def _panel(ax: Axes, table: pd.DataFrame, length: int) -> None:
     task, tasks, apart = table["task"].iloc[0], table["tasks"].iloc[0], table["apart"].iloc[0]
-    name = f"mean of {tasks} task{'s' if tasks > 1 else ''}" if task == MEAN else task
+    name = f"mean of {style.plural(tasks, 'task')}" if task == MEAN else task
     ax.set_title(f"{name}, {length:,} tokens" + (" (apart)" if apart else ""), color=style.GREY if apart else style.INK)
     ax.set_facecolor(style.PALE if apart else "white")
     names = list(table["criterion"])

@@ -29,20 +29,32 @@ class Scores:
     Attributes:
         columns: (criterion, target) of each column, target 0 for none.
         tasks: task of each prompt, [P].
-        mean: mean over tasks of the prompts' mean, [C].
-        draws: the same for resampled prompts, [B, C].
+        values: scores, [P, C].
+        weights: of resampled means, [B, P].
     """
 
     columns: list[tuple[str, float]]
     tasks: list[str]
-    mean: NDArray[np.float64]
-    draws: NDArray[np.float64]
+    values: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+    def means(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Mean over tasks of the prompts' mean of each column, and the ends of its interval."""
+        return self._with_interval(self.values)
 
     def difference(self, one: tuple[str, float], other: tuple[str, float]) -> tuple[float, float, float]:
         """Mean of the paired difference `one - other` and the ends of its interval."""
         i, j = self.columns.index(one), self.columns.index(other)
-        low, high = bootstrap.interval(self.draws[:, [i]] - self.draws[:, [j]])
-        return float(self.mean[i] - self.mean[j]), float(low[0]), float(high[0])
+        mean, low, high = self._with_interval(self.values[:, [i]] - self.values[:, [j]])
+        return float(mean[0]), float(low[0]), float(high[0])
+
+    def _with_interval(
+        self, values: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        mean = bootstrap.equal_weights(self.tasks) @ values
+        low, high = bootstrap.interval(self.weights @ values)
+        # A difference that cancels out must be 0, not a rounding error with a sign.
+        return mean.round(9), low.round(9), high.round(9)
 
 
 def resample(rows: pd.DataFrame, resamples: int, seed: int) -> Scores:
@@ -53,14 +65,14 @@ def resample(rows: pd.DataFrame, resamples: int, seed: int) -> Scores:
     names, targets = (wide.columns.get_level_values(level) for level in ("criterion", "target"))
     columns = [(str(criterion), float(target)) for criterion, target in zip(names, targets, strict=True)]
     weights = bootstrap.resampled_weights(tasks, resamples, seed)
-    return Scores(columns, tasks, bootstrap.equal_weights(tasks) @ values, weights @ values)
+    return Scores(columns, tasks, values, weights)
 
 
 def summarise(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
     """Score with interval and achieved sparsity of each column, in legend order."""
-    low, high = bootstrap.interval(scores.draws)
+    mean, low, high = scores.means()
     keys = pd.MultiIndex.from_tuples(scores.columns, names=["criterion", "target"])
-    table = pd.DataFrame({"score": scores.mean, "low": low, "high": high}, index=keys)
+    table = pd.DataFrame({"score": mean, "low": low, "high": high}, index=keys)
     filled = rows.fillna({"target": 0.0})
     by_task = filled.groupby(["criterion", "target", "task"])[["sparsity", "sparsity_group"]].mean()
     table = table.join(by_task.groupby(["criterion", "target"]).mean()).reset_index()

@@ -88,13 +88,18 @@ def new_figure(width: float, height: float) -> Figure:
 
 def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
     """Write the footer (model, tasks, samples, seed, then the notes) in room taken from the bottom of the figure."""
-    samples = f"{title['samples']} prompts a task"
-    head = f"{title['model']}; {len(title['tasks'])} tasks, {samples}, data seed {title['seed']}."
+    tasks = plural(len(title["tasks"]), "task")
+    head = f"{title['model']}; {tasks}, {plural(title['samples'], 'prompt')} a task, data seed {title['seed']}."
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(" ".join([head, *notes]), int(width * 25))
     room = (len(lines) * FOOTER_POINTS * 1.35 + 4) / 72 / height
     figure.set_layout_engine("constrained", rect=(0, room, 1, 1 - room))
     figure.text(4 / 72 / width, 2 / 72 / height, "\n".join(lines), fontsize=FOOTER_POINTS, color=GREY, va="bottom")
+
+
+def plural(count: int, noun: str) -> str:
+    """Count with its noun."""
+    return f"{count:,} {noun}" + ("s" if count != 1 else "")
 
 
 def share_axis(axis: Any) -> None:
@@ -107,11 +112,12 @@ def close_grid(axes: Any, layout: Sequence[Sequence[Any]], xlabel: str) -> None:
     """Blank the axes of a grid that hold no panel and name the horizontal axis under each column's last one."""
     for column in range(axes.shape[1]):
         used = [row for row, panels in enumerate(layout) if len(panels) > column]
-        for row in set(range(len(layout))) - set(used):
-            axes[row, column].set_axis_off()
-        for row in used[-1:]:
-            axes[row, column].set_xlabel(xlabel)
-            axes[row, column].tick_params(labelbottom=True)
+        for row, ax in enumerate(axes[:, column]):
+            ax.tick_params(labelbottom=True)
+            if row not in used:
+                ax.set_axis_off()
+        if used:
+            axes[used[-1], column].set_xlabel(xlabel)
 
 
 def rows_of(panels: Sequence[Any], columns: int) -> list[list[Any]]:

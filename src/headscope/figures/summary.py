@@ -123,16 +123,16 @@ def _score_panel(ax: Axes, table: pd.DataFrame, panel: Any) -> None:
         look = style.look(row.criterion, names)
         marker = "|" if look.marker == "_" else look.marker
         ax.plot([row.low, row.high], [place, place], color=look.colour, lw=1)
-        ax.plot(row.score, place, color=look.colour, marker=marker, ms=8 if marker == "|" else 5, mew=1.5)
+        ax.plot(
+            row.score, place, color=look.colour, marker=marker, ms=8 if marker == "|" else 5, mew=1.5, clip_on=False
+        )
         _beside(ax, place, f"{row.score:.0f} at {row.sparsity:.2f}", style.INK)
     _rows(
         ax, [style.look(name, names).label.replace(" (", "\n(") for name in names], "score (0-100) at achieved sparsity"
     )
     ax.set_xlim(0, 100)
     tasks = int(table["tasks"].iloc[0])
-    ax.set_title(
-        f"Target sparsity {panel.target:g}, {panel.length:,} tokens, mean of {tasks} task{'s' if tasks > 1 else ''}"
-    )
+    ax.set_title(f"Target sparsity {panel.target:g}, {panel.length:,} tokens, mean of {style.plural(tasks, 'task')}")
 
 
 def _difference_panel(ax: Axes, table: pd.DataFrame) -> None:
@@ -146,6 +146,7 @@ def _difference_panel(ax: Axes, table: pd.DataFrame) -> None:
         _beside(ax, place, row.verdict, colour)
     labels = [f"{short[row.criterion]} - {short[row.versus]}" for row in style.records(table)]
     _rows(ax, labels, "paired difference in score (points)")
+    ax.set_xlim(min(ax.get_xlim()[0], -5), max(ax.get_xlim()[1], 5))
     ax.set_title("Paired differences")
 
 

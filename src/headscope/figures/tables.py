@@ -130,20 +130,32 @@ class Tables:
         return [int(layer) for layer in layers], len(first["local"][0])
 
     def blocks(self, length: int, estimators: Sequence[str] = ()) -> Iterator[Block]:
-        """Yield the evaluation prompts of one length, one oracle file in memory at a time."""
+        """Yield the evaluation prompts of one length, one oracle file in memory at a time.
+
+        Raises:
+            ConfigError: no query has a bulk, so there is nothing to draw.
+        """
+        prompts = 0
         for node in self._oracle_nodes(length):
             masses = pq.read_table(
                 node.folder / "masses.parquet", columns=["prompt", "split", "layer", "local", "bulk"]
             )
             kept = pc.equal(masses["split"], "evaluation")
             masses = masses.filter(kept)
+            if not len(masses):
+                continue
             guesses = {name: _bulk(node.folder / "estimates" / f"{name}.parquet", kept) for name in estimators}
             exact, local = matrix(masses["bulk"]), matrix(masses["local"])
             layer = np.unique(masses["layer"].to_numpy(), return_inverse=True)[1]
             for rows in _rows_of_prompts(masses["prompt"]):
+                prompts += 1
                 of_prompt = {name: guess[rows].astype(np.float64) for name, guess in guesses.items()}
                 pair = local[rows].astype(np.float64), exact[rows].astype(np.float64)
                 yield Block(node.spec["task"], length, layer[rows], *pair, of_prompt)
+        if not prompts:
+            raise ConfigError(
+                f"at length {length} the window covers all keys: choose a longer prompt or a smaller window"
+            )
 
     def quantiles(self, length: int) -> Iterator[pa.Table]:
         """Yield the bulk-score quantiles of one oracle node after the other."""

@@ -1,0 +1,98 @@
+"""Score against achieved sparsity, and the summary of it."""
+
+import matplotlib
+import numpy as np
+import pytest
+import synthetic_tables as fake
+
+from headscope.figures import score_sparsity, scores, style, summary
+from headscope.figures.tables import Tables
+
+NAN = float("nan")
+DIFFERENT = [("dense", NAN, 60), ("qada", 0.8, 50), ("oracle", 0.8, 60), ("static", 0.8, 70)]
+
+
+def two_tasks(tmp_path, rows_of):
+    nodes = [fake.write_evaluation(tmp_path / task, task, rows_of(task)) for task in ("a", "b")]
+    return Tables(nodes, [])
+
+
+def test_the_csv_holds_the_drawn_points(tables, title):
+    figure, table = score_sparsity.draw(tables, title, resamples=50)
+    panel = next(ax for ax in figure.axes if ax.get_title().startswith("niah_single_1"))
+    line = next(box for box in panel.containers if box.get_label() == "QAdA")[0]
+    expected = table[(table["task"] == "niah_single_1") & (table["criterion"] == "qada")]
+    np.testing.assert_allclose(line.get_xdata().astype(float), expected["sparsity"])
+    np.testing.assert_allclose(line.get_ydata().astype(float), expected["score"])
+
+
+def test_a_task_below_twenty_is_drawn_apart_and_is_in_no_mean(tables, title):
+    figure, table = score_sparsity.draw(tables, title, resamples=50)
+    assert set(table.loc[table["apart"], "task"]) == {"vt"}
+    dense = table[table["criterion"] == "dense"].set_index("task")["score"]
+    assert dense["mean"] == pytest.approx((dense["niah_single_1"] + dense["fwe"]) / 2)
+    panel = next(ax for ax in figure.axes if "(apart)" in ax.get_title())
+    assert matplotlib.colors.same_color(panel.get_facecolor(), style.PALE)
+    assert "not in the mean" in figure.texts[-1].get_text().replace("\n", " ")
+
+
+def test_one_criterion_alone_and_only_hard_tasks_still_make_a_figure(tmp_path, title):
+    only = {"qada": fake.CRITERIA["qada"]}
+    node = fake.evaluation(tmp_path / "one", "fwe", criteria=only)
+    _, table = score_sparsity.draw(Tables([node], []), title, resamples=20)
+    assert set(table["criterion"]) == {"qada"} and not table["apart"].any()
+    hard = fake.evaluation(tmp_path / "hard", "vt", dense=0)
+    _, table = score_sparsity.draw(Tables([hard], []), title, resamples=20)
+    assert table["apart"].all()
+    figure, table = summary.draw(Tables([hard], []), title, resamples=20)
+    assert table["apart"].all()
+    assert "everywhere" in figure.texts[-1].get_text()
+
+
+def test_rows_without_a_target_keep_none(tables, title):
+    _, table = score_sparsity.draw(tables, title, resamples=20)
+    assert table[table["criterion"].isin(["dense", "local"])]["target"].isna().all()
+    assert not table[~table["criterion"].isin(["dense", "local"])]["target"].isna().any()
+
+
+def test_the_static_oracle_is_dashed_and_named_as_fitted_on_evaluation_prompts():
+    look = style.look("static_oracle", [])
+    assert look.line == "--" and "fitted on evaluation prompts" in look.label
+
+
+def test_paired_differences_have_the_right_sign_and_verdict(tmp_path):
+    def rows(task):
+        return [fake.row(task, i, name, at, score + 10 * i, 0.8) for i in range(4) for name, at, score in DIFFERENT]
+
+    tables = two_tasks(tmp_path, rows)
+    _, table = summary.draw(tables, fake.title(["a", "b"]), resamples=200)
+    against = table[table["versus"] == "dense"].set_index("criterion")
+    assert against["verdict"].to_dict() == {"qada": "worse", "oracle": "inconclusive", "static": "better"}
+    assert against.loc["qada", ["score", "low", "high"]].tolist() == [-10, -10, -10]
+    assert against.loc["oracle", ["score", "low", "high"]].tolist() == [0, 0, 0]
+    pair = table[(table["criterion"] == "oracle") & (table["versus"] == "qada")].iloc[0]
+    assert (pair["score"], pair["verdict"]) == (10, "better")
+
+
+def test_pairing_is_by_prompt_and_not_by_mean(tmp_path):
+    def rows(task):
+        dense = [fake.row(task, i, "dense", NAN, 100 * (i % 2), 0) for i in range(6)]
+        return dense + [fake.row(task, i, "qada", 0.8, 100 * (i % 2) - 1, 0.8) for i in range(6)]
+
+    found = scores.resample(two_tasks(tmp_path, rows).rows, 500, 0)
+    assert found.difference(("qada", 0.8), ("dense", 0.0)) == (-1, -1, -1)
+    _, low, high = found.means()
+    assert (high - low).min() > 20
+
+
+def test_the_summary_takes_the_nearest_targets_and_leaves_out_absent_pairs(tables, title):
+    _, table = summary.draw(tables, title, targets=[0.6, 0.79], pairs=[["qada", "static"], ["qada", "unheard_of"]])
+    assert sorted(table["target"].dropna().unique()) == [0.65, 0.8]
+    assert set(table["versus"]) == {"", "dense", "static"}
+    assert set(table.loc[table["apart"], "task"]) == {"vt"}
+
+
+def test_an_unknown_criterion_gets_a_look_of_its_own():
+    names = ["oracle", "new_b", "new_a"]
+    assert style.ordered(names) == ["oracle", "new_a", "new_b"]
+    assert style.look("new_a", names)[1:3] != style.look("new_b", names)[1:3]

@@ -1,0 +1,75 @@
+"""Tables behind figures: oracle files prompt by prompt, calibrated numbers, clear errors."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import synthetic_tables as fake
+
+from headscope.errors import ConfigError
+from headscope.figures.tables import Tables, matrix
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 2)])
+def test_a_column_of_lists_becomes_a_matrix_whatever_its_chunks(kind):
+    column = pa.chunked_array([pa.array([[1.0, 2.0]], kind), pa.array([[3.0, 4.0], [5.0, 6.0]], kind)])
+    np.testing.assert_array_equal(matrix(column), [[1, 2], [3, 4], [5, 6]])
+
+
+def test_blocks_are_the_evaluation_prompts_with_their_estimates_in_row_order(tmp_path):
+    node = fake.oracle(tmp_path, "fwe", samples=2, layers=2, heads=3, queries=5)
+    masses = pq.read_table(node.folder / "masses.parquet")
+    guess = pq.read_table(node.folder / "estimates" / "gaussian_prompt.parquet")
+    shuffled = np.random.default_rng(0).permutation(len(masses))
+    pq.write_table(masses.take(shuffled), node.folder / "masses.parquet")
+    pq.write_table(guess.take(shuffled), node.folder / "estimates" / "gaussian_prompt.parquet")
+    blocks = list(Tables([], [node]).blocks(1024, ["gaussian_prompt"]))
+    assert len(blocks) == 2
+    for block in blocks:
+        assert block.local.shape == (10, 3)
+        assert np.bincount(block.layer).tolist() == [5, 5]
+        assert np.abs(block.estimates["gaussian_prompt"] - block.bulk - 0.6).mean() < 1.0
+        assert block.heads.min() == 0 and block.heads.max() == 5
+
+
+def test_layers_are_numbered_among_the_full_attention_layers(tmp_path):
+    node = fake.oracle(tmp_path, "fwe", samples=1, layers=2, heads=3, queries=5)
+    masses = pq.read_table(node.folder / "masses.parquet")
+    sparse = pa.array(np.asarray(masses["layer"]) * 6 + 5, pa.int16())
+    pq.write_table(masses.set_column(2, "layer", sparse), node.folder / "masses.parquet")
+    tables = Tables([], [node])
+    assert tables.heads(1024) == ([5, 11], 3)
+    assert set(next(tables.blocks(1024)).layer) == {0, 1}
+
+
+def test_the_oracles_threshold_is_that_of_the_nearest_target(tmp_path):
+    tables = Tables([], [], fake.calibration(tmp_path, "oracle"))
+    assert tables.oracle_threshold(1024, 0.7)[0] == pytest.approx(2.5 - 8 * 0.15)
+    assert "0.65" in tables.oracle_threshold(1024, 0.7)[1]
+
+
+def test_without_a_calibrated_oracle_tau_is_nine_tenths():
+    threshold, words = Tables([], []).oracle_threshold(1024, 0.65)
+    assert threshold == pytest.approx(np.log(9))
+    assert "0.9" in words
+
+
+def test_a_static_ranking_is_that_of_the_evaluated_task(tmp_path):
+    nodes = fake.calibration(tmp_path, "static", tasks=["fwe", "vt"], layers=1, heads=2)
+    (nodes[1].folder / "calibration.json").write_text('{"targets": {}}')
+    tables = Tables([], [], nodes)
+    assert tables.calibrated("static", 1024, "vt") == {"targets": {}}
+    assert len(tables.calibrated("static", 1024, "fwe")["targets"]) == 5
+    assert tables.calibrated("static", 2048, "fwe") is None
+
+
+def test_missing_nodes_and_prompts_without_a_bulk_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="evaluation nodes"):
+        _ = Tables([], []).rows
+    with pytest.raises(ConfigError, match="oracle nodes"):
+        _ = Tables([], []).lengths
+    with pytest.raises(ConfigError, match="window covers all keys"):
+        list(Tables([], [fake.oracle(tmp_path, "fwe", samples=0, layers=1, heads=2, queries=1)]).blocks(1024))
+    no_estimator = fake.oracle(tmp_path / "bare", "fwe", samples=1, layers=1, heads=2, queries=1, estimators={})
+    with pytest.raises(ConfigError, match="estimator"):
+        Tables([], [no_estimator]).needed_estimators()
