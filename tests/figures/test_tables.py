@@ -8,6 +8,7 @@ import synthetic_tables as fake
 
 from headscope.errors import ConfigError
 from headscope.figures.tables import Tables, matrix
+from headscope.pipeline.oracle_tables import PromptMasses, estimates_table, masses_table
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 2)])
@@ -73,3 +74,27 @@ def test_missing_nodes_and_prompts_without_a_bulk_are_named(tmp_path):
     no_estimator = fake.oracle(tmp_path / "bare", "fwe", samples=1, layers=1, heads=2, queries=1, estimators={})
     with pytest.raises(ConfigError, match="estimator"):
         Tables([], [no_estimator]).needed_estimators()
+
+
+def test_tables_as_the_oracle_stage_writes_them_are_read_back(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "estimates").mkdir()
+    prompts = []
+    for number, split in enumerate(["evaluation", "calibration", "evaluation"]):
+        rows = 6 + number
+        layer, query = np.arange(rows) % 2, np.arange(rows) // 2
+        segment = np.array(["answer"] * rows, dtype=object)
+        local, bulk = rng.normal(size=(2, rows, 3)).astype(np.float32)
+        prompts.append(PromptMasses(f"{number}", split, layer, query, segment, local, bulk, np.full(rows, 9)))
+    masses = [masses_table(prompt) for prompt in prompts]
+    guesses = [estimates_table(prompt, prompt.bulk + 1) for prompt in prompts]
+    for name, parts in {"masses": masses, "estimates/near": guesses}.items():
+        with pq.ParquetWriter(tmp_path / f"{name}.parquet", parts[0].schema) as writer:
+            for part in parts:
+                writer.write_table(part)
+    node = fake.FakeNode(tmp_path, {"task": "fwe", "length": 1024, "estimators": {"near": {}}})
+    blocks = list(Tables([], [node]).blocks(1024, ["near"]))
+    for block, prompt in zip(blocks, [prompts[0], prompts[2]], strict=True):
+        np.testing.assert_array_equal(block.local, prompt.local)
+        np.testing.assert_array_equal(block.layer, prompt.layer)
+        np.testing.assert_allclose(block.estimates["near"], prompt.bulk + 1, rtol=1e-6)
