@@ -49,7 +49,7 @@ def check_readable(gguf: Path) -> None:
     try:
         GGUFReader(gguf)
     except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise AssetError(f"{gguf} is truncated or no GGUF file ({error}); download it again") from error
+        raise AssetError(f"{gguf} is truncated or no GGUF file; download it again") from error
 
 
 def _dequantised() -> dict[str, Any]:

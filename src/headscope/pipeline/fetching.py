@@ -80,7 +80,7 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Pat
             repository, revision=revision, allow_patterns=patterns, ignore_patterns=IGNORED, token=token
         )
     except Exception as error:  # the hub's client raises its HTTP library's own errors, which differ by version
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
             raise  # the disk, not the hub
         raise AssetError(
             f"hub model {repository} at revision {revision or 'main'} cannot be fetched "

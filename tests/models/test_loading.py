@@ -1,0 +1,230 @@
+"""A model loads from local safetensors alone, or is refused with a reason."""
+
+import json
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3TextConfig,
+    GptOssConfig,
+    JambaConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PretrainedConfig,
+    Qwen2Config,
+    T5Config,
+)
+
+from headscope.errors import AssetError, ConfigError, UnsupportedModelError
+from headscope.models.folder import read_config
+from headscope.models.geometry import geometry, refuse_unsupported
+from headscope.models.loading import load
+from headscope.models.tiny import tiny_llama, tiny_tokenizer
+
+SIZES = {"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 32, "vocab": 300, "positions": 128, "seed": 0}
+SMALL = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}
+TEXTS = ["The quick brown fox jumps over the lazy dog.", "Pack my box with five dozen liquor jugs."]
+
+
+@pytest.fixture
+def asset(tmp_path: Path) -> Path:
+    tiny_llama(**SIZES).save_pretrained(tmp_path / "model")
+    tiny_tokenizer(TEXTS, SIZES["vocab"]).save_pretrained(tmp_path / "model")
+    manifest = {"kind": "model", "name": "tiny", "model": "model", "sha256": "a" * 64}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    return tmp_path
+
+
+def edit_config(asset: Path, **changes: object) -> None:
+    file = asset / "model" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_model_loads_for_computing_only_in_the_dtype_asked_for(asset: Path, dtype: str) -> None:
+    loaded = load(asset, dtype, "cpu")
+    assert loaded.model.dtype == getattr(torch, dtype)
+    assert not loaded.model.training
+    assert not any(weight.requires_grad for weight in loaded.model.parameters())
+    assert (loaded.name, loaded.sha256) == ("tiny", "a" * 64)
+
+
+def test_a_loaded_model_computes_what_the_saved_one_did(asset: Path) -> None:
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        assert torch.equal(load(asset, "float32", "cpu").model(ids).logits, tiny_llama(**SIZES)(ids).logits)
+
+
+def test_a_device_map_is_passed_on(asset: Path) -> None:
+    with patch.object(AutoModelForCausalLM, "from_pretrained", wraps=AutoModelForCausalLM.from_pretrained) as called:
+        load(asset, "float32", "cpu", device_map="auto")
+    assert called.call_args.kwargs["device_map"] == "auto"
+
+
+def test_loading_writes_no_progress_and_no_chatter(asset: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load(asset, "float32", "cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("rope_type", ["linear", "dynamic", "yarn"])
+def test_a_rope_override_replaces_the_models_own(asset: Path, rope_type: str) -> None:
+    rope = {"rope_type": rope_type, "factor": 2.0, "rope_theta": 5e5, "original_max_position_embeddings": None}
+    model = load(asset, "float32", "cpu", rope=rope).model
+    assert model.config.rope_parameters["rope_type"] == model.model.rotary_emb.rope_type == rope_type
+    assert model.config.rope_parameters["factor"] == 2.0
+    assert model.config.rope_parameters["rope_theta"] == 5e5
+
+
+def test_a_linear_override_stretches_positions_exactly(asset: Path) -> None:
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    own, stretched = load(asset, "float32", "cpu").model, load(asset, "float32", "cpu", rope=rope).model
+    assert torch.allclose(stretched.model.rotary_emb.inv_freq * 4, own.model.rotary_emb.inv_freq)
+
+
+def test_an_impossible_rope_override_is_refused(asset: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.rope"):
+        load(asset, "float32", "cpu", rope={"rope_type": "linear", "rope_theta": 1e4})
+
+
+def test_one_rope_override_cannot_serve_two_kinds_of_layers() -> None:
+    from headscope.models.loading import override_rope
+
+    with pytest.raises(UnsupportedModelError, match="each kind of layer"):
+        override_rope(Gemma3TextConfig(), {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
+
+
+def test_an_unknown_dtype_or_device_is_refused_by_name(asset: Path) -> None:
+    with pytest.raises(ConfigError, match="float8"):
+        load(asset, "float8", "cpu")
+    with pytest.raises(ConfigError, match="tpu"):
+        load(asset, "float32", "tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu_is_one_clear_error(asset: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sees no GPU; choose model\.device=cpu"):
+        load(asset, "float32", "cuda")
+
+
+def test_damaged_weights_are_refused(asset: Path) -> None:
+    weights = asset / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(AssetError, match=r"weights in .* are damaged"):
+        load(asset, "float32", "cpu")
+
+
+def test_a_folder_that_went_away_is_refused(asset: Path) -> None:
+    (asset / "manifest.json").write_text(json.dumps({"model": str(asset / "gone"), "name": "x", "sha256": ""}))
+    with pytest.raises(AssetError, match="gone does not exist"):
+        load(asset, "float32", "cpu")
+
+
+def test_a_missing_shard_is_named(asset: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (asset / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(AssetError, match="lacks model-00002-of-00002"):
+        load(asset, "float32", "cpu")
+
+
+def test_pickles_are_never_loaded(asset: Path) -> None:
+    (asset / "model" / "model.safetensors").rename(asset / "model" / "pytorch_model.bin")
+    with pytest.raises(AssetError, match=r"only pickles \(pytorch_model\.bin\)"):
+        load(asset, "float32", "cpu")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_remote_code_is_never_run(asset: Path, file: str) -> None:
+    path = asset / "model" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoModel": "evil.Model"}}))
+    (asset / "model" / "evil.py").write_text("raise SystemExit('remote code ran')")
+    with pytest.raises(AssetError, match="remote code"):
+        load(asset, "float32", "cpu")
+
+
+def test_a_model_without_a_tokenizer_is_refused(asset: Path) -> None:
+    for file in (asset / "model").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(AssetError, match="no tokenizer"):
+        load(asset, "float32", "cpu")
+
+
+def test_an_unknown_model_type_is_refused(asset: Path) -> None:
+    edit_config(asset, model_type="no_such_model")
+    with pytest.raises(AssetError, match="no_such_model"):
+        read_config(asset / "model")
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (Gemma2Config(**SMALL), "attn_logit_softcapping"),
+        (GptOssConfig(**SMALL), "sinks"),
+        (JambaConfig(), "linear_attention"),
+        (T5Config(), "encoder-decoder"),
+        (MistralConfig(**SMALL, sliding_window=12), "every layer slides"),
+        (PretrainedConfig(), "no attention heads"),
+    ],
+    ids=lambda value: value.model_type if isinstance(value, PretrainedConfig) else "",
+)
+def test_attention_that_is_not_implemented_is_refused_by_name(config: PretrainedConfig, reason: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=reason):
+        refuse_unsupported(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "full"),
+    [
+        (LlamaConfig(**SMALL), (0, 1, 2)),
+        (MistralConfig(**SMALL, sliding_window=None), (0, 1, 2)),
+        (MistralConfig(**SMALL, sliding_window=12), ()),
+        (Phi3Config(**SMALL, sliding_window=12, pad_token_id=0), ()),
+        (Qwen2Config(**SMALL, sliding_window=12, use_sliding_window=False), (0, 1, 2)),
+        (Qwen2Config(**SMALL, sliding_window=12, use_sliding_window=True, max_window_layers=1), (0,)),
+        (Gemma3TextConfig(**SMALL, layer_types=["sliding_attention", "full_attention", "sliding_attention"]), (1,)),
+    ],
+    ids=lambda value: getattr(value, "model_type", str(value)),
+)
+def test_full_attention_layers_are_found(config: PretrainedConfig, full: tuple[int, ...]) -> None:
+    assert geometry(config).full_layers == full
+
+
+def test_sizes_are_read_from_the_text_part_of_a_multimodal_config() -> None:
+    text = Gemma3TextConfig(**SMALL, head_dim=16, max_position_embeddings=99)
+    found = geometry(Gemma3Config(text_config=text))
+    assert (found.layers, found.heads, found.kv_heads, found.head_dim, found.positions) == (3, 4, 2, 16, 99)
+
+
+def test_head_dim_and_kv_heads_have_their_defaults() -> None:
+    config = AutoConfig.for_model("gpt_neox", num_attention_heads=4, hidden_size=64, num_hidden_layers=2)
+    found = geometry(config)
+    assert (found.kv_heads, found.head_dim) == (4, 16)
+
+
+def test_the_tiny_model_depends_on_its_arguments_alone(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    models = [tiny_llama(**SIZES), tiny_llama(**SIZES), tiny_llama(**{**SIZES, "seed": 1})]
+    assert torch.equal(torch.get_rng_state(), before)
+    for index, model in enumerate(models):
+        save_file(dict(model.state_dict()), tmp_path / str(index))
+    first, second, other = ((tmp_path / str(index)).read_bytes() for index in range(3))
+    assert first == second != other
+
+
+def test_the_tiny_tokenizer_writes_chat_and_gives_text_back() -> None:
+    tokenizer = tiny_tokenizer(TEXTS, 300)
+    messages = [{"role": "user", "content": "naïve café 12"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == "<|im_start|>user\nnaïve café 12<|im_end|>\n<|im_start|>assistant\n"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "user\nnaïve café 12\nassistant\n"

