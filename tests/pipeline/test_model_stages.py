@@ -1,0 +1,218 @@
+"""The stages that run a model, on the smoke experiment's random one: in one process, so that torch loads once."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from headscope.pipeline import plan
+from headscope.pipeline.commands import stage
+from headscope.pipeline.nodes import Node
+from headscope.pipeline.oracle_tables import read_estimates, read_masses
+from headscope.pipeline.stages import evaluation
+
+ROOT = Path(__file__).parents[2]
+OVERRIDES = ["experiment=smoke", "benchmark.lengths=[640]"]
+ADAPTIVE = ("oracle", "qada", "qada_random_words")
+
+
+def make(node: Node, results: Path) -> Path:
+    """Run one node, unless it is there."""
+    out = results / node.address
+    if not out.exists():
+        stage.run(node.stage, json.loads(node.spec), out, [results / parent.address for parent in node.parents])
+    return out
+
+
+def nodes(stage_name: str, *overrides: str, **filters) -> list[Node]:
+    found = plan.build([*OVERRIDES, *overrides], ROOT).nodes[stage_name].values()
+    return [node for node in found if all(json.loads(node.spec).get(k) == v for k, v in filters.items())]
+
+
+def copied(results: Path, tmp_path: Path, without: str = "") -> Path:
+    """The results in a folder of the test's own, without the cells of one kind."""
+    shutil.copytree(results, tmp_path / "results", ignore=shutil.ignore_patterns(without) if without else None)
+    return tmp_path / "results"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """All nodes of the smoke experiment but figures."""
+    folder = tmp_path_factory.mktemp("results")
+    for node in plan.build(OVERRIDES, ROOT):
+        if node.stage != "figures":
+            make(node, folder)
+    return folder
+
+
+def rows_of(results: Path, task: str, *overrides: str) -> list[dict]:
+    [node] = nodes("evaluation", *overrides, task=task)
+    return pq.read_table(make(node, results) / "rows.parquet").to_pylist()
+
+
+def test_every_criterion_and_target_has_a_row_for_every_evaluation_prompt(results: Path) -> None:
+    rows = rows_of(results, "fwe")
+    counted = {}
+    for row in rows:
+        counted.setdefault(row["prompt"], []).append((row["criterion"], row["target"]))
+    assert len(counted) == 2 and {len(set(pairs)) for pairs in counted.values()} == {2 + 5 * 5}
+    assert all(0 <= row["score"] <= 100 and 0 <= row["sparsity"] <= 1 and row["queries"] > 0 for row in rows)
+
+
+def test_the_dense_row_equals_the_dense_answer(results: Path) -> None:
+    for task in ("fwe", "niah_single_1"):
+        [node] = nodes("dense", task=task)
+        answers = {row["id"]: row for row in pq.read_table(make(node, results) / "answers.parquet").to_pylist()}
+        for row in rows_of(results, task):
+            if row["criterion"] == "dense":
+                assert (row["tokens"], row["stop"]) == (
+                    answers[row["prompt"]]["tokens"],
+                    answers[row["prompt"]]["stop"],
+                )
+
+
+def test_masses_and_estimates_are_finite_and_in_the_same_order(results: Path) -> None:
+    [node] = nodes("oracle", task="fwe")
+    folder = make(node, results)
+    for name in ("gaussian_prompt", "gaussian_random_words"):
+        masses = pq.read_table(folder / "masses.parquet", columns=["prompt", "layer", "query"])
+        assert masses.equals(pq.read_table(folder / "estimates" / f"{name}.parquet", columns=masses.column_names))
+    for split, prompts in (("evaluation", 2), ("calibration", 2)):
+        found = list(read_masses(folder, split))
+        assert len(found) == prompts
+        for masses in found:
+            assert np.isfinite(masses.local).all() and np.isfinite(masses.bulk).all() and (masses.bulk_size > 0).all()
+            assert {*masses.segment} >= {"question", "prefix"}
+
+
+def test_the_prompts_own_moments_predict_better_than_random_words(results: Path) -> None:
+    [node] = nodes("oracle", task="niah_single_1")
+    folder, errors = make(node, results), {}
+    for name in ("gaussian_prompt", "gaussian_random_words"):
+        masses = list(read_masses(folder, "evaluation"))
+        found = read_estimates(folder, name, {m.prompt for m in masses})
+        errors[name] = np.mean([np.abs(found[m.prompt] - m.bulk).mean() for m in masses])
+    assert errors["gaussian_prompt"] < errors["gaussian_random_words"]
+
+
+@pytest.mark.parametrize("criterion", ADAPTIVE)
+def test_thresholds_reach_their_targets_on_the_calibration_prompts(results: Path, criterion: str) -> None:
+    [node] = nodes("calibration", criterion=criterion)
+    targets = json.loads((make(node, results) / "calibration.json").read_text())["targets"]
+    estimator = json.loads(node.spec)["estimator"]
+    for target, found in targets.items():
+        shares = []
+        for parent in node.parents:
+            for masses in read_masses(results / parent.address, "calibration"):
+                bulk = masses.bulk
+                if estimator:
+                    bulk = read_estimates(results / parent.address, estimator, {masses.prompt})[masses.prompt]
+                shares.append((masses.local - bulk >= found["threshold"]).mean())
+        assert np.mean(shares) == pytest.approx(float(target), abs=1e-3)
+
+
+def test_static_rankings_keep_the_target_share_of_heads_local(results: Path) -> None:
+    for node in nodes("calibration", kind="static"):
+        for target, found in json.loads((make(node, results) / "calibration.json").read_text())["targets"].items():
+            long = np.array(found["long"])
+            assert long.sum() == long.size - round(float(target) * long.size)
+
+
+def test_calibration_shares_nothing_with_evaluation_but_static_oracle(results: Path, tmp_path: Path) -> None:
+    mine = copied(results, tmp_path)
+    before = {node.key: (mine / node.address / "calibration.json").read_text() for node in nodes("calibration")}
+    for node in nodes("oracle"):
+        _scramble_evaluation_rows(mine / node.address / "masses.parquet", "local")
+        for name in ("gaussian_prompt", "gaussian_random_words"):
+            _scramble_evaluation_rows(
+                mine / node.address / "estimates" / f"{name}.parquet", "bulk", mine / node.address
+            )
+    for node in nodes("calibration"):
+        shutil.rmtree(mine / node.address)
+        after = (make(node, mine) / "calibration.json").read_text()
+        same = json.loads(after)["targets"] == json.loads(before[node.key])["targets"]
+        assert same is (json.loads(node.spec)["criterion"] != "static_oracle")
+        assert json.loads(after)["quality"] != json.loads(before[node.key])["quality"]
+
+
+def _scramble_evaluation_rows(file: Path, column: str, folder: Path | None = None) -> None:
+    """Reverse the heads' masses of every evaluation prompt and shift them, row group by row group."""
+    parquet = pq.ParquetFile(file)
+    groups = [parquet.read_row_group(index) for index in range(parquet.num_row_groups)]
+    evaluated = {m.prompt for m in read_masses(folder or file.parent, "evaluation")}
+    writer = pq.ParquetWriter(file, groups[0].schema)
+    for table in groups:
+        if table["prompt"][0].as_py() in evaluated:
+            index = table.column_names.index(column)
+            changed = [
+                [value + 3.0 * head for head, value in enumerate(values)] for values in table[column].to_pylist()
+            ]
+            column_type = table.schema.field(column).type
+            table = table.set_column(index, column, pa.array(changed, column_type))
+        writer.write_table(table)
+    writer.close()
+
+
+def test_static_is_ranked_by_the_other_tasks_and_static_oracle_by_the_evaluated_one() -> None:
+    for node in nodes("calibration", kind="static"):
+        spec = json.loads(node.spec)
+        tasks = {json.loads(parent.spec)["task"] for parent in node.parents}
+        own = {"other_tasks": {"fwe", "niah_single_1"} - {spec["task"]}, "evaluation": {spec["task"]}}
+        assert tasks == own[spec["calibrated_on"]]
+
+
+class Counter:
+    """Counts the rows that the engine decodes, and may fail at a call."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int = 0):
+        self.batches, self.fail_at, self.decode = [], fail_at, evaluation.decode
+        monkeypatch.setattr(evaluation, "decode", self)
+
+    def __call__(self, model, ids, boundary, criteria, *rest):
+        if len(self.batches) + 1 == self.fail_at:
+            raise KeyboardInterrupt
+        self.batches.append(sum(rows for _, rows in criteria))
+        return self.decode(model, ids, boundary, criteria, *rest)
+
+
+def test_an_interrupted_evaluation_keeps_its_cells_and_ends_byte_for_byte_as_an_undisturbed_one(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [node] = nodes("evaluation", task="fwe")
+    undisturbed = (results / node.address / "rows.parquet").read_bytes()
+    mine = copied(results, tmp_path, without="evaluation")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        Counter(patch, fail_at=2)
+        make(node, mine)
+    assert not (mine / node.address).exists() and list((mine / "evaluation").iterdir()) == []
+    counter = Counter(monkeypatch)
+    make(node, mine)
+    assert counter.batches == [27]
+    assert (mine / node.address / "rows.parquet").read_bytes() == undisturbed
+
+
+def test_one_target_more_computes_its_own_rows_alone(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, counter = copied(results, tmp_path), Counter(monkeypatch)
+    override = "calibration.targets=[0.3,0.5,0.65,0.8,0.9,0.95]"
+    for node in nodes("calibration", override):
+        make(node, mine)
+    rows = rows_of(mine, "fwe", override)
+    # One row for each of five criteria; two static rankings that agree are one text.
+    assert all(3 <= batch <= 5 for batch in counter.batches) and len(rows) == 2 * (27 + 5)
+
+
+def test_a_changed_metric_scores_again_without_new_text(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, counter = copied(results, tmp_path), Counter(monkeypatch)
+    [node] = nodes("evaluation", task="fwe")
+    shutil.rmtree(mine / node.address)
+    monkeypatch.setattr(evaluation, "score", lambda *_: 12.5)
+    rows = rows_of(mine, "fwe")
+    assert counter.batches == [] and {row["score"] for row in rows} == {12.5}
