@@ -99,10 +99,12 @@ def _measures(moments: Floats) -> Floats:
 def _panel(figure: Figure, ax: Axes, fit: dict[str, pd.DataFrame], name: str) -> None:
     cells = fit["histogram"]
     (left, right), y = _limits(cells["true"], cells["share"]), _limits(cells["predicted"], cells["share"])
-    columns, rows = (CENTRES[(low <= CENTRES) & (high >= CENTRES)] for low, high in ((left, right), y))
-    grid = cells.pivot(index="predicted", columns="true", values="share").reindex(index=rows, columns=columns)
-    scale = LogNorm(float(cells["share"].quantile(0.2)), float(cells["share"].max()))
-    image = ax.pcolormesh(columns, rows, grid, cmap="cividis_r", norm=scale, rasterized=True)
+    grid, *edges = np.histogram2d(
+        cells["true"], cells["predicted"], bins=(_edges(left, right), _edges(*y)), weights=cells["share"]
+    )
+    scale = LogNorm(float(np.quantile(grid[grid > 0], 0.1)), float(grid.max()))
+    shown = np.where(grid > 0, grid, np.nan).T
+    image = ax.pcolormesh(*edges, shown, cmap="cividis_r", norm=scale, rasterized=True)
     ax.axline((0, 0), slope=1, color="#D55E00", lw=0.8, ls="--")
     # Beside the cloud there is room for the inset.
     ax.set(xlim=(left, right + 0.6 * (right - left)), ylim=y)
@@ -110,6 +112,12 @@ def _panel(figure: Figure, ax: Axes, fit: dict[str, pd.DataFrame], name: str) ->
     lines = [f"{row.part} {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in style.records(fit["statistics"])]
     ax.set_title("\n".join([name, f"{lines[0]}; {lines[1]} nats", f"{lines[2]} nats"]), fontsize=6.5)
     figure.colorbar(image, ax=ax, label="share of pairs", pad=0.02, aspect=25)
+
+
+def _edges(low: float, high: float) -> Floats:
+    """Edges of at most 60 drawn cells, each a whole number of counted ones."""
+    step = CELL * max(1, round((high - low) / CELL / 60))
+    return np.arange(round(low / CELL) * CELL - CELL / 2, high + step, step)
 
 
 def _limits(values: pd.Series, weights: pd.Series) -> tuple[float, float]:
