@@ -18,6 +18,7 @@ from headscope.pipeline.files import sha256_file
 
 FILE = "provenance.json"
 SPEC = "spec.yaml"
+Provenance = dict[str, Any]
 PACKAGES = ("headscope", "torch", "transformers", "safetensors", "numpy", "datasets", "pyarrow", "wonderwords")
 
 
@@ -34,7 +35,7 @@ class Clock:
         return round(time.monotonic() - self._start, 3)
 
 
-def collect(folder: Path, code: str, parents: Sequence[Path], clock: Clock) -> dict[str, Any]:
+def collect(folder: Path, code: str, parents: Sequence[Path], clock: Clock) -> Provenance:
     """Describe a finished folder.
 
     Args:
@@ -63,7 +64,7 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path) -> Provenance:
     """Return a folder's provenance, or an empty one if there is none that can be read."""
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))

@@ -1,0 +1,20 @@
+"""`headscope plan [option=value ...]`: an experiment's jobs, done and missing."""
+
+from collections.abc import Sequence
+
+from headscope.pipeline import plan as planning
+from headscope.pipeline.verify import is_done
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print one line a job, and counts."""
+    plan = planning.build(arguments)
+    done = {node.address: is_done(plan, node) for node in plan}
+    for node in plan:
+        print(f"{'done' if done[node.address] else 'missing':<8} {node.address}")
+    counts = ", ".join(
+        f"{stage} {sum(done[node.address] for node in nodes.values())}/{len(nodes)}"
+        for stage, nodes in plan.nodes.items()
+    )
+    print(f"\n{sum(done.values())} of {len(done)} jobs done under {plan.results} ({counts})")
+    return 0

@@ -1,0 +1,104 @@
+"""`headscope run [-m] [option=value ...] [-- snakemake options]`: an experiment to its figures and report.
+
+Options are Hydra's (`headscope run experiment=smoke window.recent=64,128`); what follows `--` goes to Snakemake.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from headscope.errors import ConfigError
+from headscope.pipeline import plan as planning
+from headscope.pipeline.commands.help import options_help
+from headscope.pipeline.compose import compose, find_root
+from headscope.pipeline.plan import Plan
+from headscope.pipeline.progress import clock
+
+STEPS = re.compile(r"^(\d+) of (\d+) steps \(\d+%\) done")
+NO_RESULTS = ("-n", "--dry-run", "--dryrun", "--unlock", "--dag", "--rulegraph", "--filegraph", "--summary", "--lint")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run Snakemake on an experiment, make its report, and say what was made and where."""
+    words = list(arguments)
+    cut = words.index("--") if "--" in words else len(words)
+    options, passed = words[:cut], words[cut + 1 :]
+    if {"-h", "--help"} & set(options):
+        print(options_help(find_root()))
+        return 0
+    if "--cfg" in options:
+        return _show_config(options)
+    overrides = [word for word in options if word not in ("-m", "--multirun")]  # sweeps need no flag here
+    if flags := [word for word in overrides if word.startswith("-")]:
+        raise ConfigError(f"unknown option {flags[0]}; options of Snakemake follow a `--`: headscope run -- {flags[0]}")
+    plan = planning.build(overrides)
+    plan.check_results()
+    start = time.monotonic()
+    code = _snakemake(plan, overrides, passed, watched=True)
+    if code or any(word in NO_RESULTS for word in passed):
+        return code
+    return _report(plan, overrides) or _say(plan, time.monotonic() - start)
+
+
+def _show_config(options: list[str]) -> int:
+    """Print the composed configuration of each point, as Hydra's `--cfg job` does."""
+    at = options.index("--cfg")
+    if options[at + 1 : at + 2] != ["job"]:
+        raise ConfigError("option --cfg: only `--cfg job` is known")
+    overrides = [word for word in options[:at] + options[at + 2 :] if word not in ("-m", "--multirun")]
+    for name, config in compose(overrides, find_root()):
+        print((f"# {name}\n" if name else "") + yaml.safe_dump(config, sort_keys=False), end="")
+    return 0
+
+
+def _snakemake(plan: Plan, overrides: Sequence[str], passed: Sequence[str], watched: bool = False) -> int:
+    """Run Snakemake in the project folder with the interpreter that runs this."""
+    command = [sys.executable, "-m", "snakemake", "--config", f"hydra={shlex.join(overrides)}"]
+    command += passed
+    if not watched:
+        return subprocess.run(command, cwd=plan.root, stdout=subprocess.DEVNULL).returncode
+    start = time.monotonic()
+    with subprocess.Popen(command, cwd=plan.root, stderr=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                print(line, end="", file=sys.stderr, flush=True)
+                if steps := STEPS.match(line):
+                    print(_eta(int(steps[1]), int(steps[2]), time.monotonic() - start), file=sys.stderr, flush=True)
+        except KeyboardInterrupt:  # Snakemake got it too and ends its jobs
+            process.wait()
+            raise
+    return process.returncode
+
+
+def _eta(done: int, total: int, seconds: float) -> str:
+    left = seconds / done * (total - done)
+    return f"headscope: {done} of {total} jobs in {clock(seconds)}, about {clock(left)} left"
+
+
+def report_file(plan: Plan) -> Path:
+    """Where the report of a plan lies: beside the plain-named figures of its experiment."""
+    return plan.root / plan.results / "figures" / plan.points[0].config.name / "report.html"
+
+
+def _report(plan: Plan, overrides: Sequence[str]) -> int:
+    file = report_file(plan)
+    style = plan.root / "workflow" / "report" / "workflow.rst"
+    known = ["--report", str(file)] if style.is_file() else []
+    return _snakemake(plan, overrides, [*known, "--quiet", "all"])
+
+
+def _say(plan: Plan, seconds: float) -> int:
+    """The last lines: what was made and where."""
+    figures = plan.root / plan.results / "figures"
+    print(f"\n{len(list(plan))} results in {clock(seconds)} under {plan.root / plan.results}")
+    for point in plan.points:
+        print(f"figures  {figures / point.name}: {', '.join(point.figures)} (.pdf .png .csv)")
+    print(f"report   {report_file(plan)}")
+    return 0

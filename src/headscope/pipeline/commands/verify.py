@@ -1,0 +1,35 @@
+"""`headscope verify [option=value ...]`: hash all results again; compare with provenance, present code and the plan.
+
+Exit code 1 if something is damaged. Sound results of older code or other options are counted, not faults.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+
+from headscope.pipeline import plan as planning
+from headscope.pipeline.progress import progress
+from headscope.pipeline.verify import external_files, finished, is_done, verify
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print each finding, then counts and the remedy."""
+    plan = planning.build(arguments)
+    results = plan.root / plan.results
+    folders = list(finished(results))
+    found = [
+        finding
+        for folder in progress(folders, "verify")
+        for finding in chain(verify(folder), external_files(folder) if folder.parent.name == "assets" else ())
+    ]
+    damaged = [finding for finding in found if finding.harmful]
+    for finding in damaged:
+        print(f"damaged  {finding.folder.relative_to(results)}: {finding.problem}")
+    known = {node.address for node in plan}
+    missing = [node.address for node in plan if not is_done(plan, node)]
+    other = sum(f"{folder.parent.name}/{folder.name}" not in known for folder in folders)
+    old = len({finding.folder for finding in found} - {finding.folder for finding in damaged})
+    print(f"{len(folders)} results: {len({finding.folder for finding in damaged})} damaged, {old} of older code")
+    print(f"plan: {len(known) - len(missing)} of {len(known)} jobs done; {other} results belong to no job of it")
+    if damaged:
+        print("remedy: delete the damaged folders and run again; results made from them are named too")
+    return 1 if damaged else 0
