@@ -12,8 +12,8 @@ rule assets:
         runtime=120,
     params:
         spec=spec("assets"),
-        parents=folders("assets"),
+        command=command("assets"),
     message:
         "fetch and check: {wildcards.key}"
     shell:
-        RUN
+        SHELL

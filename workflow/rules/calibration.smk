@@ -12,8 +12,8 @@ rule calibration:
         runtime=120,
     params:
         spec=spec("calibration"),
-        parents=folders("calibration"),
+        command=command("calibration"),
     message:
         "calibrate: {wildcards.key}"
     shell:
-        RUN
+        SHELL

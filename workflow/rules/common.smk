@@ -18,15 +18,10 @@ except HeadscopeError as error:
     raise WorkflowError(str(error))
 
 RESULTS = PLAN.results
-PYTHON = (
-    sys.executable
-)  # the interpreter that runs Snakemake, so that nothing need be activated
+FIGURES = sorted({name for point in PLAN.points for name in point.figures})
 
 # Progress shows on the terminal and stays in the log; a failed stage fails the pipe (Snakemake sets pipefail).
-RUN = (
-    "{PYTHON:q} -m headscope {rule} {params.spec:q} {RESULTS:q}/{rule}/{wildcards.key} {params.parents:q}"
-    " 2>&1 | tee {log:q}"
-)
+SHELL = "{params.command} 2>&1 | tee {log:q}"
 
 
 wildcard_constraints:
@@ -35,7 +30,8 @@ wildcard_constraints:
 
 
 def node(stage, wildcards):
-    return PLAN.nodes[stage][wildcards.key]
+    """The node whose folder a rule is asked to make."""
+    return (PLAN.tracks if stage == "track" else PLAN.nodes[stage])[wildcards.key]
 
 
 def outputs(stage):
@@ -58,11 +54,21 @@ def spec(stage):
     return lambda wildcards: node(stage, wildcards).spec
 
 
-def folders(stage):
-    """Parent folders for the command line; taking `input` keeps them out of Snakemake's tracking."""
-    return lambda wildcards, input: [
-        str(PLAN.folder(parent)) for parent in node(stage, wildcards).parents
-    ]
+def command(stage):
+    """The stage's command, by the interpreter that runs Snakemake, so that nothing need be activated.
+
+    It takes `input`, which keeps it out of what Snakemake tracks: the interpreter's path makes no other result.
+    """
+
+    def words(wildcards, input):
+        found = node(stage, wildcards)
+        parents = [str(PLAN.folder(parent)) for parent in found.parents]
+        folder = str(PLAN.folder(found))
+        return shlex.join(
+            [sys.executable, "-m", "headscope", stage, found.spec, folder, *parents]
+        )
+
+    return words
 
 
 def gpus(stage):
@@ -70,3 +76,22 @@ def gpus(stage):
     return lambda wildcards: int(
         json.loads(node(stage, wildcards).spec)["device"] == "cuda"
     )
+
+
+def copies():
+    """Each plain-named copy as its marker, whose name carries the key: another key is a missing file."""
+    return [f"{RESULTS}/figures/{copy}.key" for copy in PLAN.copies()]
+
+
+def pictures(wildcards):
+    """The files that a plain-named copy is made of."""
+    found = PLAN.copies()[f"{wildcards.point}/{wildcards.figure}--{wildcards.digest}"]
+    return [
+        f"{PLAN.folder(found)}/{wildcards.figure}.{end}"
+        for end in ("pdf", "png", "csv")
+    ]
+
+
+def tracked():
+    """One marker for each experiment of the plan, if tracking is on."""
+    return [file for found in PLAN.tracks.values() for file in PLAN.files(found)]

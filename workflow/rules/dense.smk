@@ -13,8 +13,8 @@ rule dense:
         gpu=gpus("dense"),
     params:
         spec=spec("dense"),
-        parents=folders("dense"),
+        command=command("dense"),
     message:
         "dense answers: {wildcards.key}"
     shell:
-        RUN
+        SHELL

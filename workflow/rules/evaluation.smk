@@ -13,8 +13,8 @@ rule evaluation:
         gpu=gpus("evaluation"),
     params:
         spec=spec("evaluation"),
-        parents=folders("evaluation"),
+        command=command("evaluation"),
     message:
         "evaluate: {wildcards.key}"
     shell:
-        RUN
+        SHELL

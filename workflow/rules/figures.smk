@@ -29,25 +29,11 @@ for figure in sorted(
             runtime=60,
         params:
             spec=spec("figures"),
-            parents=folders("figures"),
+            command=command("figures"),
         message:
             "draw: {wildcards.key}"
         shell:
-            RUN.replace("{rule}", "figures")
-
-
-def copies():
-    """Each plain-named copy as its marker, whose name carries the key: another key is a missing file."""
-    return [f"{RESULTS}/figures/{copy}.key" for copy in PLAN.copies()]
-
-
-def pictures(wildcards):
-    """The files that a plain-named copy is made of."""
-    found = PLAN.copies()[f"{wildcards.point}/{wildcards.figure}--{wildcards.digest}"]
-    return [
-        f"{PLAN.folder(found)}/{wildcards.figure}.{end}"
-        for end in ("pdf", "png", "csv")
-    ]
+            SHELL
 
 
 rule publish:
@@ -63,9 +49,11 @@ rule publish:
     resources:
         mem_mb=100,
         runtime=5,
+    params:
+        folder=lambda wildcards, input: f"{RESULTS}/figures/{wildcards.point}",
+        key=lambda wildcards, input: Path(input[0]).parent.name,
     message:
-        "copy to {RESULTS}/figures/{wildcards.point}/{wildcards.figure}.{{pdf,png,csv}}"
+        "copy: {wildcards.point}/{wildcards.figure}"
     shell:
-        "( cd {RESULTS:q}/figures/{wildcards.point:q} && rm -f {wildcards.figure}--*.key && cd - > /dev/null"
-        " && cp {input:q} {RESULTS:q}/figures/{wildcards.point:q}/"
-        " && dirname {input[0]:q} > {output:q} ) 2> {log:q}"
+        "( rm -f {params.folder:q}/{wildcards.figure}--*.key && cp {input:q} {params.folder:q}/"
+        " && echo {params.key} > {output:q} ) 2> {log:q}"

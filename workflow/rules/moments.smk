@@ -13,8 +13,8 @@ rule moments:
         gpu=gpus("moments"),
     params:
         spec=spec("moments"),
-        parents=folders("moments"),
+        command=command("moments"),
     message:
         "key moments: {wildcards.key}"
     shell:
-        RUN
+        SHELL

@@ -13,8 +13,8 @@ rule oracle:
         gpu=gpus("oracle"),
     params:
         spec=spec("oracle"),
-        parents=folders("oracle"),
+        command=command("oracle"),
     message:
         "exact and estimated masses: {wildcards.key}"
     shell:
-        RUN
+        SHELL

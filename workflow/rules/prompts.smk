@@ -12,8 +12,8 @@ rule prompts:
         runtime=60,
     params:
         spec=spec("prompts"),
-        parents=folders("prompts"),
+        command=command("prompts"),
     message:
         "write prompts: {wildcards.key}"
     shell:
-        RUN
+        SHELL

@@ -17,7 +17,7 @@ from typing import Any
 from headscope.errors import ConfigError
 from headscope.pipeline import schema
 from headscope.pipeline.check import check
-from headscope.pipeline.files import atomic_file, canonical, digest
+from headscope.pipeline.files import atomic_file, digest
 from headscope.pipeline.options import find, nearest, refuse_unknown
 
 CACHE = Path("results/.cache/compose")  # under the project, wherever the results go
@@ -110,7 +110,7 @@ def _cached(words: Sequence[str], root: Path) -> dict[str, Any]:
     config = _compose(words, root)
     try:
         with atomic_file(file) as path:
-            path.write_text(canonical(config), encoding="utf-8")
+            path.write_text(json.dumps(config), encoding="utf-8")
     except Exception:  # a cache that cannot be written costs time, nothing else
         pass
     return config

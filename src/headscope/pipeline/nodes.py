@@ -108,6 +108,7 @@ class _Builder:
 
     def __init__(self, config: Config) -> None:
         self.config, self.model = config, config.model
+        self.criteria = dict(sorted(config.criterion.items()))  # their order makes no other result
         self.benchmark, self.window = config.benchmark, config.window
         rope = None if self.model.rope is None else _given(self.model.rope)
         self.compute = {"dtype": self.model.dtype, "device": self.model.device, "rope": rope}
@@ -127,7 +128,7 @@ class _Builder:
         self.text = _node("assets", [text.name], {"kind": "text", **_given(text)}, [])
         self.estimators = {
             criterion.estimator.name: criterion.estimator
-            for criterion in config.criterion.values()
+            for criterion in self.criteria.values()
             if criterion.estimator is not None
         }
         self.moments = {length: self._moments(length) for length in self.benchmark.lengths}
@@ -168,7 +169,7 @@ class _Builder:
 
     def _calibrated(self, name: str, length: int, task: str) -> Node | None:
         """The node that fits a criterion for an evaluated task; thresholds are shared by all tasks of a length."""
-        criterion = self.config.criterion[name]
+        criterion = self.criteria[name]
         if criterion.calibrated_on is None:
             return None
         own = None if criterion.calibrated_on == "calibration" else task
@@ -198,11 +199,11 @@ class _Builder:
             "task": task,
             "length": length,
             "window": _given(self.window),
-            "criteria": {name: dataclasses.asdict(criterion) for name, criterion in self.config.criterion.items()},
+            "criteria": {name: dataclasses.asdict(criterion) for name, criterion in self.criteria.items()},
             "targets": self.config.calibration.targets,
             **self.compute,
         }
-        calibrated = [self._calibrated(name, length, task) for name in self.config.criterion]
+        calibrated = [self._calibrated(name, length, task) for name in self.criteria]
         parents = [self.assets, self.prompts[length, task], *self.moments[length]]
         parents += [node for node in calibrated if node is not None]
         return _node("evaluation", self._windowed(task, length), spec, parents)
@@ -211,7 +212,7 @@ class _Builder:
         """All figures, each reading every evaluation, oracle and calibration node of the configuration."""
         evaluations = [self._evaluation(*cell) for cell in self.prompts]
         parents = [*evaluations, *self.oracle.values(), *self.calibration.values()]
-        lengths, criteria = self.benchmark.lengths, self.config.criterion.items()
+        lengths, criteria = self.benchmark.lengths, self.criteria.items()
         title = {
             "model": self.model.name,
             "lengths": lengths,

@@ -1,12 +1,14 @@
 """The plan: override strings in, all jobs of all sweep points out, in one graph. Snakemake only carries it out."""
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from headscope.errors import ConfigError
 from headscope.pipeline.compose import compose, find_root
+from headscope.pipeline.files import canonical
 from headscope.pipeline.nodes import Node, ancestors, figures
 from headscope.pipeline.options import from_plain
 from headscope.pipeline.schema import Config, Tracking
@@ -22,6 +24,7 @@ OUTPUTS = {
     "oracle": ("masses.parquet", "score_quantiles.parquet"),
     "calibration": ("calibration.json",),
     "evaluation": ("rows.parquet", "seconds.parquet"),
+    "track": ("tracked.json",),
 }
 
 
@@ -47,19 +50,19 @@ class Plan:
     Attributes:
         root: the project folder.
         results: folder of all results.
-        tracking: where finished results are replayed.
         points: configurations of the sweep.
         nodes: by stage, then by key; parents before children.
+        tracks: leaves that replay an experiment's nodes into a tracker, by key; empty when tracking is off.
     """
 
     root: Path
     results: str
-    tracking: Tracking
     points: list[Point]
     nodes: dict[str, dict[str, Node]]
+    tracks: dict[str, Node]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        """Yield all nodes, stage by stage."""
+    def __iter__(self) -> Iterator[Node]:
+        """Yield all nodes, stage by stage; tracking is none of them."""
         return (node for found in self.nodes.values() for node in found.values())
 
     def folder(self, node: Node) -> Path:
@@ -68,7 +71,9 @@ class Plan:
 
     def files(self, node: Node) -> list[str]:
         """A node's declared files."""
-        names = (*OUTPUTS[node.stage], "provenance.json")
+        names = [*OUTPUTS.get(node.stage, ()), "provenance.json"]
+        if node.stage == "figures":
+            names += [f"{json.loads(node.spec)['figure']}.{end}" for end in ("pdf", "png", "csv")]
         return [f"{self.folder(node)}/{name}" for name in names]
 
     def check_results(self) -> None:
@@ -119,7 +124,18 @@ def build(overrides: Sequence[str] = (), root: Path | None = None) -> Plan:
     nodes: dict[str, dict[str, Node]] = {stage: {} for stage in STAGES}
     for node in ancestors([node for point in points for node in point.figures.values()]):
         nodes[node.stage][node.key] = node
-    return Plan(root, first.results, first.tracking, points, nodes)
+    tracks = {node.key: node for node in _tracks(points, first.tracking)}
+    return Plan(root, first.results, points, nodes, tracks)
+
+
+def _tracks(points: Sequence[Point], tracking: Tracking) -> Iterator[Node]:
+    """One leaf an experiment: its nodes are one group of runs."""
+    if tracking.backend == "none":
+        return
+    for name in sorted({point.config.name for point in points}):
+        figures = [node for point in points if point.config.name == name for node in point.figures.values()]
+        spec = {"experiment": name, "project": tracking.project, "mode": tracking.mode}
+        yield Node("track", name.replace("/", "-"), canonical(spec), tuple(ancestors(figures)))
 
 
 def _folder(point: str, config: Config, points: int) -> str:

@@ -36,9 +36,17 @@ def is_done(plan: Plan, node: Node) -> bool:
 
 
 def finished(results: Path) -> Iterator[Path]:
-    """Yield every node folder under a results folder."""
+    """Yield every node folder under a results folder; empty ones, which Snakemake makes ahead of a job, are none."""
     for stage in STAGES:
-        yield from sorted(path for path in (results / stage).glob("*") if path.is_dir() and KEY.fullmatch(path.name))
+        for path in sorted((results / stage).glob("*")):
+            if KEY.fullmatch(path.name) and any(file.is_file() for file in path.rglob("*")):
+                yield path
+
+
+def leftovers(results: Path) -> Iterator[Path]:
+    """Yield temporary siblings that killed jobs left behind; while a workflow runs they may be in use."""
+    for stage in STAGES:
+        yield from sorted((results / stage).glob(".*.tmp"))
 
 
 def verify(folder: Path) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from headscope.errors import ConfigError
 from headscope.pipeline import plan as planning
 from headscope.pipeline.compose import find_root, groups
-from headscope.pipeline.verify import finished
+from headscope.pipeline.verify import finished, leftovers
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     folders = [
         folder for folder in finished(root / plans[0].results) if f"{folder.parent.name}/{folder.name}" not in needed
     ]
+    if not any((root / ".snakemake" / "locks").glob("*")):  # a running workflow may be writing them
+        folders += leftovers(root / plans[0].results)
     total = 0
     for folder in folders:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

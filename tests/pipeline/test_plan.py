@@ -1,0 +1,101 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headscope.errors import ConfigError
+from headscope.pipeline import compose
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def addresses(planned, *stages):
+    return {node.address for node in planned if not stages or node.stage in stages}
+
+
+def test_every_node_comes_after_its_parents(build):
+    seen = set()
+    for node in build("experiment=smoke"):
+        assert {parent.address for parent in node.parents} <= seen
+        seen.add(node.address)
+
+
+def test_keys_are_equal_in_another_process_and_with_a_cold_cache(build, tmp_path):
+    code = "from headscope.pipeline import compose, plan\nfrom pathlib import Path\n"
+    code += f"compose.CACHE = Path({str(tmp_path / 'other')!r})\n"
+    code += f"print(*(n.address for n in plan.build(['experiment=smoke'], Path({str(ROOT)!r}))))"
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    build("experiment=smoke")
+    assert other.stdout.split() == [node.address for node in build("experiment=smoke")]
+
+
+def test_a_cached_composition_is_the_composition(build, tmp_path, monkeypatch):
+    cold = build("experiment=smoke", "window.recent=64").points[0].config
+    monkeypatch.setattr(compose, "_compose", lambda *_: pytest.fail("composed again"))
+    warm = build("experiment=smoke", "window.recent=64").points[0].config
+    assert warm == cold and list(warm.criterion) == list(cold.criterion)
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(build, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(compose, "CACHE", tmp_path / "file" / "cache")
+    assert build("experiment=smoke").points
+
+
+@pytest.mark.parametrize(
+    ("overrides", "points"),
+    [
+        (["seed=1,2"], ["smoke/seed=1", "smoke/seed=2"]),
+        (["seed=range(0,3)"], ["smoke/seed=0", "smoke/seed=1", "smoke/seed=2"]),
+        (["window.recent=choice(64,128)"], ["smoke/window.recent=64", "smoke/window.recent=128"]),
+        (["seed=1"], ["smoke"]),
+        (["benchmark.lengths=[1024],[2048]"], ["smoke/benchmark.lengths=1024", "smoke/benchmark.lengths=2048"]),
+        (["seed=1,2", "window.sink=4"], ["smoke/seed=1", "smoke/seed=2"]),
+    ],
+)
+def test_sweeps_follow_hydras_grammar(build, overrides, points):
+    assert [point.name for point in build("experiment=smoke", *overrides).points] == points
+
+
+def test_a_sweep_is_the_union_of_its_points(build):
+    swept = build("experiment=smoke", "window.recent=64,128", "seed=1,2")
+    single = [build("experiment=smoke", f"window.recent={r}", f"seed={s}") for r in (64, 128) for s in (1, 2)]
+    assert addresses(swept) == set().union(*map(addresses, single))
+    assert len(swept.points) == 4
+
+
+def test_an_experiments_points_make_one_plan(build):
+    planned = build("experiment=paper/llama3_8b")
+    pairs = {(point.config.model.name, *point.config.benchmark.lengths) for point in planned.points}
+    assert pairs == {("llama3_8b", 8192), ("llama3_8b_rope16k", 16384)}
+    assert len(planned.nodes["evaluation"]) == 2 * len(planned.points[0].config.benchmark.tasks)
+
+
+def test_an_override_wins_over_an_experiments_points(build):
+    planned = build("experiment=paper/llama3_8b", "benchmark.lengths=[4096]")
+    assert {tuple(point.config.benchmark.lengths) for point in planned.points} == {(4096,)}
+
+
+def test_plain_copies_are_named_after_experiment_and_point(build):
+    one, two = build("experiment=smoke"), build("experiment=smoke", "seed=1,2")
+    name, node = next(iter(one.copies().items()))
+    assert name == f"smoke/{json.loads(node.spec)['figure']}--{node.key.rpartition('--')[2]}"
+    assert {copy.rpartition("/")[0] for copy in two.copies()} == {"smoke/seed=1", "smoke/seed=2"}
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_error(build, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"option results: .*file is no folder"):
+        build("experiment=smoke", f"results={tmp_path}/file/results").check_results()
+    build("experiment=smoke", f"results={tmp_path}/new/results").check_results()
+    assert not (tmp_path / "new").exists()
+
+
+def test_outside_a_clone_the_plan_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(compose, "__file__", str(tmp_path / "src" / "compose.py"))
+    with pytest.raises(ConfigError, match="clone of headscope"):
+        compose.find_root(tmp_path)

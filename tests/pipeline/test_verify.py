@@ -1,0 +1,87 @@
+import json
+import shutil
+
+import pytest
+from toy_nodes import install, make, write_spec
+
+from headscope.pipeline import verify as module
+from headscope.pipeline.verify import external_files, finished, leftovers, verify
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """A node and its child."""
+    install(monkeypatch, write_spec)
+    first = make(tmp_path, "first", {"kind": "text"})
+    return first, make(tmp_path, "second", {"kind": "model"}, [first])
+
+
+def problems(folder):
+    return [finding.problem for finding in verify(folder)]
+
+
+def test_sound_folders_have_no_findings(pair):
+    assert [problems(folder) for folder in pair] == [[], []]
+
+
+def test_a_truncated_file_is_found(pair):
+    (pair[0] / "manifest.json").write_text("")
+    assert problems(pair[0]) == ["manifest.json has changed since it was made"]
+
+
+def test_a_garbled_file_of_the_same_size_is_found(pair):
+    file = pair[0] / "manifest.json"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert problems(pair[0]) == ["manifest.json has changed since it was made"]
+
+
+def test_a_deleted_and_an_added_file_are_found(pair):
+    (pair[0] / "manifest.json").rename(pair[0] / "other.json")
+    assert problems(pair[0]) == ["manifest.json is missing", "other.json was not made by the stage"]
+
+
+def test_lost_provenance_is_found(pair):
+    (pair[0] / "provenance.json").write_text("{")
+    assert problems(pair[0]) == ["has no readable provenance.json"]
+
+
+def test_a_child_of_other_bytes_is_found(pair):
+    provenance = json.loads((pair[0] / "provenance.json").read_text())
+    provenance["files"]["manifest.json"] = "0" * 64
+    (pair[0] / "provenance.json").write_text(json.dumps(provenance))
+    assert problems(pair[1]) == [f"was made from other bytes of assets/{pair[0].name} than lie there now"]
+
+
+def test_a_child_outlives_a_collected_parent(pair):
+    shutil.rmtree(pair[0])
+    assert problems(pair[1]) == []
+
+
+def test_a_renamed_folder_is_found(pair):
+    moved = pair[0].with_name("first--0123456789")
+    pair[0].rename(moved)
+    assert problems(moved) == ["its address is not that of its spec, parents and code"]
+
+
+def test_a_result_of_older_code_is_sound_but_named(pair, monkeypatch):
+    monkeypatch.setattr(module, "code_digest", lambda *_: "other")
+    findings = list(verify(pair[0]))
+    assert [finding.problem for finding in findings] == ["was made by other code than the present"]
+    assert not findings[0].harmful
+
+
+def test_empty_and_temporary_folders_are_no_results(pair, tmp_path):
+    (tmp_path / "oracle" / "vt--0123456789" / "estimates").mkdir(parents=True)
+    (tmp_path / "oracle" / ".vt--0123456789.abc.tmp").mkdir()
+    assert set(finished(tmp_path)) == set(pair)
+    assert [path.name for path in leftovers(tmp_path)] == [".vt--0123456789.abc.tmp"]
+
+
+def test_weights_outside_the_results_are_checked(tmp_path):
+    weights = tmp_path / "hub"
+    weights.mkdir()
+    (weights / "a").write_text("a")
+    manifest = {"model": str(weights), "files": {"a": "0" * 64, "b": "0" * 64}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    found = [finding.problem for finding in external_files(tmp_path)]
+    assert found == [f"{weights / 'a'} has changed since it was fetched", f"{weights / 'b'} is missing"]

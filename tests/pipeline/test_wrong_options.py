@@ -1,0 +1,71 @@
+"""Each wrong option is one clear error that names the option, the value and the nearest valid one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from headscope.errors import ConfigError
+
+WRONG = {
+    "window.recnt=64": ["unknown option window.recnt", "did you mean window.recent?"],
+    "+new.key=1": ["unknown option new.key", "did you mean"],
+    "++window.resent=1": ["unknown option window.resent", "window.recent"],
+    "model=smolm": ["unknown model 'smolm'", "did you mean 'smollm2_135m'?"],
+    "experiment=smok": ["unknown experiment 'smok'", "'smoke'"],
+    "criterion=[dense,orakle]": ["unknown criterion 'orakle'", "'oracle'"],
+    "criterion.quada.kind=qada": ["no criterion 'quada'", "'qada'"],
+    "criterion.qada.estimater.name=x": ["unknown option", "criterion.qada.estimator.name"],
+    "criterion.qada.kind=quada": ["criterion.qada.kind", "nearest: qada"],
+    "estimator@criterion.qada.estimator=gausian": ["unknown estimator 'gausian'", "gaussian_prompt"],
+    "window.recent=abc": ["window.recent", "'abc'", "a whole number, at least 1 (keys)"],
+    "window.recent=64.5": ["window.recent", "'64.5'", "a whole number"],
+    "window.recent=0": ["window.recent", "0 is not", "nearest is 1"],
+    "seed=-1": ["seed", "-1", "from 0 to 2147483647"],
+    "model.dtype=float31": ["model.dtype", "'float31'", "nearest is float32"],
+    "calibration.targets=[0.5,1.5]": ["calibration.targets", "1.5", "nearest is 0.99"],
+    "calibration.targets=[0.5,0.5]": ["calibration.targets", "none twice"],
+    "benchmark.lengths=512": ["benchmark.lengths", "a list"],
+    "benchmark.tasks=[vt,fve]": ["benchmark.tasks", "'fve'", "'fwe'"],
+    "benchmark.tasks=[vt]": ["calibrated_on", "at least two benchmark.tasks"],
+    "benchmark.lengths=[16384]": ["16384", "model.positions 8192", "smollm2_135m"],
+    "window.recent=2000": ["window.recent 2000", "1024 tokens"],
+    "criterion.qada.estimator=null": ["criterion.qada.estimator must be given"],
+    "criterion.oracle.calibrated_on=null": ["criterion.oracle.calibrated_on must be given"],
+    "criterion.qada.estimator.name=gaussian_random_words": ["already another estimator", "a name of its own"],
+    "figure.roc.params.tarjet=0.5": ["figure.roc.params.tarjet", "did you mean target?"],
+    "model=folder": ["must be given"],
+    "model.source.type=hub": ["model.source.id must be given"],
+    "model.source.id=a/b": ["model.source.id has no meaning for type wheel"],
+    "model.device_map=auto": ["model.device_map", "model.device is cpu"],
+    "model.name=a--b": ["model.name", "'a--b'"],
+    "model.expect.heads=10": ["model.expect.heads: 10", "kv_heads 3"],
+    "a b": ["cannot read the option 'a b'"],
+    "seed=1,1": ["two points of the sweep are the same"],
+    "results=a,b": ["option results cannot be swept"],
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_a_wrong_option_is_named_with_the_remedy(build, override):
+    with pytest.raises(ConfigError) as caught:
+        build(override)
+    for words in WRONG[override]:
+        assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_option_is_refused_before_torch_is_imported():
+    code = "import sys\nfrom headscope.__main__ import main\nassert main(['run', 'window.recnt=64']) == 2\n"
+    code += "assert not {'torch', 'transformers', 'datasets', 'wandb', 'pandas'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "headscope: unknown option window.recnt; did you mean window.recent?\n"
+
+
+def test_an_option_that_is_right_passes(build):
+    assert (
+        build("window.recent=64", "figure.roc.params.target=0.5", "~criterion.qada").points[0].config.window.recent
+        == 64
+    )
