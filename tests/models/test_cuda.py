@@ -1,0 +1,33 @@
+"""The engine and the recorder on a GPU against the CPU; skipped without one."""
+
+import pytest
+import torch
+from test_engine import BOUNDARY, BUDGET, EOS, IDS, WINDOW, criteria
+from tiny_models import random_ids, tiny_model
+
+from headscope.models.engine import decode
+from headscope.models.recording import record
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+def test_all_rows_equal_those_of_the_cpu_in_float64(family: str) -> None:
+    model = tiny_model(family)
+    expected = decode(model, IDS, BOUNDARY, criteria(), WINDOW, BUDGET, [EOS])
+    found = decode(model.to("cuda"), IDS, BOUNDARY, criteria(), WINDOW, BUDGET, [EOS])
+    assert found == expected
+
+
+def test_recorded_masses_equal_those_of_the_cpu() -> None:
+    model = tiny_model("llama")
+    expected = record(model, IDS, random_ids(5), BOUNDARY, WINDOW, [])
+    found = record(model.to("cuda"), IDS, random_ids(5), BOUNDARY, WINDOW, [])
+    for layer, masses in found.items():  # transformers rotates in float32 even for a float64 model
+        torch.testing.assert_close(masses.masses.local.cpu(), expected[layer].masses.local, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(masses.masses.bulk.cpu(), expected[layer].masses.bulk, rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_decodes_and_counts() -> None:
+    answers = decode(tiny_model("llama", torch.bfloat16).cuda(), IDS, BOUNDARY, criteria(), WINDOW, BUDGET, [EOS])
+    assert answers[0].sparsity == 0 and answers[1].sparsity == 1 and 0 < answers[3].sparsity < 1
