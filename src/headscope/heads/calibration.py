@@ -36,9 +36,7 @@ def threshold_for(log_odds: Sequence[Floats], sparsity: float) -> float:
     return float(values[order[min(reached, len(order) - 1)]])
 
 
-def head_means(
-    values: Sequence[NDArray[Any]], layers: Sequence[NDArray[np.integer[Any]]]
-) -> tuple[list[int], Floats]:
+def head_means(values: Sequence[NDArray[Any]], layers: Sequence[NDArray[np.integer[Any]]]) -> tuple[list[int], Floats]:
     """Mean over queries, then over prompts, of each head: the layers' indices and [L, H].
 
     Args:
