@@ -6,6 +6,7 @@ Tracking, results folder, cores and batch sizes are in no slice.
 
 import dataclasses
 import json
+import sys
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,9 @@ class _Builder:
             [],
         )
         text = self.benchmark.text
-        self.text = _node("assets", [text.name], {"kind": "text", **_given(text)}, [])
+        # The packaged prose is a part of Python and differs between its minor versions.
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        self.text = _node("assets", [text.name], {"kind": "text", "python": python, **_given(text)}, [])
         self.estimators = {
             criterion.estimator.name: criterion.estimator
             for criterion in self.criteria.values()
