@@ -12,6 +12,7 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from headscope.figures import bootstrap, style
 from headscope.figures.tables import Floats, Tables, matrix
@@ -148,7 +149,9 @@ def typical_head(quantiles: pa.Table) -> pd.DataFrame:
 
 
 def _inset(ax: Axes, quantiles: pd.DataFrame) -> None:
-    inset = ax.inset_axes((0.7, 0.12, 0.28, 0.36))
+    # White below the inset's own labels, or the diagonal would cross them.
+    ax.add_patch(Rectangle((0.63, 0.0), 0.37, 0.54, transform=ax.transAxes, color="white", lw=0, zorder=4))
+    inset = ax.inset_axes((0.74, 0.12, 0.25, 0.36))
     for _, line in quantiles.groupby("query"):
         inset.plot(line["normal"], line["standardised"], color="#0072B2", lw=0.4, alpha=0.35)
     inset.axline((0, 0), slope=1, color="#D55E00", lw=0.8, ls="--")

@@ -91,7 +91,7 @@ def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
     tasks = plural(len(title["tasks"]), "task")
     head = f"{title['model']}; {tasks}, {plural(title['samples'], 'prompt')} a task, data seed {title['seed']}."
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(" ".join([head, *notes]), int(width * 23.5))
+    lines = textwrap.wrap(" ".join([head, *notes]), int(width * 23))
     room = (len(lines) * FOOTER_POINTS * 1.35 + 4) / 72 / height
     figure.set_layout_engine("constrained", rect=(0, room, 1, 1 - room))
     figure.text(4 / 72 / width, 2 / 72 / height, "\n".join(lines), fontsize=FOOTER_POINTS, color=GREY, va="bottom")
