@@ -11,7 +11,7 @@ from headscope.pipeline import plan as planning
 
 try:
     PLAN = planning.build(
-        shlex.split(str(config.get("hydra", ""))), Path(workflow.basedir)
+        shlex.split(config.get("hydra") or ""), Path(workflow.basedir)
     )
     PLAN.check_results()
 except HeadscopeError as error:
