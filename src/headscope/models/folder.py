@@ -99,7 +99,8 @@ def read_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception on a damaged file
-        raise AssetError(f"model folder {folder} has no tokenizer that transformers can read: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise AssetError(f"model folder {folder} has no tokenizer that transformers can read: {reason}") from error
     if not tokenizer.is_fast:
         raise AssetError(
             f"the tokenizer of {folder} is not a fast one (tokenizer.json), so it has no character offsets"

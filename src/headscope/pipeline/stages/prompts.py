@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from headscope.benchmarks.ruler.samples import Sample, Sampler
-from headscope.errors import AssetError, ConfigError, LengthError
+from headscope.errors import ConfigError, LengthError
+from headscope.models.folder import read_tokenizer
 from headscope.pipeline.files import canonical, digest
-from headscope.pipeline.parents import Parent, Parents
+from headscope.pipeline.parents import Parents
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
@@ -29,7 +30,9 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
             "shorter length, or a model (or RoPE override) with more"
         )
     prose = (parents.one("assets", kind="text").folder / "prose.txt").read_text(encoding="utf-8")
-    tokenizer = load_tokenizer(parents.one("assets", kind="model"))
+    model = parents.one("assets", kind="model").folder
+    manifest = json.loads((model / "manifest.json").read_text(encoding="utf-8"))
+    tokenizer = read_tokenizer(model / manifest["model"])
     sampler = Sampler(spec["task"], spec["length"], spec["seed"], prose, tokenizer, spec["chat_template"])
     rows = [
         _row(spec, sampler, split, index, sample)
@@ -40,22 +43,6 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     table = Dataset.from_list(rows)
     # The fingerprint would otherwise be random, and with it the bytes on disk.
     Dataset(table.data, fingerprint=digest([row["id"] for row in rows], 16)).save_to_disk(out / "dataset")
-
-
-def load_tokenizer(model: Parent) -> Any:
-    """Return the tokenizer of an `assets` model folder, from local files and without remote code.
-
-    Raises:
-        AssetError: the folder holds no tokenizer that transformers can read.
-    """
-    from transformers import AutoTokenizer
-
-    manifest = json.loads((model.folder / "manifest.json").read_text(encoding="utf-8"))
-    path = model.folder / manifest["model"]
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise AssetError(f"no tokenizer can be read from {path}: {error}; fetch the model again") from error
 
 
 def _row(spec: dict[str, Any], sampler: Sampler, split: str, index: int, sample: Sample) -> dict[str, Any]:
