@@ -13,7 +13,7 @@ from headscope.pipeline import plan
 from headscope.pipeline.commands import stage
 from headscope.pipeline.nodes import Node
 from headscope.pipeline.oracle_tables import read_estimates, read_masses
-from headscope.pipeline.stages import evaluation
+from headscope.pipeline.stages import evaluation, oracle
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ["experiment=smoke", "benchmark.lengths=[640]"]
@@ -216,3 +216,27 @@ def test_a_changed_metric_scores_again_without_new_text(
     monkeypatch.setattr(evaluation, "score", lambda *_: 12.5)
     rows = rows_of(mine, "fwe")
     assert counter.batches == [] and {row["score"] for row in rows} == {12.5}
+
+
+def test_one_estimator_more_reads_the_masses_that_are_there(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, recorded = copied(results, tmp_path), []
+    original = oracle.record
+
+    def counting(model, ids, fed, boundary, window, estimators):
+        recorded.append([estimator.name for estimator in estimators])
+        return original(model, ids, fed, boundary, window, estimators)
+
+    monkeypatch.setattr(oracle, "record", counting)
+    [before] = nodes("oracle", task="fwe")
+    override = "criterion.qada.estimator.covariance=diagonal"
+    [after] = nodes("oracle", override, task="fwe")
+    masses = {path: path.stat().st_mtime_ns for path in (mine / "cells/oracle").rglob("masses-*")}
+    make(after, mine)
+    assert recorded == [["gaussian_prompt"]] * 4
+    assert {path: path.stat().st_mtime_ns for path in (mine / "cells/oracle").rglob("masses-*")} == masses
+    for name in ("masses.parquet", "score_quantiles.parquet", "estimates/gaussian_random_words.parquet"):
+        assert (mine / after.address / name).read_bytes() == (mine / before.address / name).read_bytes()
+    changed = "estimates/gaussian_prompt.parquet"
+    assert (mine / after.address / changed).read_bytes() != (mine / before.address / changed).read_bytes()

@@ -109,7 +109,7 @@ def _masses_arrays(layers: Mapping[int, LayerRecord], boundary: int) -> Arrays:
         "score_mean": np.zeros(0) if empty else np.stack([layer.mean(1) for layer in scores]),
         "score_std": np.zeros(0) if empty else np.stack([layer.std(1) for layer in scores]),
         "score_quantiles": np.zeros(0) if empty else np.stack([np.quantile(s, QUANTILES, axis=1).T for s in scores]),
-        "score_count": np.array(scores[0].shape[1]),
+        "score_count": np.array([scores[0].shape[1]]),
     }
 
 
@@ -160,7 +160,7 @@ def _quantiles_table(prompt: Prompt, masses: Arrays) -> pa.Table:
             "mean": float(masses["score_mean"][index, head]),
             "std": float(masses["score_std"][index, head]),
             "quantiles": masses["score_quantiles"][index, head].tolist(),
-            "n": int(masses["score_count"]),
+            "n": int(masses["score_count"][0]),
         }
         for index, layer in enumerate(masses["layers"])
         for head in range(heads)

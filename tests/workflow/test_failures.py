@@ -1,0 +1,53 @@
+"""What a failed or killed job leaves behind, and how a run goes on."""
+
+import os
+import signal
+import subprocess
+import time
+
+
+def test_a_failed_stage_says_why_and_leaves_nothing_half_written(stubbed):
+    stubbed.inject("oracle", "from headscope.errors import AssetError", '(out / "half").touch()',
+                   'raise AssetError("no such thing; do x")')  # fmt: skip
+    said = stubbed.run(code=1)
+    assert "headscope: no such thing; do x" in said
+    assert "Traceback" not in said
+    assert not [path for path in (stubbed.root / "results/oracle").rglob("*") if path.is_file()]
+    assert "no such thing" in next((stubbed.root / "results/logs/oracle").iterdir()).read_text()
+
+
+def test_a_wrong_option_is_one_error_and_runs_nothing(stubbed):
+    said = stubbed.run("experiment=smoke window.recnt=64", code=1)
+    assert "unknown option window.recnt; did you mean window.recent?" in said
+    assert not list((stubbed.root / "results").glob("assets"))
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_error(stubbed):
+    (stubbed.root / "file").touch()
+    said = stubbed.run("experiment=smoke results=file/results", code=1)
+    assert "option results:" in said and "is no folder" in said
+
+
+def test_a_killed_run_is_unlocked_and_goes_on(stubbed):
+    stubbed.inject("evaluation", "import time", 'while Path("wait").exists():', "    time.sleep(0.05)")
+    (stubbed.root / "wait").touch()
+    process = subprocess.Popen(
+        stubbed.command("experiment=smoke"),
+        cwd=stubbed.root,
+        env=stubbed.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    evaluation = stubbed.root / "results/evaluation"
+    deadline = time.monotonic() + 120
+    while not list(evaluation.glob(".*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list(evaluation.glob(".*.tmp"))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (stubbed.root / "wait").unlink()
+    stubbed.run("experiment=smoke", "--unlock")
+    assert set(stubbed.planned()) == {"evaluation", "figures", "publish"}
+    stubbed.run()
+    assert stubbed.planned() == {}
