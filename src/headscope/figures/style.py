@@ -1,5 +1,6 @@
 """One look for all figures: column widths, colour-blind safe criteria, footer, deterministic files."""
 
+import io
 import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -132,6 +133,10 @@ def records(table: pd.DataFrame) -> list[Any]:
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:
     """Write `<stem>.pdf`, `.png` and `.csv`, the same bytes for the same content (no dates, no program versions)."""
-    figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
+    metadata = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}
+    for kind, fields in metadata.items():
+        # Through memory: on a full disk matplotlib's own writer hides the reason behind errors of its clean-up.
+        picture = io.BytesIO()
+        figure.savefig(picture, format=kind, metadata=fields)
+        stem.with_suffix(f".{kind}").write_bytes(picture.getvalue())
     table.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
