@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 
 
@@ -14,6 +15,15 @@ def test_a_failed_stage_says_why_and_leaves_nothing_half_written(stubbed):
     assert "Traceback" not in said
     assert not [path for path in (stubbed.root / "results/oracle").rglob("*") if path.is_file()]
     assert "no such thing" in next((stubbed.root / "results/logs/oracle").iterdir()).read_text()
+
+
+def test_headscope_run_ends_in_the_error_and_makes_no_report(stubbed):
+    stubbed.inject("prompts", "from headscope.errors import LengthError", 'raise LengthError("too short; do x")')
+    command = [sys.executable, "-m", "headscope", "run", "experiment=smoke", "--", "-c2"]
+    done = subprocess.run(command, cwd=stubbed.root, env=stubbed.environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "headscope: too short; do x"
+    assert not list(stubbed.root.glob("results/figures/smoke/report.html"))
 
 
 def test_a_wrong_option_is_one_error_and_runs_nothing(stubbed):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import yaml
 
@@ -40,10 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     plan = planning.build(overrides)
     plan.check_results()
     start = time.monotonic()
-    code = _snakemake(plan, overrides, passed, watched=True)
-    if code or any(word in NO_RESULTS for word in passed):
-        return code
-    return _report(plan, overrides) or _say(plan, time.monotonic() - start)
+    command = _command(overrides, passed)
+    if any(word in NO_RESULTS for word in passed):
+        return subprocess.run(command, cwd=plan.root).returncode
+    return _watched(plan, command) or _report(plan, overrides) or _say(plan, time.monotonic() - start)
 
 
 def _show_config(options: list[str]) -> int:
@@ -57,23 +58,28 @@ def _show_config(options: list[str]) -> int:
     return 0
 
 
-def _snakemake(plan: Plan, overrides: Sequence[str], passed: Sequence[str], watched: bool = False) -> int:
-    """Run Snakemake in the project folder with the interpreter that runs this."""
-    command = [sys.executable, "-m", "snakemake", "--config", f"hydra={shlex.join(overrides)}"]
-    command += passed
-    if not watched:
-        return subprocess.run(command, cwd=plan.root, stdout=subprocess.DEVNULL).returncode
-    start = time.monotonic()
-    with subprocess.Popen(command, cwd=plan.root, stderr=subprocess.PIPE, text=True, bufsize=1) as process:
-        assert process.stderr is not None
+def _command(overrides: Sequence[str], passed: Sequence[str]) -> list[str]:
+    """Snakemake by the interpreter that runs this."""
+    return [sys.executable, "-m", "snakemake", "--config", f"hydra={shlex.join(overrides)}", *passed]
+
+
+def _watched(plan: Plan, command: Sequence[str]) -> int:
+    """Run Snakemake, saying after each job how long the rest may take, and at the end what went wrong."""
+    start, errors = time.monotonic(), []
+    with subprocess.Popen(command, cwd=plan.root, stdout=PIPE, stderr=STDOUT, text=True, bufsize=1) as process:
+        assert process.stdout is not None
         try:
-            for line in process.stderr:
+            for line in process.stdout:
                 print(line, end="", file=sys.stderr, flush=True)
+                if line.startswith("headscope: ") and "warning" not in line:
+                    errors.append(line)
                 if steps := STEPS.match(line):
                     print(_eta(int(steps[1]), int(steps[2]), time.monotonic() - start), file=sys.stderr, flush=True)
         except KeyboardInterrupt:  # Snakemake got it too and ends its jobs
             process.wait()
             raise
+    if process.returncode:  # again, below Snakemake's long words
+        print("".join(dict.fromkeys(errors)), end="", file=sys.stderr)
     return process.returncode
 
 
@@ -88,10 +94,9 @@ def report_file(plan: Plan) -> Path:
 
 
 def _report(plan: Plan, overrides: Sequence[str]) -> int:
-    file = report_file(plan)
-    style = plan.root / "workflow" / "report" / "workflow.rst"
-    known = ["--report", str(file)] if style.is_file() else []
-    return _snakemake(plan, overrides, [*known, "--quiet", "all"])
+    """Make one HTML of all figures with their captions; Snakemake's own words are left out, its errors are not."""
+    command = _command(overrides, ["--report", str(report_file(plan)), "--quiet", "all"])
+    return subprocess.run(command, cwd=plan.root, stdout=subprocess.DEVNULL).returncode
 
 
 def _say(plan: Plan, seconds: float) -> int:
