@@ -6,8 +6,8 @@ Tracking, results folder, cores and batch sizes are in no slice.
 
 import dataclasses
 import json
-import sys
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property

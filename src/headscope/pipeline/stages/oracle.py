@@ -1,6 +1,7 @@
 """Exact and estimated log masses on the dense model's own answers, from one forward pass a prompt."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,11 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     loaded = load_model(spec, parents)
     oracle = _Oracle(spec, out, parents, loaded)
     answers = {row["id"]: row for row in pq.read_table(parents.one("dense").folder / "answers.parquet").to_pylist()}
-    tables = _Tables(out)
-    for prompt in progress(load_prompts(parents, loaded), f"oracle {spec['task']} {spec['length']}"):
-        masses, estimates = oracle.cells_of(prompt, answers[prompt.id])
-        tables.add(prompt, masses, estimates)
-    tables.close()
+    with ExitStack() as writers:
+        tables = _Tables(out, writers)
+        for prompt in progress(load_prompts(parents, loaded), f"oracle {spec['task']} {spec['length']}"):
+            masses, estimates = oracle.cells_of(prompt, answers[prompt.id])
+            tables.add(prompt, masses, estimates)
 
 
 class _Oracle:
@@ -121,8 +122,8 @@ def _numpy(tensor: Any) -> NDArray[np.float32]:
 class _Tables:
     """Streams the prompts into the node's Parquet files, one row group a prompt."""
 
-    def __init__(self, out: Path):
-        self.out, self.writers = out, dict[str, pq.ParquetWriter]()
+    def __init__(self, out: Path, closing: ExitStack):
+        self.out, self.closing, self.writers = out, closing, dict[str, pq.ParquetWriter]()
         (out / "estimates").mkdir()
 
     def add(self, prompt: Prompt, masses: Arrays, estimates: Mapping[str, Arrays]) -> None:
@@ -139,13 +140,9 @@ class _Tables:
 
     def _write(self, name: str, table: pa.Table) -> None:
         if name not in self.writers:
-            self.writers[name] = pq.ParquetWriter(self.out / f"{name}.parquet", table.schema)
+            writer = pq.ParquetWriter(self.out / f"{name}.parquet", table.schema)
+            self.writers[name] = self.closing.enter_context(writer)
         self.writers[name].write_table(table)
-
-    def close(self) -> None:
-        """Finish the files."""
-        for writer in self.writers.values():
-            writer.close()
 
 
 def _quantiles_table(prompt: Prompt, masses: Arrays) -> pa.Table:
