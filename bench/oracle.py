@@ -96,6 +96,8 @@ def compare(options: argparse.Namespace, length: int) -> None:
         found[way], shares[way] = json.loads(output.splitlines()[-1]), torch.load(save, weights_only=True)
         save.unlink()
     error = float((shares["ours"] - shares["eager"]).abs().max())
+    if not error < 1e-4:
+        raise SystemExit(f"{length} tokens: local shares differ by {error:.1e}")
     for way, numbers in found.items():
         print(f"{length} tokens, {way}: {numbers['seconds']:.2f} s, peak {numbers['peak_mib']:.0f} MiB")
     print(
