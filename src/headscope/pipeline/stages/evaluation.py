@@ -32,7 +32,7 @@ from headscope.pipeline.progress import progress
 
 ROWS = pa.schema(
     {
-        **{name: pa.string() for name in ("prompt",)},
+        "prompt": pa.string(),
         "index": pa.int32(),
         "task": pa.string(),
         "length": pa.int32(),
@@ -83,14 +83,9 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         seconds.append(spent)
         for row in evaluation.rows:
             cell = cells[row.key]
-            rows.append(
-                {
-                    **{name: prompt.row[name] for name in ("index", "task")},
-                    **{"prompt": prompt.id, "length": spec["length"], "criterion": row.criterion, "target": row.target},
-                    **cell,
-                    "score": score(prompt.row["metric"], cell["text"], prompt.row["references"]),
-                }
-            )
+            found = score(prompt.row["metric"], cell["text"], prompt.row["references"])
+            named = {"prompt": prompt.id, "index": prompt.row["index"], "task": spec["task"], "length": spec["length"]}
+            rows.append({**named, "criterion": row.criterion, "target": row.target, "score": found, **cell})
     pq.write_table(pa.Table.from_pylist(rows, ROWS), out / "rows.parquet")
     pq.write_table(pa.Table.from_pylist(seconds, SECONDS), out / "seconds.parquet")
 

@@ -79,17 +79,18 @@ class _Oracle:
         masses_key = f"masses-{digest(fed)}"
         keys = {name: f"estimate-{digest([fed, identity])}" for name, identity in self.identities.items()}
         masses = self.cells.arrays(prompt.id, masses_key)
-        found = {name: self.cells.arrays(prompt.id, key) for name, key in keys.items()}
-        missing = [name for name, arrays in found.items() if arrays is None]
+        kept = {name: self.cells.arrays(prompt.id, key) for name, key in keys.items()}
+        estimates = {name: arrays for name, arrays in kept.items() if arrays is not None}
+        missing = [name for name in keys if name not in estimates]
         if masses is None or missing:
             layers = self._record(prompt, fed, [self.estimators[name] for name in missing])
             if masses is None:
                 masses = _masses_arrays(layers, prompt.encoded.boundary)
                 self.cells.add_arrays(prompt.id, masses_key, masses)
             for name in missing:
-                found[name] = {"bulk": np.stack([_numpy(layer.estimates[name]) for layer in layers.values()])}
-                self.cells.add_arrays(prompt.id, keys[name], found[name] or {})
-        return masses, {name: arrays for name, arrays in found.items() if arrays is not None}
+                estimates[name] = {"bulk": np.stack([_numpy(layer.estimates[name]) for layer in layers.values()])}
+                self.cells.add_arrays(prompt.id, keys[name], estimates[name])
+        return masses, estimates
 
     def _record(self, prompt: Prompt, fed: Sequence[int], estimators: Sequence[Estimator]) -> dict[int, LayerRecord]:
         encoded = prompt.encoded
