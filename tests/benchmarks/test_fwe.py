@@ -28,8 +28,8 @@ def test_one_size_below_the_minimum_can_tie():
 
 @given(st.integers(0, 2**32), st.integers(53, 3000))
 def test_text_holds_each_word_as_often_as_its_rank_says(seed, size):
-    choices = TASK.draw(Random(seed), size, "evaluation")
-    rendering = TASK.render(choices, "")
+    choices = TASK.draw(Random(seed), size, "evaluation", None, 0)
+    rendering = TASK.render(choices, None)
     words = Counter(rendering.context.removesuffix("\n").rpartition("coded words. ")[2].split())
     assert sorted(words.values(), reverse=True) == TASK.counts(size)
     assert [word for word, _ in words.most_common(4)] == ["...", *rendering.references]

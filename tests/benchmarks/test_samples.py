@@ -2,25 +2,33 @@
 
 import re
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from benchmark_files import files
 from small_tokenizer import small_tokenizer
 
 from headscope.benchmarks.encoding import encode
 from headscope.benchmarks.prose import packaged_prose, sentences
-from headscope.benchmarks.ruler import names, task
+from headscope.benchmarks.registry import find
+from headscope.benchmarks.registry import names as tasks_of
 from headscope.benchmarks.ruler.haystack import prose_of
-from headscope.benchmarks.ruler.samples import Sample, Sampler
+from headscope.benchmarks.sampling import Sample, Sampler
 from headscope.errors import LengthError
 
 PROSE = packaged_prose()
 TOKENIZER = small_tokenizer()
+NAMES = tasks_of("ruler")
+
+
+def task(name: str) -> Any:
+    return find("ruler", name)
 
 
 def sampler(name: str, length: int = 2048, seed: int = 42, chat_template: bool = True) -> Sampler:
-    return Sampler(name, length, seed, PROSE, TOKENIZER, chat_template)
+    return Sampler(name, task(name), length, seed, TOKENIZER, chat_template, files())
 
 
 def drawn(samples: list[Sample]) -> set[str]:
@@ -37,7 +45,7 @@ def drawn(samples: list[Sample]) -> set[str]:
 
 
 @pytest.mark.parametrize("chat_template", [True, False])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_measured_length_counts_everything_and_is_within_90_to_100_percent_of_the_target(name, chat_template):
     target = 2048
     for sample in sampler(name, target, chat_template=chat_template).samples("evaluation", 3):
@@ -46,14 +54,14 @@ def test_measured_length_counts_everything_and_is_within_90_to_100_percent_of_th
         assert 0.9 * target <= sample.length <= target
 
 
-@given(length=st.integers(2000, 6000), seed=st.integers(0, 2**32), name=st.sampled_from(names()))
+@given(length=st.integers(2000, 6000), seed=st.integers(0, 2**32), name=st.sampled_from(NAMES))
 @settings(max_examples=25, deadline=None)
 def test_any_length_and_seed_is_filled_to_at_least_90_percent(length, seed, name):
     [sample] = sampler(name, length, seed).samples("calibration", 1)
     assert 0.9 * length <= sample.length <= length
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_every_reference_is_in_the_context_and_every_asked_key_once(name):
     for sample in sampler(name).samples("evaluation", 3):
         context, references = sample.rendering.context, sample.rendering.references
@@ -65,7 +73,7 @@ def test_every_reference_is_in_the_context_and_every_asked_key_once(name):
 
 
 @pytest.mark.parametrize("chat_template", [True, False])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_prompt_ends_with_the_prefix_and_its_offsets_find_question_and_prefix(name, chat_template):
     [sample] = sampler(name, chat_template=chat_template).samples("evaluation", 1)
     prompt, rendering = sample.prompt, sample.rendering
@@ -78,7 +86,7 @@ def test_prompt_ends_with_the_prefix_and_its_offsets_find_question_and_prefix(na
         assert prompt.text == rendering.text + rendering.answer_prefix
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_tokens_split_where_question_and_prefix_start(name):
     [sample] = sampler(name).samples("evaluation", 1)
     encoded = encode(TOKENIZER, sample.prompt.text, sample.prompt.question_offset, sample.prompt.prefix_offset)
@@ -87,7 +95,7 @@ def test_tokens_split_where_question_and_prefix_start(name):
     assert TOKENIZER.decode(encoded.ids[encoded.prefix_start :]) == sample.rendering.answer_prefix
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_splits_share_no_key_value_word_or_prompt(name):
     here = sampler(name).samples("evaluation", 8)
     there = sampler(name).samples("calibration", 8)
@@ -109,14 +117,14 @@ def test_prose_that_repeats_itself_is_still_parted(letters):
     assert set(here).isdisjoint(there)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_a_sample_depends_on_seed_split_and_index_alone(name):
     few, many = sampler(name).samples("evaluation", 2), sampler(name).samples("evaluation", 4)
     assert few == many[:2]
     assert sampler(name, seed=43).samples("evaluation", 1)[0].prompt.text != few[0].prompt.text
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n != "vt"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "vt"])
 def test_orders_and_places_are_fresh_in_every_sample(name):
     choices = [asdict(sample.choices) for sample in sampler(name).samples("evaluation", 5)]
     orders = {str(choice.get("places", choice.get("order"))) for choice in choices}
@@ -137,7 +145,7 @@ def test_singular_changes_the_task_text_and_not_the_chat_template():
     assert "What is the special magic number for" in sample.prompt.text
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_minimum_length_is_refused_below_and_served_at_it(name):
     minimum = sampler(name).minimum_length("evaluation", 2)
     assert max(s.length for s in sampler(name, minimum).samples("evaluation", 2)) <= minimum

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headscope.benchmarks.ruler.sizes import fitting_size
+from headscope.benchmarks.sizes import fitting_size
 from headscope.errors import LengthError
 
 UNIT, FIXED, BUDGET, START = st.integers(1, 300), st.integers(0, 900), st.integers(1, 20_000), st.integers(1, 30_000)

@@ -6,20 +6,17 @@ from typing import Any
 import pytest
 from official_samples import official, read_frequencies, read_needles, read_tracking
 
-from headscope.benchmarks.ruler import task
+from headscope.benchmarks.registry import find
 from headscope.benchmarks.task import Rendering
 
-# Official name -> ours, which differs where the haystack is prose of any origin.
-NEEDLE_TASKS = {
-    "niah_single_1": "niah_single_1",
-    "niah_single_2": "niah_single_2_prose",
-    "niah_single_3": "niah_single_3_prose",
-    "niah_multikey_1": "niah_multikey_1_prose",
-    "niah_multikey_2": "niah_multikey_2",
-    "niah_multikey_3": "niah_multikey_3",
-    "niah_multivalue": "niah_multivalue_prose",
-    "niah_multiquery": "niah_multiquery_prose",
-}
+NEEDLE_TASKS = (
+    *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
+    *("niah_multivalue", "niah_multiquery"),
+)
+
+
+def task(name: str) -> Any:
+    return find("ruler", name)
 
 
 def assert_equal(rendering: Rendering, sample: dict[str, Any]) -> None:
@@ -30,7 +27,7 @@ def assert_equal(rendering: Rendering, sample: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", NEEDLE_TASKS)
 def test_needle_samples_are_rendered_byte_for_byte(name):
-    ours = task(NEEDLE_TASKS[name])
+    ours = task(name)
     for sample in official(name):
         choices, prose = read_needles(sample, ours.haystack)
         assert len(choices.needles) == ours.keys * ours.values
@@ -39,12 +36,12 @@ def test_needle_samples_are_rendered_byte_for_byte(name):
 
 def test_variable_tracking_samples_are_rendered_byte_for_byte():
     for sample in official("vt"):
-        assert_equal(task("vt").render(read_tracking(sample), ""), sample)
+        assert_equal(task("vt").render(read_tracking(sample), None), sample)
 
 
 def test_frequent_words_samples_are_rendered_byte_for_byte():
     for sample in official("fwe"):
-        assert_equal(task("fwe").render(read_frequencies(sample), ""), sample)
+        assert_equal(task("fwe").render(read_frequencies(sample), None), sample)
 
 
 def test_frequent_words_have_the_official_counts():

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, Self, TypeVar
 
 Split = Literal["evaluation", "calibration"]
 Choices = TypeVar("Choices")
+Data = TypeVar("Data")
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ class Rendering:
         return len(self.context)
 
 
-class Task(Protocol[Choices]):
+class Task(Protocol[Choices, Data]):
     """A generated task: random choices apart from their text, so that official samples can be rendered again.
 
-    `Choices` is a frozen dataclass of plain data. A task's size counts units of context, whatever they are: lines,
-    words, draws. The text grows with it.
+    `Choices` is a frozen dataclass of plain data. `Data` is what the task reads from a benchmark file: prose, questions,
+    words; None where it reads none. A task's size counts units of context, whatever they are: lines, words, documents.
+    The text grows with it.
     """
 
     @property
@@ -55,16 +57,37 @@ class Task(Protocol[Choices]):
     def minimum_size(self) -> int:
         """The smallest size that `draw` accepts."""
 
+    def needs(self, length: int) -> list[str]:
+        """Name the benchmark files that `read` wants for prompts of `length` tokens."""
+
+    def read(self, files: list[bytes], split: Split) -> Data:
+        """Make the task's data of the files that it needs; what decides an answer belongs to one split alone."""
+
     def fit(self, budget: int, count: Callable[[str], int]) -> Self:
-        """Return the task with those of its constants set that depend on the model's tokenizer.
+        """Return the task with those of its constants set that depend on the length and the model's tokenizer.
 
         Args:
             budget: tokens for the user's turn and the answer prefix.
             count: measures a text in tokens.
         """
 
-    def draw(self, rng: Random, size: int, split: Split) -> Choices:
-        """Make all random choices of one sample; keys and values of the two splits never meet."""
+    def draw(self, rng: Random, size: int, split: Split, data: Data, index: int) -> Choices:
+        """Make all random choices of sample `index`; keys and values of the two splits never meet."""
 
-    def render(self, choices: Choices, prose: str) -> Rendering:
-        """Write the choices out; `prose` is the haystack of the tasks that have one."""
+    def render(self, choices: Choices, data: Data) -> Rendering:
+        """Write the choices out."""
+
+
+class Plain:
+    """The parts of a task that reads no file and has no constant that depends on length or tokenizer."""
+
+    def needs(self, length: int) -> list[str]:
+        """No file."""
+        return []
+
+    def read(self, files: list[bytes], split: Split) -> None:
+        """No data."""
+
+    def fit(self, budget: int, count: Callable[[str], int]) -> Self:
+        """Nothing to set."""
+        return self

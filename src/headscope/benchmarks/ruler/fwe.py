@@ -7,7 +7,7 @@ from random import Random
 from typing import Self
 
 from headscope.benchmarks.ruler.needles import LOWER, draw_distinct, letters
-from headscope.benchmarks.task import Rendering, Split
+from headscope.benchmarks.task import Plain, Rendering, Split
 
 INSTRUCTION = (
     "Read the following coded text and track the frequency of each coded word. "
@@ -37,7 +37,7 @@ class FrequencyChoices:
 
 
 @dataclass(frozen=True)
-class FrequentWords:
+class FrequentWords(Plain):
     """Coded words of six letters; a text's size fixes how often each rank occurs, the draws which words they are.
 
     Attributes:
@@ -62,7 +62,7 @@ class FrequentWords:
         by_rank = (int(size * float(rank) ** -2 / ZETA_2) for rank in range(1, self.vocabulary + 1))
         return [count for count in by_rank if count]
 
-    def draw(self, rng: Random, size: int, split: Split) -> FrequencyChoices:
+    def draw(self, rng: Random, size: int, split: Split, data: None, index: int) -> FrequencyChoices:
         """Draw the words, then their order."""
         counts = self.counts(size)
         words = draw_distinct(len(counts) - 1, split, letters(rng, LOWER, 6))
@@ -70,7 +70,7 @@ class FrequentWords:
         rng.shuffle(order)
         return FrequencyChoices([DOTS, *words], order)
 
-    def render(self, choices: FrequencyChoices, prose: str) -> Rendering:
+    def render(self, choices: FrequencyChoices, data: None) -> Rendering:
         """Write instruction, coded text, question and answer prefix."""
         text = " ".join(choices.words[rank] for rank in choices.order)
         return Rendering(INSTRUCTION + text + "\n", QUESTION, ANSWER_PREFIX, choices.words[1 : 1 + ANSWERS])

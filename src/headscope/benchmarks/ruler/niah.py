@@ -1,13 +1,13 @@
 """Needle in a haystack: find the values of one or several keys in noise, prose or other needles."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from random import Random
 from typing import Literal, Self
 
 from headscope.benchmarks.prose import sentences
-from headscope.benchmarks.ruler.haystack import NOISE, first_words, insert
+from headscope.benchmarks.ruler.haystack import NOISE, first_words, insert, prose_of
 from headscope.benchmarks.ruler.needles import Kind, draw_distinct, maker
 from headscope.benchmarks.task import Rendering, Split
 
@@ -51,11 +51,13 @@ class Niah:
 
     Attributes:
         haystack: what surrounds the needles.
+        prose: name of the file that an essay haystack is made of.
         value_kind, key_kind: what values and keys look like.
         keys, values, queries: needles' keys, values a key, and keys asked for.
     """
 
     haystack: Literal["noise", "essay", "needles"]
+    prose: str = ""
     value_kind: Kind = "numbers"
     key_kind: Kind = "words"
     keys: int = 1
@@ -69,11 +71,19 @@ class Niah:
         """Every needle has a line, or a word, of its own to precede."""
         return self.keys * self.values
 
+    def needs(self, length: int) -> list[str]:
+        """The file of an essay haystack."""
+        return [self.prose] if self.prose else []
+
+    def read(self, files: list[bytes], split: Split) -> str:
+        """Return the split's part of the prose, white space collapsed."""
+        return prose_of(files[0].decode("utf-8"), split) if files else ""
+
     def fit(self, budget: int, count: Callable[[str], int]) -> Self:
-        """Nothing depends on the tokenizer."""
+        """Nothing depends on length or tokenizer."""
         return self
 
-    def draw(self, rng: Random, size: int, split: Split) -> NeedleChoices:
+    def draw(self, rng: Random, size: int, split: Split, data: str, index: int) -> NeedleChoices:
         """Draw keys, values, what is asked, the order of the needles and their places."""
         others = size if self.haystack == "needles" else 0
         keys = draw_distinct(self.keys + others, split, maker(self.key_kind, rng))
@@ -86,13 +96,13 @@ class Niah:
         rest = zip(keys[self.keys :], values[len(needles) :], strict=True)
         return NeedleChoices(size, needles, places, asked, list(rest))
 
-    def render(self, choices: NeedleChoices, prose: str) -> Rendering:
+    def render(self, choices: NeedleChoices, data: str) -> Rendering:
         """Write instruction, haystack with needles, question and answer prefix."""
         query = [key for key, _ in choices.asked]
         joined = ", ".join(query[:-1]) + ", and " + query[-1] if len(query) > 1 else query[0]
         kind, (instruction, question, prefix) = self._wording()
         return Rendering(
-            context=instruction.format(kind=kind) + self._context(choices, prose) + "\n",
+            context=instruction.format(kind=kind) + self._context(choices, data) + "\n",
             question=question.format(kind=kind, query=joined),
             answer_prefix=prefix.format(kind=kind, query=joined),
             references=[value for _, values in choices.asked for value in values],
@@ -132,15 +142,19 @@ def in_prose(text: str, needles: list[str], depths: list[int]) -> str:
     return " ".join(pieces)
 
 
-# The official niah_single_2, _single_3, _multikey_1, _multivalue and _multiquery have the official essays as haystack;
-# here they have any prose, and a name that says so.
+ESSAY_TASKS = {
+    "niah_single_2": Niah("essay"),
+    "niah_single_3": Niah("essay", value_kind="uuids"),
+    "niah_multikey_1": Niah("essay", keys=4),
+    "niah_multivalue": Niah("essay", values=4),
+    "niah_multiquery": Niah("essay", keys=4, queries=4),
+}
+
+# The official names mean the official essays; with the packaged prose a task has a name that says so.
 TASKS = {
     "niah_single_1": Niah("noise"),
-    "niah_single_2_prose": Niah("essay"),
-    "niah_single_3_prose": Niah("essay", value_kind="uuids"),
-    "niah_multikey_1_prose": Niah("essay", keys=4),
     "niah_multikey_2": Niah("needles"),
     "niah_multikey_3": Niah("needles", value_kind="uuids", key_kind="uuids"),
-    "niah_multivalue_prose": Niah("essay", values=4),
-    "niah_multiquery_prose": Niah("essay", keys=4, queries=4),
+    **{name: replace(task, prose="essays") for name, task in ESSAY_TASKS.items()},
+    **{f"{name}_prose": replace(task, prose="prose") for name, task in ESSAY_TASKS.items()},
 }

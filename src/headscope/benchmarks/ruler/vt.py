@@ -8,8 +8,8 @@ from typing import Self
 
 from headscope.benchmarks.ruler.haystack import NOISE, insert
 from headscope.benchmarks.ruler.needles import UPPER, draw_distinct, letters
-from headscope.benchmarks.ruler.sizes import fitting_size
-from headscope.benchmarks.task import Rendering, Split
+from headscope.benchmarks.sizes import fitting_size
+from headscope.benchmarks.task import Plain, Rendering, Split
 
 INSTRUCTION = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
 QUESTION = "Question: Find all variables that are assigned the value {value} in the text above."
@@ -46,7 +46,7 @@ class TrackingChoices:
 
 
 @dataclass(frozen=True)
-class VariableTracking:
+class VariableTracking(Plain):
     """One chain of `variables` assignments in noise, after a worked example in the same form."""
 
     variables: int = 5
@@ -68,12 +68,12 @@ class VariableTracking:
         size = fitting_size(example_tokens, self.minimum_size, EXAMPLE_TOKENS, EXAMPLE_TOKENS, start=self.example_size)
         return replace(self, example_size=size)
 
-    def draw(self, rng: Random, size: int, split: Split) -> TrackingChoices:
+    def draw(self, rng: Random, size: int, split: Split, data: None, index: int) -> TrackingChoices:
         """Draw the example's chain, then the one asked about."""
         example = self._chain(rng, self.example_size, split, letters_each=3)
         return TrackingChoices(self._chain(rng, size, split, letters_each=5), example)
 
-    def render(self, choices: TrackingChoices, prose: str) -> Rendering:
+    def render(self, choices: TrackingChoices, data: None) -> Rendering:
         """Write the worked example, then the same form without its answer."""
         context, question, prefix = _parts(choices.chain)
         example = _solved(choices.example) + "\n"

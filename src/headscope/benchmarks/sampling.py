@@ -1,15 +1,16 @@
-"""Samples of a RULER task at a measured length: a sample's draws start afresh at every size that is tried."""
+"""Samples of a generated task at a measured length: a sample's draws start afresh at every size that is tried."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from headscope.benchmarks.chat import Prompt, assemble
 from headscope.benchmarks.encoding import count_tokens
-from headscope.benchmarks.ruler import task as find_task
-from headscope.benchmarks.ruler.haystack import prose_of
-from headscope.benchmarks.ruler.sizes import fitting_size
+from headscope.benchmarks.row import Row
+from headscope.benchmarks.sizes import fitting_size
 from headscope.benchmarks.task import Rendering, Split, Task
 from headscope.errors import LengthError
 
@@ -40,26 +41,34 @@ class Sampler:
 
     Attributes:
         name: the task's.
+        unfitted: the task.
         length: target in tokens, chat template and longest answer included.
         seed: of all draws.
-        prose: the whole text of prose haystacks; each split has a part of its own.
         tokenizer: the model's.
         chat_template: whether the task's text becomes a user's turn.
+        files: the benchmark files that the task needs, by name.
     """
 
     name: str
+    unfitted: Task[Any, Any]
     length: int
     seed: int
-    prose: str
     tokenizer: Any
     chat_template: bool
+    files: Mapping[str, Path]
 
     @cached_property
-    def task(self) -> Task[Any]:
+    def task(self) -> Task[Any, Any]:
         """The task with its constants for this tokenizer; the chat template and the answer take part of the budget."""
-        task = find_task(self.name)
         template = assemble(Rendering("", "", "", []), self.tokenizer, self.chat_template)
-        return task.fit(self.length - task.max_new_tokens - self._count(template.text), self._count)
+        budget = self.length - self.unfitted.max_new_tokens - self._count(template.text)
+        return self.unfitted.fit(budget, self._count)
+
+    @cached_property
+    def data(self) -> Mapping[Split, Any]:
+        """What the task reads from its files, by split."""
+        files = [_contents(self.files[name]) for name in self.unfitted.needs(self.length)]
+        return {split: self.unfitted.read(files, split) for split in ("evaluation", "calibration")}
 
     def samples(self, split: Split, count: int) -> list[Sample]:
         """Return `count` samples of `split`, each within 90 to 100 % of the length.
@@ -76,6 +85,23 @@ class Sampler:
         common, _ = self._search(split, 0, COMMON_FILL, COMMON_FILL, self.task.minimum_size)
         return [self._sample(split, index, common) for index in range(count)]
 
+    def rows(self, split: Split, count: int) -> list[Row]:
+        """Return `count` samples of `split` as the prompts stage stores them."""
+        return [
+            Row(
+                index=index,
+                split=split,
+                prompt=sample.prompt,
+                answer_prefix=sample.rendering.answer_prefix,
+                references=sample.rendering.references,
+                metric=self.task.metric,
+                max_new_tokens=self.task.max_new_tokens,
+                length=sample.length,
+                source=asdict(sample.choices),
+            )
+            for index, sample in enumerate(self.samples(split, count))
+        ]
+
     def minimum_length(self, split: Split, count: int) -> int:
         """Return the length in tokens of the longest of the first `count` samples at the task's smallest size."""
         smallest = self.task.minimum_size
@@ -83,8 +109,9 @@ class Sampler:
 
     def at_size(self, split: Split, index: int, size: int) -> Sample:
         """Return a sample at a given size; its draws depend on seed, split, task and index, not on other samples."""
-        choices = self.task.draw(Random(f"{self.seed}/{split}/{self.name}/{index}"), size, split)
-        rendering = self.task.render(choices, prose_of(self.prose, split))
+        rng, data = Random(f"{self.seed}/{split}/{self.name}/{index}"), self.data[split]
+        choices = self.task.draw(rng, size, split, data, index)
+        rendering = self.task.render(choices, data)
         prompt = assemble(rendering, self.tokenizer, self.chat_template)
         return Sample(prompt, rendering, choices, self._count(prompt.text) + self.task.max_new_tokens)
 
@@ -111,3 +138,9 @@ class Sampler:
 
     def _count(self, text: str) -> int:
         return count_tokens(self.tokenizer, text)
+
+
+@cache
+def _contents(path: Path) -> bytes:
+    """Read a benchmark file once for both splits."""
+    return path.read_bytes()

@@ -1,0 +1,58 @@
+"""Benchmarks and their tasks, found by name.
+
+A kind of benchmark is a package here. Its `module_of(task)` names the module that defines a task in `TASKS`, and its
+module `prompts` makes the rows. There is no central list, so a new task changes no other task's code digest.
+"""
+
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, Protocol
+
+from headscope.benchmarks.row import Request, Row
+from headscope.errors import ConfigError
+
+
+class Entry(Protocol):
+    """What the plan asks of a task of any kind of benchmark."""
+
+    def needs(self, length: int) -> list[str]:
+        """Name the benchmark files for prompts of `length` tokens."""
+
+
+def module_of(kind: str, task: str) -> str:
+    """Return the module that defines a task."""
+    name: str = import_module(f"{__package__}.{kind}").module_of(task)
+    return name
+
+
+def names(kind: str) -> list[str]:
+    """Return the names of all tasks of a kind of benchmark."""
+    package = import_module(f"{__package__}.{kind}")
+    modules = (import_module(f"{package.__name__}.{module.name}") for module in iter_modules(package.__path__))
+    return sorted(name for module in modules for name in getattr(module, "TASKS", ()))
+
+
+def find(kind: str, task: str) -> Any:
+    """Return the task called `task`.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    known = names(kind)
+    if task not in known:
+        near = get_close_matches(task, known, n=1, cutoff=0) or known
+        raise ConfigError(f"unknown {kind} task {task!r}; nearest: {near[0]!r}; all: {', '.join(known)}")
+    return import_module(module_of(kind, task)).TASKS[task]
+
+
+def needs(kind: str, task: str, length: int) -> list[str]:
+    """Return the names of the benchmark files that a task needs at a length."""
+    entry: Entry = find(kind, task)
+    return entry.needs(length)
+
+
+def rows(kind: str, request: Request) -> list[Row]:
+    """Return the prompts of one task, evaluation first."""
+    found: list[Row] = import_module(f"{__package__}.{kind}.prompts").rows(request)
+    return found

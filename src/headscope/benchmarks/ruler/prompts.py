@@ -1,0 +1,18 @@
+"""RULER's prompts: generated at a measured length."""
+
+from headscope.benchmarks.registry import find
+from headscope.benchmarks.row import Request, Row
+from headscope.benchmarks.sampling import Sampler
+
+
+def rows(request: Request) -> list[Row]:
+    """Return the rows of one task, evaluation first.
+
+    Raises:
+        LengthError: the length is below the task's minimum.
+    """
+    task = find("ruler", request.task)
+    sampler = Sampler(
+        request.task, task, request.length, request.seed, request.tokenizer, request.chat_template, request.files
+    )
+    return [row for split in ("evaluation", "calibration") for row in sampler.rows(split, request.samples[split])]
