@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.benchmarks.ruler.metrics import mean_score, postprocess, score
+from headscope.benchmarks.ruler.metrics import postprocess
+from headscope.benchmarks.scoring import is_null, mean, score
+
+
+def score_one(metric, prediction, references):
+    return score("ruler", {"metric": metric, "references": references}, prediction)
+
+
+def mean_score(metric, predictions, references):
+    return mean([score_one(metric, *pair) for pair in zip(predictions, references, strict=True)])
 
 
 @pytest.mark.parametrize(
@@ -70,9 +79,18 @@ def test_metrics_agree_with_the_official_formulas(pairs):
 
 
 def test_one_prompt_scores_the_share_of_its_references_unrounded():
-    assert score("string_match_all", "seen: a and B", ["A", "b", "z"]) == pytest.approx(200 / 3)
+    assert score_one("string_match_all", "seen: a and B", ["A", "b", "z"]).value == pytest.approx(200 / 3)
 
 
 def test_control_characters_become_new_lines_and_are_not_dropped():
     assert postprocess(" \x00one\x01two\t ") == "one\ntwo"
-    assert score("string_match_all", "12\x0034", ["1234"]) == 0
+    assert score_one("string_match_all", "12\x0034", ["1234"]).value == 0
+
+
+def test_the_metrics_never_give_up():
+    assert not score_one("string_match_part", "", ["a"]).failed
+
+
+@given(st.text(st.sampled_from(" \t\n\x00\x1f\x1c\u3000\x7f\x85a"), max_size=4) | st.text(max_size=4))
+def test_an_answer_is_null_if_postprocessing_leaves_nothing(prediction):
+    assert is_null(prediction) == (postprocess(prediction) == "")

@@ -37,13 +37,14 @@ class FakeNode:
 
 
 def title(tasks, samples=6, lengths=(1024,)):
-    shared = {"model": "SmolLM2-135M-Instruct", "samples": samples, "seed": 42}
-    return {**shared, "lengths": list(lengths), "tasks": list(tasks)}
+    ruler = {"tasks": list(tasks), "lengths": list(lengths), "most": "", "samples": samples}
+    return {"model": "SmolLM2-135M-Instruct", "benchmarks": {"ruler": ruler}, "seed": 42}
 
 
 def row(task, index, criterion, target, score, sparsity, length=1024):
     return {
         "prompt": f"{task}-{length}-{index}", "index": index, "task": task, "length": length,
+        "benchmark": "ruler", "bucket": "", "truncated": False, "metric_failed": False,
         "criterion": criterion, "target": target, "text": "", "tokens": [1, 2], "stop": "eos",
         "score": float(score), "sparsity": float(sparsity),
         "sparsity_group": float(sparsity) ** 2, "queries": 40,
@@ -53,7 +54,10 @@ def row(task, index, criterion, target, score, sparsity, length=1024):
 def write_evaluation(folder, task, rows, length=1024, criteria=CRITERIA):
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
-    return FakeNode(folder, {"task": task, "length": length, "criteria": criteria, "targets": list(TARGETS)})
+    return FakeNode(folder, {
+        "benchmark": "ruler", "task": task, "length": length, "criteria": criteria, "targets": list(TARGETS),
+        "calibrating": {"benchmark": "ruler", "length": length},
+    })  # fmt: skip
 
 
 def evaluation(root, task, dense=90.0, samples=6, length=1024, criteria=CRITERIA, seed=0):
@@ -95,7 +99,7 @@ def oracle(root, task, samples=6, length=1024, layers=30, heads=9, queries=40, s
                 guesses[name].append(true + bias + noise * rng.normal(size=(queries, heads)))
     _write_masses(folder, columns, local, bulk, guesses, length)
     _write_quantiles(folder, rng, prompts[0][0], layers, heads)
-    spec = {"task": task, "length": length, "estimators": {name: {"kind": "gaussian"} for name in estimators}}
+    spec = {"benchmark": "ruler", "task": task, "length": length, "estimators": {name: {"kind": "gaussian"} for name in estimators}}
     return FakeNode(folder, spec)
 
 
@@ -142,7 +146,7 @@ def calibration(root, criterion, tasks=(None,), length=1024, layers=30, heads=9,
         folder = root / "calibration" / f"{criterion}-{task}-{length}"
         folder.mkdir(parents=True)
         (folder / "calibration.json").write_text(json.dumps({"criterion": criterion, "targets": found}))
-        nodes.append(FakeNode(folder, {"criterion": criterion, "length": length, "task": task}))
+        nodes.append(FakeNode(folder, {"criterion": criterion, "benchmark": "ruler", "length": length, "task": task}))
     return nodes
 
 

@@ -7,13 +7,15 @@ import pytest
 import synthetic_tables as fake
 
 from headscope.figures import head_map, label_errors, mass_fit, roc
-from headscope.figures.tables import Tables
+from headscope.figures.tables import Setting, Tables
 from headscope.heads import quality
+
+AT = Setting("ruler", 1024)
 
 
 def pairs(tables, estimator):
     """Exact and predicted log-odds, heads and weights of all pairs."""
-    blocks = list(tables.blocks(1024, [estimator]))
+    blocks = list(tables.blocks(AT, [estimator]))
     exact = np.concatenate([block.local - block.bulk for block in blocks])
     predicted = np.concatenate([block.local - block.estimates[estimator] for block in blocks])
     return exact, predicted, np.concatenate([block.heads for block in blocks])
@@ -22,7 +24,7 @@ def pairs(tables, estimator):
 def test_the_map_is_the_share_below_the_oracles_threshold(tables, title):
     figure, table = head_map.draw(tables, title, target=0.65)
     exact, _, heads = pairs(tables, "gaussian_prompt")
-    long = exact < tables.oracle_threshold(1024, 0.65)[0]
+    long = exact < tables.oracle_threshold(AT, 0.65)[0]
     expected = [long[heads == head].mean() for head in range(12)]
     np.testing.assert_allclose(table["long_share"], expected)
     image = figure.subfigs[0].axes[0].images[0].get_array() if figure.subfigs else None
@@ -40,7 +42,7 @@ def test_a_head_that_never_changes_is_steady_and_one_that_does_swings(tables, ti
 def test_mass_statistics_are_those_of_all_pairs(tables, title):
     _, table = mass_fit.draw(tables, title, resamples=50)
     exact, predicted, _ = pairs(tables, "gaussian_random_words")
-    blocks = list(tables.blocks(1024, ["gaussian_random_words"]))
+    blocks = list(tables.blocks(AT, ["gaussian_random_words"]))
     bulk = np.concatenate([block.bulk.ravel() for block in blocks])
     error = (exact - predicted).ravel()
     found = table[table["estimator"] == "gaussian_random_words"].set_index("part")["value"]
@@ -63,7 +65,7 @@ def test_gaussian_scores_lie_on_the_diagonal_of_the_qq_plot():
 def test_binned_auc_equals_the_exact_one_pooled_and_within_heads(tables, title):
     _, table = roc.draw(tables, title, target=0.65, resamples=50)
     exact, predicted, heads = pairs(tables, "gaussian_prompt")
-    long = exact < tables.oracle_threshold(1024, 0.65)[0]
+    long = exact < tables.oracle_threshold(AT, 0.65)[0]
     qada = table[table["criterion"] == "qada"].groupby("scope")["auc"].first()
     assert qada["pooled"] == pytest.approx(quality.auc(-predicted, long), abs=2e-3)
     assert qada["within heads"] == pytest.approx(quality.auc_within_heads(-predicted, long, heads), abs=2e-3)

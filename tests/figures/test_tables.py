@@ -7,8 +7,10 @@ import pytest
 import synthetic_tables as fake
 
 from headscope.errors import ConfigError
-from headscope.figures.tables import Tables, matrix
+from headscope.figures.tables import Setting, Tables, matrix
 from headscope.pipeline.oracle_tables import PromptMasses, estimates_table, masses_table
+
+AT = Setting("ruler", 1024)
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 2)])
@@ -24,7 +26,7 @@ def test_blocks_are_the_evaluation_prompts_with_their_estimates_in_row_order(tmp
     shuffled = np.random.default_rng(0).permutation(len(masses))
     pq.write_table(masses.take(shuffled), node.folder / "masses.parquet")
     pq.write_table(guess.take(shuffled), node.folder / "estimates" / "gaussian_prompt.parquet")
-    blocks = list(Tables([], [node]).blocks(1024, ["gaussian_prompt"]))
+    blocks = list(Tables([], [node]).blocks(AT, ["gaussian_prompt"]))
     assert len(blocks) == 2
     for block in blocks:
         assert block.local.shape == (10, 3)
@@ -39,18 +41,18 @@ def test_layers_are_numbered_among_the_full_attention_layers(tmp_path):
     sparse = pa.array(np.asarray(masses["layer"]) * 6 + 5, pa.int16())
     pq.write_table(masses.set_column(2, "layer", sparse), node.folder / "masses.parquet")
     tables = Tables([], [node])
-    assert tables.heads(1024) == ([5, 11], 3)
-    assert set(next(tables.blocks(1024)).layer) == {0, 1}
+    assert tables.heads(AT) == ([5, 11], 3)
+    assert set(next(tables.blocks(AT)).layer) == {0, 1}
 
 
 def test_the_oracles_threshold_is_that_of_the_nearest_target(tmp_path):
     tables = Tables([], [], fake.calibration(tmp_path, "oracle"))
-    assert tables.oracle_threshold(1024, 0.7)[0] == pytest.approx(2.5 - 8 * 0.15)
-    assert "0.65" in tables.oracle_threshold(1024, 0.7)[1]
+    assert tables.oracle_threshold(AT, 0.7)[0] == pytest.approx(2.5 - 8 * 0.15)
+    assert "0.65" in tables.oracle_threshold(AT, 0.7)[1]
 
 
 def test_without_a_calibrated_oracle_tau_is_nine_tenths():
-    threshold, words = Tables([], []).oracle_threshold(1024, 0.65)
+    threshold, words = Tables([], []).oracle_threshold(AT, 0.65)
     assert threshold == pytest.approx(np.log(9))
     assert "0.9" in words
 
@@ -59,18 +61,18 @@ def test_a_static_ranking_is_that_of_the_evaluated_task(tmp_path):
     nodes = fake.calibration(tmp_path, "static", tasks=["fwe", "vt"], layers=1, heads=2)
     (nodes[1].folder / "calibration.json").write_text('{"targets": {}}')
     tables = Tables([], [], nodes)
-    assert tables.calibrated("static", 1024, "vt") == {"targets": {}}
-    assert len(tables.calibrated("static", 1024, "fwe")["targets"]) == 5
-    assert tables.calibrated("static", 2048, "fwe") is None
+    assert tables.calibrated("static", AT, "vt") == {"targets": {}}
+    assert len(tables.calibrated("static", AT, "fwe")["targets"]) == 5
+    assert tables.calibrated("static", Setting("ruler", 2048), "fwe") is None
 
 
 def test_missing_nodes_and_prompts_without_a_bulk_are_named(tmp_path):
     with pytest.raises(ConfigError, match="evaluation nodes"):
         _ = Tables([], []).rows
     with pytest.raises(ConfigError, match="oracle nodes"):
-        _ = Tables([], []).lengths
+        _ = Tables([], []).settings
     with pytest.raises(ConfigError, match="window covers all keys"):
-        list(Tables([], [fake.oracle(tmp_path, "fwe", samples=0, layers=1, heads=2, queries=1)]).blocks(1024))
+        list(Tables([], [fake.oracle(tmp_path, "fwe", samples=0, layers=1, heads=2, queries=1)]).blocks(AT))
     no_estimator = fake.oracle(tmp_path / "bare", "fwe", samples=1, layers=1, heads=2, queries=1, estimators={})
     with pytest.raises(ConfigError, match="estimator"):
         Tables([], [no_estimator]).needed_estimators()
@@ -92,8 +94,8 @@ def test_tables_as_the_oracle_stage_writes_them_are_read_back(tmp_path):
         with pq.ParquetWriter(tmp_path / f"{name}.parquet", parts[0].schema) as writer:
             for part in parts:
                 writer.write_table(part)
-    node = fake.FakeNode(tmp_path, {"task": "fwe", "length": 1024, "estimators": {"near": {}}})
-    blocks = list(Tables([], [node]).blocks(1024, ["near"]))
+    node = fake.FakeNode(tmp_path, {"benchmark": "ruler", "task": "fwe", "length": 1024, "estimators": {"near": {}}})
+    blocks = list(Tables([], [node]).blocks(AT, ["near"]))
     for block, prompt in zip(blocks, [prompts[0], prompts[2]], strict=True):
         np.testing.assert_array_equal(block.local, prompt.local)
         np.testing.assert_array_equal(block.layer, prompt.layer)

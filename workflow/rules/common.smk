@@ -14,6 +14,7 @@ try:
         shlex.split(config.get("hydra") or ""), Path(workflow.basedir)
     )
     PLAN.check_results()
+    PLAN.check_files()
 except HeadscopeError as error:
     raise WorkflowError(str(error))
 

@@ -1,6 +1,6 @@
 """The score of one answer, by the metrics of the benchmark that asked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -12,7 +12,8 @@ class Score:
 
     Attributes:
         value: 0-100, not rounded.
-        failed: the official metric gave up on this answer and counts it as 0.
+        failed: the official metric gave up on the answer, for one reference at least, and counts that as 0; the value
+            may be too low.
     """
 
     value: float
@@ -29,3 +30,17 @@ def score(kind: str, row: Mapping[str, Any], prediction: str) -> Score:
     """
     found: Score = import_module(f"{__package__}.{kind}.metrics").score(row, prediction)
     return found
+
+
+def mean(scores: Sequence[Score]) -> float:
+    """Return the score that the benchmarks report for a task: the mean over its samples, 0-100, two digits.
+
+    Args:
+        scores: one a sample, at least one.
+    """
+    return round(sum(one.value for one in scores) / len(scores), 2)
+
+
+def is_null(prediction: str) -> bool:
+    """Whether an answer holds nothing but white space and control characters; RULER counts these as "Nulls"."""
+    return all(character.isspace() or character < " " for character in prediction)

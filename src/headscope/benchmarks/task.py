@@ -4,10 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, Protocol, Self, TypeVar
+from zlib import crc32
 
 Split = Literal["evaluation", "calibration"]
 Choices = TypeVar("Choices")
 Data = TypeVar("Data")
+
+
+def split_of(text: str) -> Split:
+    """Return the split that a text belongs to (a key, a value, a word, a question): a fixed half of all there are."""
+    return "calibration" if crc32(text.encode()) % 2 else "evaluation"
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,7 @@ class Rendering:
 
     Attributes:
         context: instruction and context, up to the first character of the question.
-        question: the last line of the user's turn.
+        question: what is asked, one line or several, to the end of the user's turn.
         answer_prefix: the first words of the answer, put into the model's mouth.
         references: the strings that an answer should hold.
     """
@@ -40,7 +46,7 @@ class Rendering:
 class Task(Protocol[Choices, Data]):
     """A generated task: random choices apart from their text, so that official samples can be rendered again.
 
-    `Choices` is a frozen dataclass of plain data. `Data` is what the task reads from a benchmark file: prose, questions,
+    `Choices` is a frozen dataclass of plain data. `Data` is what the task reads from its files: prose, questions,
     words; None where it reads none. A task's size counts units of context, whatever they are: lines, words, documents.
     The text grows with it.
     """

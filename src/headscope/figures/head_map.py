@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headscope.figures import style
-from headscope.figures.tables import Block, Floats, Tables
+from headscope.figures.tables import Block, Floats, Setting, Tables
 
 STEADY = 0.05
 CLASSES = {"steady local": "#0072B2", "swinging": "#767676", "steady long": "#D55E00"}
@@ -20,7 +20,7 @@ CLASSES = {"steady local": "#0072B2", "swinging": "#767676", "steady long": "#D5
 def draw(
     tables: Tables, title: dict[str, Any], target: float = 0.65, steady: float = STEADY
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw map, histogram and spread of each length.
+    """Draw map, histogram and spread of each setting.
 
     Args:
         tables: oracle nodes, and the oracle's calibration where there is one.
@@ -28,25 +28,25 @@ def draw(
         target: sparsity whose calibrated oracle threshold labels the pairs.
         steady: a head is steady if its long share is at most this, or at least 1 - this.
     """
-    lengths = tables.lengths
-    figure = style.new_figure(style.DOUBLE, 0.3 + 3.5 * len(lengths))
-    bands = figure.subfigures(len(lengths), 1, squeeze=False)
+    settings = tables.settings
+    figure = style.new_figure(style.DOUBLE, 0.3 + 3.5 * len(settings))
+    bands = figure.subfigures(len(settings), 1, squeeze=False)
     parts, origins = [], []
-    for band, length in zip(bands[:, 0], lengths, strict=True):
-        threshold, origin = tables.oracle_threshold(length, target)
-        table = _of_length(tables, length, threshold, steady)
-        _draw_length(band, table, length, steady)
-        parts.append(table.assign(length=length, threshold=threshold))
-        origins.append(f"{length:,} tokens: {origin}.")
+    for band, setting in zip(bands[:, 0], settings, strict=True):
+        threshold, origin = tables.oracle_threshold(setting, target)
+        table = _of_setting(tables, setting, threshold, steady)
+        _draw_setting(band, table, setting, steady)
+        parts.append(table.assign(**setting._asdict(), threshold=threshold))
+        origins.append(f"{setting}: {origin}.")
     rule = "Long: exact window share below tau. Every prompt counts the same."
     style.finish(figure, title, rule, *origins)
     return figure, pd.concat(parts, ignore_index=True)
 
 
-def _of_length(tables: Tables, length: int, threshold: float, steady: float) -> pd.DataFrame:
+def _of_setting(tables: Tables, setting: Setting, threshold: float, steady: float) -> pd.DataFrame:
     """One row a head: its long share, the spread over prompts, its class."""
-    layers, heads = tables.heads(length)
-    shares = np.stack([_long_share(block, threshold, len(layers)) for block in tables.blocks(length)])
+    layers, heads = tables.heads(setting)
+    shares = np.stack([_long_share(block, threshold, len(layers)) for block in tables.blocks(setting)])
     mean, spread = shares.mean(axis=0), shares.std(axis=0)
     kind = np.select([mean <= steady, mean >= 1 - steady], ["steady local", "steady long"], "swinging")
     index = pd.MultiIndex.from_product([layers, range(heads)], names=["layer", "head"])
@@ -63,21 +63,21 @@ def _long_share(block: Block, threshold: float, layers: int) -> Floats:
     return sums / np.bincount(block.layer, minlength=layers)[:, None]
 
 
-def _draw_length(band: Any, table: pd.DataFrame, length: int, steady: float) -> None:
+def _draw_setting(band: Any, table: pd.DataFrame, setting: Setting, steady: float) -> None:
     axes = band.subplot_mosaic([["map", "map"], ["histogram", "spread"]], height_ratios=[1.15, 1])
-    _map(band, axes["map"], table, length)
+    _map(band, axes["map"], table, setting)
     _histogram(axes["histogram"], table, steady)
     _spread(axes["spread"], table)
 
 
-def _map(band: Any, ax: Axes, table: pd.DataFrame, length: int) -> None:
+def _map(band: Any, ax: Axes, table: pd.DataFrame, setting: Setting) -> None:
     grid = table.pivot(index="head", columns="layer", values="long_share")
     image = ax.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="nearest")
     layers, heads = list(grid.columns), list(grid.index)
     every, step = max(1, len(layers) // 15), max(1, len(heads) // 8)
     ax.set_xticks(range(0, len(layers), every), layers[::every])
     ax.set_yticks(range(0, len(heads), step), heads[::step])
-    ax.set(xlabel="layer", ylabel="query head", title=f"Share of queries that need the long context, {length:,} tokens")
+    ax.set(xlabel="layer", ylabel="query head", title=f"Share of queries that need the long context, {setting}")
     ax.grid(False)
     band.colorbar(image, ax=ax, label="long-context share", pad=0.01, aspect=14)
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from headscope.figures import bootstrap, style
-from headscope.figures.tables import Floats, Tables
+from headscope.figures.tables import Floats, Setting, Tables
 
 THRESHOLDS = np.linspace(-4, 8, 49)
 TICKS = [0.05, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 0.999]
@@ -23,16 +23,18 @@ COLUMNS = 3
 def draw(
     tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAMPLES, seed: int = 0
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw one panel a length and task."""
+    """Draw one panel a setting and task."""
     tables.needed_estimators()
-    table = pd.concat([_of_length(tables, length, resamples, seed) for length in tables.lengths], ignore_index=True)
-    groups = [list(group.groupby(["length", "task"], sort=False).groups) for _, group in table.groupby("length")]
+    table = pd.concat([_of_setting(tables, setting, resamples, seed) for setting in tables.settings], ignore_index=True)
+    keys = ["benchmark", "length"]
+    groups = [list(group.groupby([*keys, "task"], sort=False).groups) for _, group in table.groupby(keys)]
     layout = [row for group in groups for row in style.rows_of(group, COLUMNS)]
     figure = style.new_figure(style.DOUBLE, 0.75 + 1.75 * len(layout))
     axes = figure.subplots(len(layout), COLUMNS, sharex=True, sharey=True, squeeze=False)
     for row, panels in zip(axes, layout, strict=True):
-        for ax, (length, task) in zip(row, panels, strict=False):
-            _panel(ax, table[(table["length"] == length) & (table["task"] == task)], tables)
+        for ax, (benchmark, length, task) in zip(row, panels, strict=False):
+            here = (table["benchmark"] == benchmark) & (table["length"] == length) & (table["task"] == task)
+            _panel(ax, table[here], tables)
             ax.set_title(f"{task}, {length:,} tokens")
     _label(axes, layout)
     figure.legend(handles=_handles(tables), loc="outside upper center", ncols=2, handlelength=3)
@@ -41,14 +43,14 @@ def draw(
     return figure, table
 
 
-def _of_length(tables: Tables, length: int, resamples: int, seed: int) -> pd.DataFrame:
+def _of_setting(tables: Tables, setting: Setting, resamples: int, seed: int) -> pd.DataFrame:
     """Errors by task and estimator, from one pass over the oracle tables."""
     found: dict[tuple[str, str], list[Floats]] = {}
-    for block in tables.blocks(length, tables.estimators):
+    for block in tables.blocks(setting, tables.estimators):
         true = block.local - block.bulk
         for name, estimate in block.estimates.items():
             found.setdefault((block.task, name), []).append(errors(true, block.local - estimate))
-    return pd.concat([_table(np.stack(prompts), task, resamples, seed).assign(length=length, task=task, estimator=name)
+    return pd.concat([_table(np.stack(prompts), task, resamples, seed).assign(**setting._asdict(), task=task, estimator=name)
                       for (task, name), prompts in found.items()])  # fmt: skip
 
 

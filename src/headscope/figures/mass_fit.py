@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from headscope.figures import bootstrap, style
-from headscope.figures.tables import Floats, Tables, matrix
+from headscope.figures.tables import Floats, Setting, Tables, matrix
 
 CELL, REACH = 0.25, 100.0
 CENTRES = np.arange(-REACH, REACH + CELL / 2, CELL)
@@ -26,22 +26,22 @@ NORMAL = np.array([NormalDist().inv_cdf(percent / 100) for percent in range(1, 1
 def draw(
     tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAMPLES, seed: int = 0
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw one panel a length and estimator; the first of each length holds the Q-Q plot of its typical head."""
-    lengths, estimators = tables.lengths, tables.needed_estimators()
+    """Draw one panel a setting and estimator; the first of each setting holds the Q-Q plot of its typical head."""
+    settings, estimators = tables.settings, tables.needed_estimators()
     width = style.DOUBLE if len(estimators) > 1 else style.SINGLE
-    figure = style.new_figure(width, 0.3 + 3.0 * len(lengths))
-    axes = figure.subplots(len(lengths), len(estimators), squeeze=False)
+    figure = style.new_figure(width, 0.3 + 3.0 * len(settings))
+    axes = figure.subplots(len(settings), len(estimators), squeeze=False)
     parts = []
-    for row, length in zip(axes, lengths, strict=True):
-        for ax, (name, fit) in zip(row, _fits(tables, length, resamples, seed).items(), strict=True):
+    for row, setting in zip(axes, settings, strict=True):
+        for ax, (name, fit) in zip(row, _fits(tables, setting, resamples, seed).items(), strict=True):
             look = tables.criterion_of(name)
             _panel(
-                figure, ax, fit, f"{style.look(look, list(tables.criteria)).label if look else name}, {length:,} tokens"
+                figure, ax, fit, f"{style.look(look, list(tables.criteria)).label if look else name}, {setting}"
             )
-            parts += [part.assign(length=length, estimator=name) for part in fit.values()]
-        quantiles = typical_head(pa.concat_tables(tables.quantiles(length)))
+            parts += [part.assign(**setting._asdict(), estimator=name) for part in fit.values()]
+        quantiles = typical_head(pa.concat_tables(tables.quantiles(setting)))
         _inset(row[0], quantiles)
-        parts.append(quantiles.assign(part="quantiles", length=length))
+        parts.append(quantiles.assign(part="quantiles", **setting._asdict()))
     style.finish(
         figure,
         title,
@@ -52,13 +52,13 @@ def draw(
     return figure, pd.concat(parts, ignore_index=True)
 
 
-def _fits(tables: Tables, length: int, resamples: int, seed: int) -> dict[str, dict[str, pd.DataFrame]]:
+def _fits(tables: Tables, setting: Setting, resamples: int, seed: int) -> dict[str, dict[str, pd.DataFrame]]:
     """Histogram and statistics of each estimator, from one pass over the oracle tables."""
     size = len(CENTRES)
     grids = {name: np.zeros(size * size) for name in tables.estimators}
     moments: dict[str, list[Floats]] = {name: [] for name in tables.estimators}
     tasks = []
-    for block in tables.blocks(length, tables.estimators):
+    for block in tables.blocks(setting, tables.estimators):
         tasks.append(block.task)
         true = block.bulk.ravel()
         for name, estimate in block.estimates.items():

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from headscope.errors import ConfigError
 from headscope.figures import bootstrap, style
-from headscope.figures.tables import Block, Floats, Tables
+from headscope.figures.tables import Block, Floats, Setting, Tables
 from headscope.heads import quality
 
 BINS, LARGEST = 400, 1e4
@@ -22,7 +22,7 @@ GRID = np.linspace(0, 1, 201)
 
 @dataclass
 class Counts:
-    """Counted scores of one predictor at one length.
+    """Counted scores of one predictor in one setting.
 
     Attributes:
         pooled: each prompt's share of pairs by class (local, long) and bin, [P] x [2, S].
@@ -53,19 +53,19 @@ def _bin(scores: Floats) -> Any:
 def draw(
     tables: Tables, title: dict[str, Any], target: float = 0.8, resamples: int = bootstrap.RESAMPLES, seed: int = 0
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw pooled and mean within-head curves of each length against the oracle's labels at `target` sparsity."""
-    lengths = tables.lengths
-    figure = style.new_figure(style.DOUBLE, 0.35 + 3.1 * len(lengths))
-    axes = figure.subplots(len(lengths), 2, squeeze=False)
+    """Draw pooled and mean within-head curves of each setting against the oracle's labels at `target` sparsity."""
+    settings = tables.settings
+    figure = style.new_figure(style.DOUBLE, 0.35 + 3.1 * len(settings))
+    axes = figure.subplots(len(settings), 2, squeeze=False)
     parts, origins = [], []
-    for row, length in zip(axes, lengths, strict=True):
-        threshold, origin = tables.oracle_threshold(length, target)
-        origins.append(f"{length:,} tokens: {origin}.")
-        counted, tasks = _count(tables, length, threshold)
+    for row, setting in zip(axes, settings, strict=True):
+        threshold, origin = tables.oracle_threshold(setting, target)
+        origins.append(f"{setting}: {origin}.")
+        counted, tasks = _count(tables, setting, threshold)
         curves = {"pooled": _pooled(counted, tasks, resamples, seed), "within heads": _within(counted)}
         for ax, (scope, table) in zip(row, curves.items(), strict=True):
-            _panel(ax, table, f"{scope}, {length:,} tokens", list(tables.criteria))
-            parts.append(table.assign(scope=scope, length=length, threshold=threshold))
+            _panel(ax, table, f"{scope}, {setting}", list(tables.criteria))
+            parts.append(table.assign(scope=scope, **setting._asdict(), threshold=threshold))
     rule = f"Within heads: mean over heads with at least {quality.FEWEST} pairs of each class, no interval. Pooled: "
     style.finish(
         figure,
@@ -94,27 +94,27 @@ def predictors(tables: Tables) -> dict[str, str | None]:
     return found
 
 
-def _count(tables: Tables, length: int, threshold: float) -> tuple[dict[str, Counts], list[str]]:
-    """One pass over the oracle tables of a length."""
-    layers, width = tables.heads(length)
+def _count(tables: Tables, setting: Setting, threshold: float) -> tuple[dict[str, Counts], list[str]]:
+    """One pass over the oracle tables of a setting."""
+    layers, width = tables.heads(setting)
     size, names = len(layers) * width, predictors(tables)
     counted = {name: Counts(np.zeros((2, size, BINS)), np.zeros((2, size))) for name in names}
     tasks = []
-    for block in tables.blocks(length, [name for name in names.values() if name]):
+    for block in tables.blocks(setting, [name for name in names.values() if name]):
         tasks.append(block.task)
         long = block.local - block.bulk < threshold
         for name, estimator in names.items():
             if estimator:
                 scores = block.estimates[estimator] - block.local
             else:
-                scores = _ranking(tables, name, length, block.task)[block.layer]
+                scores = _ranking(tables, name, setting, block.task)[block.layer]
             counted[name].add(block, scores, long)
     return counted, tasks
 
 
-def _ranking(tables: Tables, criterion: str, length: int, task: str) -> Floats:
+def _ranking(tables: Tables, criterion: str, setting: Setting, task: str) -> Floats:
     """At how many targets a static criterion calls each head long, [L, H]: its ranking as far as it decides."""
-    calibration = tables.calibrated(criterion, length, task)
+    calibration = tables.calibrated(criterion, setting, task)
     assert calibration is not None, f"{criterion} was evaluated, so it was calibrated"
     return np.asarray(np.sum([target["long"] for target in calibration["targets"].values()], axis=0, dtype=np.float64))
 

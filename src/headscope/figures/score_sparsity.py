@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headscope.figures import bootstrap, scores, style
+from headscope.figures.scores import SETTING
 from headscope.figures.tables import Tables
 
 COLUMNS = 3
@@ -21,28 +22,25 @@ def draw(
     seed: int = 0,
     floor: float = scores.FLOOR,
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw one panel a task and length after the mean over tasks; tasks below `floor` stand apart, in grey."""
-    table = pd.concat([_of_length(tables.rows, length, resamples, seed, floor) for length in _lengths(tables.rows)])
+    """Draw one panel a task and setting after the mean over tasks; tasks below `floor` stand apart, in grey."""
+    table = pd.concat([_of_setting(rows, resamples, seed, floor) for _, rows in tables.rows.groupby(SETTING, sort=True)])
     layout = _layout(table)
     figure = style.new_figure(style.DOUBLE, 0.75 + 1.65 * len(layout))
     axes = figure.subplots(len(layout), COLUMNS, sharex=True, sharey=True, squeeze=False)
     for row, panels in zip(axes, layout, strict=True):
-        for ax, (length, task) in zip(row, panels, strict=False):
-            _panel(ax, table[(table["length"] == length) & (table["task"] == task)], length)
+        for ax, (benchmark, length, task) in zip(row, panels, strict=False):
+            here = (table["benchmark"] == benchmark) & (table["length"] == length) & (table["task"] == task)
+            _panel(ax, table[here])
     _label(figure, axes, layout)
     method = bootstrap.METHOD.format(resamples=resamples) + "; bands: dense and local."
     axis = "Achieved sparsity: share of queries and query heads labelled local."
-    style.finish(figure, title, axis, method, *_floor_note(table, floor))
+    style.finish(figure, title, axis, method, *_floor_note(table, floor), *scores.notes(tables.rows))
     return figure, table.reset_index(drop=True)
 
 
-def _lengths(rows: pd.DataFrame) -> list[int]:
-    return sorted(int(length) for length in rows["length"].unique())
-
-
-def _of_length(rows: pd.DataFrame, length: int, resamples: int, seed: int, floor: float) -> pd.DataFrame:
-    """Curves of one length: the mean over tasks that count, these tasks, then the tasks apart."""
-    rows = rows[rows["length"] == length]
+def _of_setting(rows: pd.DataFrame, resamples: int, seed: int, floor: float) -> pd.DataFrame:
+    """Curves of one benchmark and length: the mean over tasks that count, these tasks, then the tasks apart."""
+    setting = rows[SETTING].iloc[0].to_dict()
     apart = scores.too_hard(rows, floor)
     counted = [str(task) for task in rows["task"].unique() if task not in apart]
     groups = {MEAN: counted, **{task: [task] for task in counted + apart}}
@@ -51,23 +49,24 @@ def _of_length(rows: pd.DataFrame, length: int, resamples: int, seed: int, floor
         chosen = rows[rows["task"].isin(members)]
         if len(chosen):
             part = scores.summarise(chosen, scores.resample(chosen, resamples, seed))
-            parts.append(part.assign(length=length, task=task, apart=task in apart))
+            parts.append(part.assign(**setting, task=task, apart=task in apart))
     return pd.concat(parts)
 
 
-def _layout(table: pd.DataFrame) -> list[list[tuple[int, str]]]:
-    """Rows of panels (length, task): each length and the tasks apart begin a new row."""
+def _layout(table: pd.DataFrame) -> list[list[tuple[str, int, str]]]:
+    """Rows of panels (benchmark, length, task): each setting and the tasks apart begin a new row."""
     grid = []
-    for _, group in table.groupby(["length", "apart"], sort=True):
-        panels = list(dict.fromkeys(zip(group["length"], group["task"], strict=True)))
+    for _, group in table.groupby([*SETTING, "apart"], sort=True):
+        panels = list(dict.fromkeys(zip(group["benchmark"], group["length"], group["task"], strict=True)))
         grid += style.rows_of(panels, COLUMNS)
     return grid
 
 
-def _panel(ax: Axes, table: pd.DataFrame, length: int) -> None:
-    task, tasks, apart = table["task"].iloc[0], table["tasks"].iloc[0], table["apart"].iloc[0]
-    name = f"mean of {style.plural(tasks, 'task')}" if task == MEAN else task
-    ax.set_title(f"{name}, {length:,} tokens" + (" (apart)" if apart else ""), color=style.GREY if apart else style.INK)
+def _panel(ax: Axes, table: pd.DataFrame) -> None:
+    first = table.iloc[0]
+    task, apart = first["task"], first["apart"]
+    name = f"{first['benchmark']}, mean of {style.plural(first['tasks'], 'task')}" if task == MEAN else task
+    ax.set_title(f"{name}, {first['length']:,} tokens" + (" (apart)" if apart else ""), color=style.GREY if apart else style.INK)
     ax.set_facecolor(style.PALE if apart else "white")
     names = list(table["criterion"])
     for criterion in style.ordered(names):
@@ -83,7 +82,7 @@ def _panel(ax: Axes, table: pd.DataFrame, length: int) -> None:
             bar.set_alpha(0.5)
 
 
-def _label(figure: Figure, axes: Any, layout: list[list[tuple[int, str]]]) -> None:
+def _label(figure: Figure, axes: Any, layout: list[list[tuple[str, int, str]]]) -> None:
     axes[0, 0].set(xlim=(0, 1), ylim=(-3, 103), yticks=[0, 20, 40, 60, 80, 100])
     style.share_axis(axes[0, 0].xaxis)
     style.close_grid(axes, layout, "achieved sparsity (share local)")

@@ -12,14 +12,23 @@ from numpy.typing import NDArray
 
 from headscope.figures import bootstrap, style
 
+SETTING = ["benchmark", "length"]
 FLOOR = 20.0
 """A task that the dense model scores below cannot tell criteria apart: it is shown alone and is in no mean."""
 
 
 def too_hard(rows: pd.DataFrame, floor: float = FLOOR) -> list[str]:
-    """Tasks of these rows (of one length) on which the dense model's mean score lies below `floor`."""
+    """Tasks of these rows (of one setting) on which the dense model's mean score lies below `floor`."""
     means = rows[rows["criterion"] == "dense"].groupby("task")["score"].mean()
     return [str(task) for task in means.index[means < floor]]
+
+
+def notes(rows: pd.DataFrame) -> list[str]:
+    """What happened to prompts and answers that a score does not tell: lost middles, metrics that gave up."""
+    cut = rows.drop_duplicates("prompt").groupby("benchmark")["truncated"].mean()
+    found = [f"{name}: {share:.0%} of the prompts lost their middle." for name, share in cut[cut > 0].items()]
+    failed = int(rows["metric_failed"].sum())
+    return [*found, f"The metric failed on {failed:,} answers, which score 0."] if failed else found
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Scores:
 
 
 def resample(rows: pd.DataFrame, resamples: int, seed: int) -> Scores:
-    """Bootstrap the rows of one length and of the tasks to average over."""
+    """Bootstrap the rows of one setting and of the tasks to average over."""
     filled = rows.fillna({"target": 0.0})
     wide = filled.pivot(index=["task", "index"], columns=["criterion", "target"], values="score").sort_index()
     tasks, values = [str(task) for task in wide.index.get_level_values("task")], wide.to_numpy(dtype=np.float64)

@@ -89,8 +89,11 @@ def new_figure(width: float, height: float) -> Figure:
 
 def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
     """Write the footer (model, tasks, samples, seed, then the notes) in room taken from the bottom of the figure."""
-    tasks = plural(len(title["tasks"]), "task")
-    head = f"{title['model']}; {tasks}, {plural(title['samples'], 'prompt')} a task, data seed {title['seed']}."
+    samples = "; ".join(
+        f"{name}: {plural(len(found['tasks']), 'task')}, {found['most']}{plural(found['samples'], 'prompt')} a task"
+        for name, found in title["benchmarks"].items()
+    )
+    head = f"{title['model']}; {samples}; data seed {title['seed']}."
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(" ".join([head, *notes]), int(width * 23))
     room = (len(lines) * FOOTER_POINTS * 1.35 + 4) / 72 / height

@@ -32,7 +32,7 @@ def draw(
     seed: int = 0,
     floor: float = scores.FLOOR,
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw scores (left) and paired differences (right) of each length and target; the CSV also has the tasks apart.
+    """Draw scores (left) and paired differences (right) of each setting and target; the CSV also has the tasks apart.
 
     Args:
         tables: evaluation nodes.
@@ -43,11 +43,11 @@ def draw(
         seed: of the bootstrap.
         floor: tasks on which dense scores less are reported apart.
     """
-    table = pd.concat([_of_length(rows, targets, pairs, resamples, seed, floor)
-                       for _, rows in tables.rows.groupby("length", sort=True)], ignore_index=True)  # fmt: skip
+    table = pd.concat([_of_setting(rows, targets, pairs, resamples, seed, floor)
+                       for _, rows in tables.rows.groupby(scores.SETTING, sort=True)], ignore_index=True)  # fmt: skip
     shown = table[table["task"] == MEAN]
-    panels = list(shown[["length", "target"]].dropna().drop_duplicates().itertuples(index=False))
-    lines = max(2, shown[shown["versus"] == ""].groupby(["length", "target"]).size().max() + 2)
+    panels = list(shown[[*scores.SETTING, "target"]].dropna().drop_duplicates().itertuples(index=False))
+    lines = max(2, shown[shown["versus"] == ""].groupby([*scores.SETTING, "target"]).size().max() + 2)
     figure = style.new_figure(style.DOUBLE, 0.45 + (0.5 + 0.165 * 1.5 * lines) * len(panels))
     axes = figure.subplots(len(panels), 2, squeeze=False, sharex="col", width_ratios=[1, 1.05])
     for row, panel in zip(axes, panels, strict=True):
@@ -55,7 +55,7 @@ def draw(
         _difference_panel(row[1], _at(shown, panel, versus=True))
     style.finish(figure, title, bootstrap.METHOD.format(resamples=resamples) + ", paired.",
                  "Better or worse: the interval leaves out 0; not corrected for the number of comparisons.",
-                 *_apart_note(table, floor))  # fmt: skip
+                 *_apart_note(table, floor), *scores.notes(tables.rows))  # fmt: skip
     return figure, table
 
 
@@ -64,7 +64,7 @@ def nearest(available: Sequence[float], wanted: Sequence[float]) -> list[float]:
     return sorted({min(available, key=lambda target: abs(target - one)) for one in wanted})
 
 
-def _of_length(
+def _of_setting(
     rows: pd.DataFrame,
     targets: Sequence[float],
     pairs: Sequence[Sequence[str]],
@@ -72,7 +72,7 @@ def _of_length(
     seed: int,
     floor: float,
 ) -> pd.DataFrame:
-    """Scores and differences of one length: the mean over tasks that count, then each task apart.
+    """Scores and differences of one benchmark and length: the mean over tasks that count, then each task apart.
 
     If dense is below the floor everywhere (a random model), the mean is over all tasks and marked apart too.
     """
@@ -82,7 +82,7 @@ def _of_length(
     groups = [(MEAN, counted if len(counted) else rows), *((task, rows[rows["task"] == task]) for task in apart)]
     parts = [_of_group(group, chosen, pairs, resamples, seed).assign(task=name, apart=name in apart or not len(counted))
              for name, group in groups]  # fmt: skip
-    return pd.concat(parts).assign(length=int(rows["length"].iloc[0]))
+    return pd.concat(parts).assign(**rows[scores.SETTING].iloc[0].to_dict())
 
 
 def _of_group(
@@ -112,7 +112,8 @@ def _difference(found: scores.Scores, one: str, other: str, target: float) -> di
 
 def _at(table: pd.DataFrame, panel: Any, versus: bool) -> pd.DataFrame:
     """Rows of a panel; scores include the criteria without a target."""
-    here = (table["length"] == panel.length) & ((table["versus"] != "") == versus)
+    here = (table["benchmark"] == panel.benchmark) & (table["length"] == panel.length)
+    here &= (table["versus"] != "") == versus
     chosen: pd.DataFrame = table.loc[here & ((table["target"] == panel.target) | table["target"].isna())]
     return chosen
 
@@ -132,7 +133,7 @@ def _score_panel(ax: Axes, table: pd.DataFrame, panel: Any) -> None:
     )
     ax.set_xlim(0, 100)
     tasks = int(table["tasks"].iloc[0])
-    ax.set_title(f"Target sparsity {panel.target:g}, {panel.length:,} tokens, mean of {style.plural(tasks, 'task')}")
+    ax.set_title(f"{panel.benchmark}, {panel.length:,} tokens, target {panel.target:g}, mean of {style.plural(tasks, 'task')}")
 
 
 def _difference_panel(ax: Axes, table: pd.DataFrame) -> None:

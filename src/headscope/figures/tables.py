@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,16 @@ from headscope.errors import ConfigError
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 TAU_WITHOUT_ORACLE = 0.9
+
+
+class Setting(NamedTuple):
+    """What is averaged over and drawn together: one benchmark at one length."""
+
+    benchmark: str
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.benchmark}, {self.length:,} tokens"
 
 
 class Node(Protocol):
@@ -42,8 +52,7 @@ class Block:
     """Exact masses and estimates of one evaluation prompt.
 
     Attributes:
-        task: RULER task.
-        length: prompt length in tokens.
+        task: the benchmark's task.
         layer: position of each row's layer among the full-attention layers, [R].
         local: log mass of the window, [R, H].
         bulk: exact log mass of the bulk, [R, H].
@@ -51,7 +60,6 @@ class Block:
     """
 
     task: str
-    length: int
     layer: Integers
     local: Floats
     bulk: Floats
@@ -74,27 +82,28 @@ class Tables:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """All evaluation rows.
+        """All evaluation rows; groups of samples that a benchmark reports apart count as benchmarks of their own.
 
         Raises:
             ConfigError: the figure was given no evaluation node.
         """
         if not self.evaluations:
             raise ConfigError("this figure needs evaluation nodes and was given none")
-        return pd.concat(
+        rows = pd.concat(
             [pd.read_parquet(node.folder / "rows.parquet") for node in self.evaluations], ignore_index=True
         )
+        return rows.assign(benchmark=(rows["benchmark"] + " " + rows["bucket"]).str.strip())
 
     @property
-    def lengths(self) -> list[int]:
-        """Lengths of the oracle tables, ascending.
+    def settings(self) -> list[Setting]:
+        """Benchmarks and lengths of the oracle tables, ascending.
 
         Raises:
             ConfigError: the figure was given no oracle node.
         """
         if not self.oracles:
             raise ConfigError("this figure needs oracle nodes and was given none")
-        return sorted({node.spec["length"] for node in self.oracles})
+        return sorted({_setting(node) for node in self.oracles})
 
     @property
     def estimators(self) -> list[str]:
@@ -122,21 +131,21 @@ class Tables:
         users = [name for name, spec in self.criteria.items() if (spec.get("estimator") or {}).get("name") == estimator]
         return users[0] if users else None
 
-    def heads(self, length: int) -> tuple[list[int], int]:
+    def heads(self, setting: Setting) -> tuple[list[int], int]:
         """Indices of the full-attention layers and the number of query heads."""
-        path = self._oracle_nodes(length)[0].folder / "masses.parquet"
+        path = self._oracle_nodes(setting)[0].folder / "masses.parquet"
         layers = np.unique(pq.read_table(path, columns=["layer"])["layer"].to_numpy())
         first = next(pq.ParquetFile(path).iter_batches(batch_size=1, columns=["local"]))
         return [int(layer) for layer in layers], len(first["local"][0])
 
-    def blocks(self, length: int, estimators: Sequence[str] = ()) -> Iterator[Block]:
-        """Yield the evaluation prompts of one length, one oracle file in memory at a time.
+    def blocks(self, setting: Setting, estimators: Sequence[str] = ()) -> Iterator[Block]:
+        """Yield the evaluation prompts of one setting, one oracle file in memory at a time.
 
         Raises:
             ConfigError: no query has a bulk, so there is nothing to draw.
         """
         prompts = 0
-        for node in self._oracle_nodes(length):
+        for node in self._oracle_nodes(setting):
             masses = pq.read_table(
                 node.folder / "masses.parquet", columns=["prompt", "split", "layer", "local", "bulk"]
             )
@@ -151,40 +160,47 @@ class Tables:
                 prompts += 1
                 of_prompt = {name: guess[rows].astype(np.float64) for name, guess in guesses.items()}
                 pair = local[rows].astype(np.float64), exact[rows].astype(np.float64)
-                yield Block(node.spec["task"], length, layer[rows], *pair, of_prompt)
+                yield Block(node.spec["task"], layer[rows], *pair, of_prompt)
         if not prompts:
             raise ConfigError(
-                f"at length {length} the window covers all keys: choose a longer prompt or a smaller window"
+                f"{setting}: the window covers all keys: choose a longer prompt or a smaller window"
             )
 
-    def quantiles(self, length: int) -> Iterator[pa.Table]:
+    def quantiles(self, setting: Setting) -> Iterator[pa.Table]:
         """Yield the bulk-score quantiles of one oracle node after the other."""
-        for node in self._oracle_nodes(length):
+        for node in self._oracle_nodes(setting):
             yield pq.read_table(node.folder / "score_quantiles.parquet")
 
-    def calibrated(self, criterion: str, length: int, task: str | None = None) -> dict[str, Any] | None:
-        """Read `calibration.json` of a criterion at a length (for the evaluated task, where it has one of its own)."""
+    def calibrated(self, criterion: str, setting: Setting, task: str | None = None) -> dict[str, Any] | None:
+        """Read `calibration.json` of a criterion in a setting (for the evaluated task, where it has one of its own)."""
+        fitted = {setting} | {
+            Setting(**node.spec["calibrating"]) for node in self.evaluations if _setting(node) == setting
+        }
         for node in self.calibrations:
-            found = node.spec["criterion"] == criterion and node.spec["length"] == length
+            found = node.spec["criterion"] == criterion and _setting(node) in fitted
             if found and node.spec.get("task") in (None, task):
                 calibration: dict[str, Any] = json.loads((node.folder / "calibration.json").read_text(encoding="utf-8"))
                 return calibration
         return None
 
-    def oracle_threshold(self, length: int, target: float) -> tuple[float, str]:
+    def oracle_threshold(self, setting: Setting, target: float) -> tuple[float, str]:
         """Log-odds at and above which the oracle calls a head local, and in words where it comes from.
 
         The nearest calibrated target is taken; without a calibrated oracle, tau = .9.
         """
-        calibration = self.calibrated("oracle", length)
+        calibration = self.calibrated("oracle", setting)
         if calibration is None:
             return float(np.log(TAU_WITHOUT_ORACLE / (1 - TAU_WITHOUT_ORACLE))), f"tau = {TAU_WITHOUT_ORACLE}"
         chosen = min(calibration["targets"], key=lambda name: abs(float(name) - target))
         threshold = float(calibration["targets"][chosen]["threshold"])
         return threshold, f"tau = {1 / (1 + np.exp(-threshold)):.3f}, calibrated for sparsity {chosen}"
 
-    def _oracle_nodes(self, length: int) -> list[Node]:
-        return [node for node in self.oracles if node.spec["length"] == length]
+    def _oracle_nodes(self, setting: Setting) -> list[Node]:
+        return [node for node in self.oracles if _setting(node) == setting]
+
+
+def _setting(node: Node) -> Setting:
+    return Setting(node.spec["benchmark"], node.spec["length"])
 
 
 def matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:

@@ -57,6 +57,7 @@ def decode(
     window: Window,
     max_new_tokens: int,
     eos: Sequence[int],
+    min_new_tokens: int = 0,
 ) -> list[Answer]:
     """Decode greedily under every criterion, rows in the given order.
 
@@ -69,6 +70,7 @@ def decode(
         window: the local window.
         max_new_tokens: a row stops there.
         eos: stop tokens; a row that produced one leaves the batch.
+        min_new_tokens: so many first tokens are never stop tokens.
 
     Raises:
         ShapeError: no token before or after the boundary.
@@ -77,11 +79,16 @@ def decode(
         raise ShapeError(f"boundary {boundary} leaves no context or no question in a prompt of {len(ids)} tokens")
     with attention(model):
         shared = SharedPrefix(prefill(model, ids[:boundary]), criteria, window)
-        return _decode_rows(model, ids, shared, max_new_tokens, set(eos))
+        return _decode_rows(model, ids, shared, max_new_tokens, set(eos), min_new_tokens)
 
 
 def _decode_rows(
-    model: PreTrainedModel, ids: Sequence[int], shared: SharedPrefix, max_new_tokens: int, eos: set[int]
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    shared: SharedPrefix,
+    max_new_tokens: int,
+    eos: set[int],
+    min_new_tokens: int,
 ) -> list[Answer]:
     rows, boundary, cache = shared.rows, shared.length, DynamicCache()
     tokens: list[list[int]] = [[] for _ in range(rows)]
@@ -89,8 +96,8 @@ def _decode_rows(
     active = torch.arange(rows)
     step = torch.tensor([ids[boundary:]]).expand(rows, -1)
     position = boundary
-    for _ in range(max_new_tokens):
-        following = _forward(model, step, position, cache, shared)
+    for new in range(max_new_tokens):
+        following = _forward(model, step, position, cache, shared, sorted(eos) if new < min_new_tokens else [])
         position += step.shape[1]
         stopped = torch.tensor([token in eos for token in following.tolist()])
         for row, token, stop in zip(active.tolist(), following.tolist(), stopped.tolist(), strict=True):
@@ -112,9 +119,14 @@ def _decode_rows(
 
 
 def _forward(
-    model: PreTrainedModel, ids: Tensor, first: int, cache: DynamicCache, shared: SharedPrefix | None
+    model: PreTrainedModel,
+    ids: Tensor,
+    first: int,
+    cache: DynamicCache,
+    shared: SharedPrefix | None,
+    banned: Sequence[int] = (),
 ) -> Tensor:
-    """Feed [R, Q] tokens from position `first` on; return the greedy next token of each row, [R], on the CPU."""
+    """Feed [R, Q] tokens from position `first` on; return each row's greedy next token, none of `banned`, [R], on the CPU."""
     device = model.get_input_embeddings().weight.device
     positions = torch.arange(first, first + ids.shape[1], device=device)[None].expand(ids.shape[0], -1)
     output = model(
@@ -126,5 +138,7 @@ def _forward(
         headscope=shared,
     )
     # As generate() does: float32 before the argmax, so that half-precision ties break alike.
-    greedy: Tensor = output.logits[:, -1].float().argmax(-1).cpu()
+    logits = output.logits[:, -1].float()
+    logits[:, list(banned)] = float("-inf")
+    greedy: Tensor = logits.argmax(-1).cpu()
     return greedy

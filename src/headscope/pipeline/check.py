@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from headscope.benchmarks.ruler import names as ruler_tasks
+from headscope.benchmarks import registry
 from headscope.errors import ConfigError
 from headscope.pipeline.code import SOURCE, source_file
 from headscope.pipeline.options import find, from_plain, leaves, nearest, refuse_unknown
-from headscope.pipeline.schema import Config, Model
+from headscope.pipeline.schema import Benchmark, Config, Model
 
 NAME = re.compile(r"[A-Za-z0-9_.]+(-[A-Za-z0-9_.]+)*")  # no two hyphens: they part a folder's name from its key
 SOURCES = {
@@ -35,13 +35,14 @@ def check(config: Mapping[str, Any]) -> None:
         else:
             option.check(path, value)
     typed = from_plain(Config, config)
-    for test in (_names, _model, _tasks, _lengths, _criteria, _estimators, _figures, _targets):
+    for test in (_names, _model, _benchmarks, _files, _criteria, _estimators, _figures, _targets):
         test(typed)
 
 
 def _names(config: Config) -> None:
     given = {"name": config.name.split("/"), "model.name": [config.model.name]}
-    given |= {"criterion": list(config.criterion), "figure": list(config.figure)}
+    given |= {"criterion": list(config.criterion), "figure": list(config.figure), "benchmark": list(config.benchmark)}
+    given["assets.files"] = list(config.assets.files)
     given["estimator.name"] = [c.estimator.name for c in config.criterion.values() if c.estimator is not None]
     for option, words in given.items():
         for word in words:
@@ -66,31 +67,74 @@ def _model(config: Config) -> None:
         raise ConfigError(f"option model.device_map: {model.device_map} spreads over GPUs, but model.device is cpu")
 
 
-def _tasks(config: Config) -> None:
-    known = ruler_tasks()
-    for task in config.benchmark.tasks:
+def _benchmarks(config: Config) -> None:
+    if not config.benchmark:
+        raise ConfigError("option benchmark: name at least one, e.g. benchmark=[ruler]")
+    seen: dict[str, str] = {}
+    for name, benchmark in config.benchmark.items():
+        path = f"benchmark.{name}"
+        _tasks(path, benchmark)
+        _lengths(path, benchmark, config)
+        _calibrated_on(path, benchmark, config)
+        if benchmark.source is not None and benchmark.kind != "ruler":
+            raise ConfigError(f"option {path}.source: only ruler takes official sample files, not {benchmark.kind}")
+        for task in benchmark.tasks:
+            if seen.setdefault(task, name) != name:
+                raise ConfigError(f"option {path}.tasks: {task} is already a task of benchmark {seen[task]}")
+
+
+def _tasks(path: str, benchmark: Benchmark) -> None:
+    known = registry.names(benchmark.kind)
+    for task in benchmark.tasks:
         if task not in known:
             every = ", ".join(known)
             raise ConfigError(
-                f"option benchmark.tasks: unknown task {task!r}; did you mean {nearest(task, known)!r}? ({every})"
+                f"option {path}.tasks: unknown task {task!r}; did you mean {nearest(task, known)!r}? ({every})"
             )
-    _unique("benchmark.tasks", config.benchmark.tasks)
+    _unique(f"{path}.tasks", benchmark.tasks)
 
 
-def _lengths(config: Config) -> None:
+def _files(config: Config) -> None:
+    for name, file in config.assets.files.items():
+        wanted = {"url": ("url",), "hub": ("repository", "file")}.get(file.source, ())
+        for option in wanted:
+            if getattr(file, option) is None:
+                raise ConfigError(f"option assets.files.{name}.{option} must be given for source {file.source}")
+    for name, benchmark in config.benchmark.items():
+        for task in benchmark.tasks:
+            for file in registry.needs(benchmark.kind, task, max(benchmark.lengths)):
+                if file not in config.assets.files:
+                    raise ConfigError(f"option assets.files.{file} must be given: task {task} of {name} needs it")
+
+
+def _lengths(path: str, benchmark: Benchmark, config: Config) -> None:
     window, model = config.window, config.model
-    _unique("benchmark.lengths", config.benchmark.lengths)
-    for length in config.benchmark.lengths:
+    _unique(f"{path}.lengths", benchmark.lengths)
+    for length in benchmark.lengths:
         if length > model.positions:
             raise ConfigError(
-                f"option benchmark.lengths: {length} tokens are beyond model.positions {model.positions} of"
+                f"option {path}.lengths: {length} tokens are beyond model.positions {model.positions} of"
                 f" {model.name}; choose a shorter length or a model (or RoPE override) with more positions"
             )
         if window.sink + window.recent >= length:
             raise ConfigError(
                 f"option window.recent: window.sink {window.sink} + window.recent {window.recent} covers all"
-                f" {length} tokens of benchmark.lengths: no key is left outside the window"
+                f" {length} tokens of {path}.lengths: no key is left outside the window"
             )
+
+
+def _calibrated_on(path: str, benchmark: Benchmark, config: Config) -> None:
+    """Where criteria are fitted there must be prompts to fit them on."""
+    needed = {c.calibrated_on for c in config.criterion.values()} & {"calibration", "other_tasks"}
+    source = benchmark.calibrated_on
+    if source is not None and source not in config.benchmark:
+        raise ConfigError(
+            f"option {path}.calibrated_on: this experiment has no benchmark {source!r}; add it (benchmark=[{source},...])"
+            f" or calibrate on its own rows ({path}.calibrated_on=null {path}.samples.calibration=20)"
+        )
+    if needed and not (benchmark if source is None else config.benchmark[source]).samples.calibration:
+        where = path if source is None else f"benchmark.{source}"
+        raise ConfigError(f"option {where}.samples.calibration: 0 prompts, but criteria of {path} are fitted on them")
 
 
 def _criteria(config: Config) -> None:
@@ -101,11 +145,13 @@ def _criteria(config: Config) -> None:
         for need in NEEDS.get(criterion.kind, ()):
             if getattr(criterion, need) is None:
                 raise ConfigError(f"option criterion.{name}.{need} must be given: kind {criterion.kind} needs it")
-        if criterion.calibrated_on == "other_tasks" and len(config.benchmark.tasks) < 2:
-            raise ConfigError(
-                f"option criterion.{name}.calibrated_on: other_tasks needs at least two benchmark.tasks,"
-                f" there is only {config.benchmark.tasks}"
-            )
+        for own, benchmark in config.benchmark.items():
+            alone = benchmark.calibrated_on in (None, own) and len(benchmark.tasks) < 2
+            if criterion.calibrated_on == "other_tasks" and alone:
+                raise ConfigError(
+                    f"option criterion.{name}.calibrated_on: other_tasks needs at least two benchmark.{own}.tasks,"
+                    f" there is only {benchmark.tasks}"
+                )
 
 
 def _estimators(config: Config) -> None:

@@ -170,7 +170,7 @@ def _check_words(words: Sequence[str], root: Path) -> None:
     for override in _parse(words):
         group = override.key_or_group
         if group not in known:
-            refuse_unknown(group, {name: known[name] for name in ("criterion", "figure")})
+            refuse_unknown(group, {name: known[name] for name in ("benchmark", "criterion", "figure")})
         elif not override.is_delete():
             for name in _names(override.value()):
                 if name not in known[group]:

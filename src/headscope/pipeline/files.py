@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from headscope.errors import AssetError, HeadscopeError
+from headscope.errors import AssetError, ConfigError, HeadscopeError
+from headscope.pipeline.progress import progress
+
+T = TypeVar("T")
 
 
 def canonical(obj: Any) -> str:
@@ -33,6 +36,23 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file, in hex, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hashes(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return the digests of some files and one over all of them, as manifests hold them."""
+    files = {name: sha256_file(folder / name) for name in progress(names, f"hashing {folder.name}")}
+    return {"files": files, "sha256": digest(files, 64)}
+
+
+def choose(field: str, value: str, choices: Mapping[str, T]) -> T:
+    """Return the choice of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if value not in choices:
+        raise ConfigError(f"unknown asset {field} {value!r}; choose one of {', '.join(sorted(choices))}")
+    return choices[value]
 
 
 def results_root(out: Path) -> Path:

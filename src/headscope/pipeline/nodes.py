@@ -11,14 +11,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from headscope.benchmarks.ruler import module_of
+from headscope.benchmarks import registry
 from headscope.pipeline.code import code_digest
 from headscope.pipeline.files import canonical, digest
-from headscope.pipeline.schema import Config
+from headscope.pipeline.assets.packaged import MAKERS
+from headscope.pipeline.schema import Benchmark, Config
 
 Spec = dict[str, Any]
+OFFICIAL = "official"  # name of the asset that holds a task's finished samples
 KEY = re.compile(r"(?P<name>[\w.-]+)--(?P<digest>[0-9a-f]{10})")
 
 
@@ -68,8 +71,13 @@ def modules(stage: str, spec: Spec) -> list[str]:
     found = {f"headscope.pipeline.stages.{stage}"}
     found |= {f"headscope.heads.criteria.{criterion['kind']}" for criterion in criteria}
     found |= {f"headscope.heads.estimators.{estimator['kind']}" for estimator in used if estimator}
+    if stage == "assets":
+        found.add(f"headscope.pipeline.assets.{spec['kind']}")
+        found |= {MAKERS[spec["source"]][0]} if spec["kind"] == "packaged" else set()
     if stage == "prompts":
-        found.add(module_of(spec["task"]))
+        found |= {registry.module_of(spec["kind"], spec["task"]), f"headscope.benchmarks.{spec['kind']}.prompts"}
+    if stage == "evaluation":
+        found.add(f"headscope.benchmarks.{spec['kind']}.metrics")
     if stage == "figures":
         found.add(f"headscope.figures.{spec['figure']}")
     return sorted(found)
@@ -104,13 +112,27 @@ def _given(options: Any) -> Spec:
     return {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
 
 
+def official_file(benchmark: Benchmark, task: str) -> Path:
+    """Return where a folder of official samples holds a task's: as a file of its own, or as RULER's scripts write it."""
+    folder = Path(benchmark.source or "").expanduser()
+    written = folder / task / "validation.jsonl"
+    return written if written.is_file() else folder / f"{task}.jsonl"
+
+
+class Cell(NamedTuple):
+    """What is evaluated together: one task of one benchmark at one length."""
+
+    benchmark: str
+    length: int
+    task: str
+
+
 class _Builder:
     """Makes the nodes of one configuration."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.model = config, config.model
+        self.config, self.model, self.window = config, config.model, config.window
         self.criteria = dict(sorted(config.criterion.items()))  # their order makes no other result
-        self.benchmark, self.window = config.benchmark, config.window
         rope = None if self.model.rope is None else _given(self.model.rope)
         self.compute = {"dtype": self.model.dtype, "device": self.model.device, "rope": rope}
         self.compute["device_map"] = self.model.device_map
@@ -125,20 +147,22 @@ class _Builder:
             },
             [],
         )
-        text = self.benchmark.text
-        # The packaged prose is a part of Python and differs between its minor versions.
-        python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        self.text = _node("assets", [text.name], {"kind": "text", "python": python, **_given(text)}, [])
         self.estimators = {
             criterion.estimator.name: criterion.estimator
             for criterion in self.criteria.values()
             if criterion.estimator is not None
         }
-        self.moments = {length: self._moments(length) for length in self.benchmark.lengths}
-        cells = [(length, task) for length in self.benchmark.lengths for task in self.benchmark.tasks]
-        self.prompts = {cell: self._prompts(*cell) for cell in cells}
-        self.oracle = {cell: self._oracle(*cell) for cell in cells}
-        self.calibration: dict[tuple[str, int, str | None], Node] = {}
+        self.cells = [
+            Cell(name, length, task)
+            for name, benchmark in sorted(config.benchmark.items())
+            for length in benchmark.lengths
+            for task in benchmark.tasks
+        ]
+        self.files: dict[str, Node] = {}
+        self.moments = {length: self._moments(length) for length in sorted({cell.length for cell in self.cells})}
+        self.prompts = {cell: self._prompts(cell) for cell in self.cells}
+        self.oracle = {cell: self._oracle(cell) for cell in self.cells}
+        self.calibration: dict[tuple[str, str, int, str | None], Node] = {}
 
     def _moments(self, length: int) -> list[Node]:
         texts = sorted({estimator.moments for estimator in self.estimators.values()} - {"prompt"})
@@ -147,36 +171,72 @@ class _Builder:
             _node("moments", [text, length, self.model.name], {"text": text, **common}, [self.assets]) for text in texts
         ]
 
-    def _prompts(self, length: int, task: str) -> Node:
+    def _file(self, name: str) -> Node:
+        """The node of a benchmark's file."""
+        if name not in self.files:
+            given = {key: value for key, value in _given(self.config.assets.files[name]).items() if value != []}
+            if given["source"] in MAKERS:
+                # A part of Python: its text differs between minor versions.
+                spec = {"kind": "packaged", "python": f"{sys.version_info.major}.{sys.version_info.minor}", **given}
+            else:
+                mirror = self.config.assets.mirror
+                spec = {"kind": "data", **given, **({"mirror": mirror} if mirror else {})}
+            self.files[name] = _node("assets", [name], {"name": name, **spec}, [])
+        return self.files[name]
+
+    def _official(self, benchmark: Benchmark, task: str) -> Node:
+        """The node of an official file of finished samples."""
+        path = str(official_file(benchmark, task))
+        spec = {"kind": "data", "name": OFFICIAL, "source": "file", "path": path}
+        return _node("assets", [OFFICIAL, task], spec, [])
+
+    def _prompts(self, cell: Cell) -> Node:
+        benchmark = self.config.benchmark[cell.benchmark]
         spec = {
-            "benchmark": self.benchmark.name,
-            "task": task,
-            "length": length,
+            "kind": benchmark.kind,
+            "task": cell.task,
+            "length": cell.length,
             "seed": self.config.seed,
-            "samples": _given(self.benchmark.samples),
-            "chat_template": self.benchmark.chat_template,
+            "samples": _given(benchmark.samples),
+            "chat_template": benchmark.chat_template,
             "positions": self.model.positions,
         }
-        return _node("prompts", [task, length, self.model.name], spec, [self.assets, self.text])
+        if benchmark.source is not None:
+            files = [self._official(benchmark, cell.task)]
+        else:
+            files = [self._file(name) for name in registry.needs(benchmark.kind, cell.task, cell.length)]
+        return _node("prompts", [cell.task, cell.length, self.model.name], spec, [self.assets, *files])
 
-    def _oracle(self, length: int, task: str) -> Node:
-        prompts, cell = self.prompts[length, task], {"task": task, "length": length, **self.compute}
-        dense = _node("dense", [task, length, self.model.name], cell, [self.assets, prompts])
+    def _oracle(self, cell: Cell) -> Node:
+        prompts, spec = self.prompts[cell], {**cell._asdict(), **self.compute}
+        words = [cell.task, cell.length]
+        dense = _node("dense", [*words, self.model.name], spec, [self.assets, prompts])
         estimators = {name: dataclasses.asdict(estimator) for name, estimator in self.estimators.items()}
-        spec = {**cell, "window": _given(self.window), "estimators": estimators}
-        parents = [self.assets, prompts, dense, *self.moments[length]]
-        return _node("oracle", self._windowed(task, length), spec, parents)
+        parents = [self.assets, prompts, dense, *self.moments[cell.length]]
+        spec = {**spec, "window": _given(self.window), "estimators": estimators}
+        return _node("oracle", self._windowed(*words), spec, parents)
 
     def _windowed(self, *words: Any) -> list[Any]:
         return [*words, self.model.name, f"s{self.window.sink}r{self.window.recent}"]
 
-    def _calibrated(self, name: str, length: int, task: str) -> Node | None:
-        """The node that fits a criterion for an evaluated task; thresholds are shared by all tasks of a length."""
+    def _calibrating(self, cell: Cell) -> list[Cell]:
+        """The cells whose calibration prompts criteria are fitted on: at the length that is nearest as a ratio."""
+        source = self.config.benchmark[cell.benchmark].calibrated_on or cell.benchmark
+        lengths = self.config.benchmark[source].lengths
+        length = min(lengths, key=lambda found: max(found / cell.length, cell.length / found))
+        return [other for other in self.cells if (other.benchmark, other.length) == (source, length)]
+
+    def _calibrated(self, name: str, cell: Cell) -> Node | None:
+        """The node that fits a criterion for an evaluated cell; what does not depend on its task is shared."""
         criterion = self.criteria[name]
         if criterion.calibrated_on is None:
             return None
-        own = None if criterion.calibrated_on == "calibration" else task
-        if (name, length, own) not in self.calibration:
+        used = [cell] if criterion.calibrated_on == "evaluation" else self._calibrating(cell)
+        own = cell.task if cell in used and criterion.calibrated_on != "calibration" else None
+        if criterion.calibrated_on == "other_tasks":
+            used = [other for other in used if other != cell]
+        source, length, _ = used[0]
+        if (name, source, length, own) not in self.calibration:
             estimator = criterion.estimator
             spec = {
                 "criterion": name,
@@ -184,53 +244,53 @@ class _Builder:
                 "calibrated_on": criterion.calibrated_on,
                 "estimator": None if estimator is None else estimator.name,
                 "targets": self.config.calibration.targets,
+                "benchmark": source,
                 "length": length,
                 "task": own,
             }
-            used = {
-                "calibration": self.benchmark.tasks,
-                "other_tasks": [other for other in self.benchmark.tasks if other != task],
-                "evaluation": [task],
-            }[criterion.calibrated_on]
-            words = self._windowed(name, *([own] if own else []), length)
-            parents = [self.oracle[length, other] for other in used]
-            self.calibration[name, length, own] = _node("calibration", words, spec, parents)
-        return self.calibration[name, length, own]
+            words = self._windowed(name, own or source, length)
+            node = _node("calibration", words, spec, [self.oracle[other] for other in used])
+            self.calibration[name, source, length, own] = node
+        return self.calibration[name, source, length, own]
 
-    def _evaluation(self, length: int, task: str) -> Node:
+    def _evaluation(self, cell: Cell) -> Node:
+        calibrating = self._calibrating(cell)[0]
         spec = {
-            "task": task,
-            "length": length,
+            **cell._asdict(),
+            "kind": self.config.benchmark[cell.benchmark].kind,
+            "calibrating": {"benchmark": calibrating.benchmark, "length": calibrating.length},
             "window": _given(self.window),
             "criteria": {name: dataclasses.asdict(criterion) for name, criterion in self.criteria.items()},
             "targets": self.config.calibration.targets,
             **self.compute,
         }
-        calibrated = [self._calibrated(name, length, task) for name in self.criteria]
-        parents = [self.assets, self.prompts[length, task], *self.moments[length]]
+        calibrated = [self._calibrated(name, cell) for name in self.criteria]
+        parents = [self.assets, self.prompts[cell], *self.moments[cell.length]]
         parents += [node for node in calibrated if node is not None]
-        return _node("evaluation", self._windowed(task, length), spec, parents)
+        return _node("evaluation", self._windowed(cell.task, cell.length), spec, parents)
 
     def figures(self) -> list[Node]:
         """All figures, each reading every evaluation, oracle and calibration node of the configuration."""
-        evaluations = [self._evaluation(*cell) for cell in self.prompts]
+        evaluations = [self._evaluation(cell) for cell in self.cells]
         parents = [*evaluations, *self.oracle.values(), *self.calibration.values()]
-        lengths, criteria = self.benchmark.lengths, self.criteria.items()
-        title = {
-            "model": self.model.name,
-            "lengths": lengths,
-            "tasks": self.benchmark.tasks,
-            "samples": self.benchmark.samples.evaluation,
-            "seed": self.config.seed,
+        benchmarks = {
+            name: {
+                "tasks": found.tasks,
+                "lengths": found.lengths,
+                "most": "up to " if found.kind == "longbench" else "",  # a data set may have fewer
+                "samples": found.samples.evaluation,
+            }
+            for name, found in sorted(self.config.benchmark.items())
         }
         common = {
-            "title": title,
-            "criteria": {name: {"kind": c.kind, "calibrated_on": c.calibrated_on} for name, c in criteria},
+            "title": {"model": self.model.name, "benchmarks": benchmarks, "seed": self.config.seed},
+            "criteria": {name: {"kind": c.kind, "calibrated_on": c.calibrated_on} for name, c in self.criteria.items()},
         }
+        lengths = "-".join(map(str, self.moments))
         return [
             _node(
                 "figures",
-                self._windowed(name, "-".join(map(str, lengths))),
+                self._windowed(name, lengths),
                 {"figure": name, "params": figure.params, **common},
                 parents,
             )

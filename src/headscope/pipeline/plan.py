@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headscope.errors import ConfigError
+from headscope.pipeline.assets.data import mirror_paths
 from headscope.pipeline.compose import compose, find_root
 from headscope.pipeline.files import canonical
 from headscope.pipeline.nodes import Node, ancestors, figures
@@ -89,6 +90,20 @@ class Plan:
             raise ConfigError(
                 f"option results: {folder}: {exists} {why}; choose another folder, e.g. results=/scratch/me"
             )
+
+    def check_files(self) -> None:
+        """Refuse a local copy or a folder of official samples that lacks a file which a job would read.
+
+        Raises:
+            ConfigError: naming the option and the file.
+        """
+        for node in self.nodes["assets"].values():
+            spec = json.loads(node.spec)
+            if "mirror" in spec and not mirror_paths(Path(spec["mirror"]).expanduser(), spec.get("local", ())):
+                wanted = " or ".join(spec.get("local", ())) or "place for it (assets.files.*.local)"
+                raise ConfigError(f"option assets.mirror: {spec['mirror']} has no {wanted}, which {spec['name']} is read from")
+            if spec["kind"] == "data" and spec["source"] == "file" and not Path(spec["path"]).is_file():
+                raise ConfigError(f"option benchmark.*.source: {spec['path']} does not exist; give the folder that holds it")
 
     def copies(self) -> dict[str, Node]:
         """Plain-named copies of figures: `<point>/<figure>--<digest>` and the figure it must be a copy of."""

@@ -87,28 +87,54 @@ class Model:
 class Samples:
     """Prompts of each split; the splits share no draw."""
 
-    evaluation: int = option(MISSING, "prompts of a task that are scored", unit="prompts", low=1)
-    calibration: int = option(MISSING, "prompts of a task that thresholds are fitted on", unit="prompts", low=1)
-
-
-@dataclass
-class Text:
-    """The text that fills haystacks."""
-
-    name: str = option(MISSING, "readable name", choices=("prose",))
-    source: str = option(MISSING, "where it comes from", choices=("pydoc_topics",))
+    evaluation: int = option(MISSING, "prompts of a task that are scored; data sets: at most", unit="prompts", low=1)
+    calibration: int = option(MISSING, "prompts of a task that thresholds are fitted on", unit="prompts", low=0)
 
 
 @dataclass
 class Benchmark:
-    """Tasks, lengths and samples."""
+    """Tasks, lengths and samples of one benchmark."""
 
-    name: str = option(MISSING, "benchmark", choices=("ruler",))
-    tasks: list[str] = option(MISSING, "tasks, each a generator of the benchmark")
-    lengths: list[int] = option(MISSING, "prompt with chat template and answer", unit="tokens", low=64)
+    kind: str = option(MISSING, "package of headscope.benchmarks", choices=("ruler", "longbench", "reasoning"))
+    tasks: list[str] = option(MISSING, "tasks of that kind")
+    lengths: list[int] = option(
+        MISSING,
+        "prompt with chat template and answer; LongBench: before the template, longer ones lose their middle",
+        unit="tokens",
+        low=64,
+    )
     samples: Samples = field(default_factory=Samples)
-    chat_template: bool = option(True, "put the model's chat template around each prompt")
-    text: Text = field(default_factory=Text)
+    chat_template: bool = option(True, "put the model's chat template around each prompt, where the benchmark allows it")
+    source: str | None = option(None, "ruler: folder of official sample files (<task>.jsonl), taken as they are")
+    calibrated_on: str | None = option(
+        None, "benchmark of this experiment whose calibration prompts criteria are fitted on; null: its own"
+    )
+
+
+@dataclass
+class DataFile:
+    """A file that a benchmark is made of."""
+
+    source: str = option(
+        MISSING,
+        "where it comes from: an address, a data set of the hub, or Python's own documentation or library",
+        choices=("url", "hub", "pydoc_topics", "standard_library"),
+    )
+    url: str | None = option(None, "url: address; {} stands for each of parts")
+    parts: list[str] = option([], "url: names of the files that are one text, joined in this order")
+    repository: str | None = option(None, "hub: data set")
+    file: str | None = option(None, "hub: file of the data set")
+    revision: str | None = option(None, "hub: commit; null takes the newest at first fetch")
+    sha256: str | None = option(None, "SHA-256 that it must have; null: none was ever seen, the manifest says what came")
+    local: list[str] = option([], "where it lies below assets.mirror; a pattern's files are joined by name")
+
+
+@dataclass
+class Assets:
+    """The files that benchmarks are made of; only those that a task needs are fetched."""
+
+    mirror: str | None = option(None, "folder with local copies, read instead of the network")
+    files: dict[str, DataFile] = option({}, "files by the name that tasks ask for")
 
 
 @dataclass
@@ -175,7 +201,8 @@ class Config:
     results: str = option("results", "folder of all results")
     seed: int = option(MISSING, "of every draw of prompts and random words", low=0, high=2**31 - 1)
     model: Model = field(default_factory=Model)
-    benchmark: Benchmark = field(default_factory=Benchmark)
+    assets: Assets = field(default_factory=Assets)
+    benchmark: dict[str, Benchmark] = option({}, "benchmarks by name")
     window: Window = field(default_factory=Window)
     calibration: Calibration = field(default_factory=Calibration)
     criterion: dict[str, Criterion] = option({}, "criteria by name")

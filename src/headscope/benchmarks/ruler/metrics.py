@@ -1,7 +1,10 @@
 """RULER's metrics: which references occur in the answer, whatever surrounds them and in whatever case."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from headscope.benchmarks.scoring import Score
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f]")
 
@@ -27,12 +30,6 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
 }
 
 
-def score(metric: str, prediction: str, references: Sequence[str]) -> float:
-    """Return one raw prediction's score, 0-100, not rounded; `metric` is a task's."""
-    return 100 * METRICS[metric](postprocess(prediction), references)
-
-
-def mean_score(metric: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Return the score that RULER reports for a task: the mean over its samples, 0-100, two digits."""
-    scores = [score(metric, *pair) for pair in zip(predictions, references, strict=True)]
-    return round(sum(scores) / len(scores), 2)
+def score(row: Mapping[str, Any], prediction: str) -> Score:
+    """Score a raw prediction against a row's `references` by its `metric`, 0-100, not rounded."""
+    return Score(100 * METRICS[row["metric"]](postprocess(prediction), row["references"]))

@@ -7,16 +7,10 @@ from functools import cache
 from importlib.resources import files
 from random import Random
 from typing import Literal
-from zlib import crc32
 
-from headscope.benchmarks.task import Split
+from headscope.benchmarks.task import Split, split_of
 
 Kind = Literal["words", "numbers", "uuids"]
-
-
-def split_of(text: str) -> Split:
-    """Return the split that a key, value, variable or coded word belongs to: a fixed half of all there are."""
-    return "calibration" if crc32(text.encode()) % 2 else "evaluation"
 
 
 def draw_distinct(count: int, split: Split, make: Callable[[], str]) -> list[str]:

@@ -40,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"unknown option {flags[0]}; options of Snakemake follow a `--`: headscope run -- {flags[0]}")
     plan = planning.build(overrides)
     plan.check_results()
+    plan.check_files()
     start = time.monotonic()
     command = _command(overrides, passed)
     if any(word in NO_RESULTS for word in passed):

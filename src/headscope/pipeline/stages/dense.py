@@ -43,8 +43,9 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 def _answer(loaded: LoadedModel, prompt: Prompt, cells: Cells) -> dict[str, Any]:
     found = cells.rows(prompt.id).get("answer")
     if found is None:
-        eos = stop_tokens(loaded.model, loaded.tokenizer)
-        tokens, stop = greedy_answer(loaded.model, prompt.encoded.ids, prompt.row["max_new_tokens"], eos)
+        row, eos = prompt.row, stop_tokens(loaded.model, loaded.tokenizer, prompt.row["stop_text"])
+        limits = row["max_new_tokens"], eos, row["min_new_tokens"]
+        tokens, stop = greedy_answer(loaded.model, prompt.encoded.ids, *limits)
         text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
         found = {"tokens": tokens, "text": text, "stop": stop}
         cells.add_rows(prompt.id, {"answer": found})

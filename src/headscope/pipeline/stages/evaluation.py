@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headscope.benchmarks.ruler.metrics import score
+from headscope.benchmarks.scoring import score
 from headscope.heads.criteria import build
 from headscope.heads.window import Window
 from headscope.models.engine import decode
@@ -34,14 +34,18 @@ ROWS = pa.schema(
     {
         "prompt": pa.string(),
         "index": pa.int32(),
+        "benchmark": pa.string(),
+        "bucket": pa.string(),
         "task": pa.string(),
         "length": pa.int32(),
+        "truncated": pa.bool_(),
         "criterion": pa.string(),
         "target": pa.float64(),
         "text": pa.string(),
         "tokens": pa.list_(pa.int32()),
         "stop": pa.string(),
         "score": pa.float64(),
+        "metric_failed": pa.bool_(),
         "sparsity": pa.float64(),
         "sparsity_group": pa.float64(),
         "queries": pa.int32(),
@@ -71,7 +75,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write rows.parquet (one row a prompt, criterion and target) and seconds.parquet.
 
     Args:
-        spec: task, length, window, criteria by name, targets, dtype, device, device_map, rope.
+        spec: benchmark, kind, task, length, window, criteria by name, targets, dtype, device, device_map, rope.
         out: the node's empty folder.
         parents: the model's assets, prompts, moments of other texts, and a calibration for each criterion with targets.
     """
@@ -83,11 +87,17 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         seconds.append(spent)
         for row in evaluation.rows:
             cell = cells[row.key]
-            found = score(prompt.row["metric"], cell["text"], prompt.row["references"])
-            named = {"prompt": prompt.id, "index": prompt.row["index"], "task": spec["task"], "length": spec["length"]}
-            rows.append({**named, "criterion": row.criterion, "target": row.target, "score": found, **cell})
+            found = score(spec["kind"], prompt.row, cell["text"])
+            scored = {"score": found.value, "metric_failed": found.failed}
+            rows.append({**_named(spec, prompt), "criterion": row.criterion, "target": row.target, **scored, **cell})
     pq.write_table(pa.Table.from_pylist(rows, ROWS), out / "rows.parquet")
     pq.write_table(pa.Table.from_pylist(seconds, SECONDS), out / "seconds.parquet")
+
+
+def _named(spec: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
+    """What every row of a prompt says of it."""
+    of_spec = {name: spec[name] for name in ("benchmark", "task", "length")}
+    return {"prompt": prompt.id, **of_spec, **{name: prompt.row[name] for name in ("index", "bucket", "truncated")}}
 
 
 class _Evaluation:
@@ -96,7 +106,6 @@ class _Evaluation:
     def __init__(self, spec: Mapping[str, Any], out: Path, parents: Parents):
         self.spec, self.window = spec, Window(**spec["window"])
         self.loaded: LoadedModel = load_model(spec, parents)
-        self.eos = stop_tokens(self.loaded.model, self.loaded.tokenizer)
         self.moments = load_moments(parents)
         estimators = [c["estimator"] for c in spec["criteria"].values() if c["estimator"] is not None]
         self.estimators = build_estimators(estimators, self.moments)
@@ -147,11 +156,13 @@ class _Evaluation:
             criterion = self.spec["criteria"][name]
             estimator = criterion["estimator"] and self.estimators[criterion["estimator"]["name"]]
             criteria.append((build(criterion, [row.found for row in members], estimator), len(members)))
-        encoded, budget = prompt.encoded, prompt.row["max_new_tokens"]
-        answers = decode(self.loaded.model, encoded.ids, encoded.boundary, criteria, self.window, budget, self.eos)
+        encoded, row, model = prompt.encoded, prompt.row, self.loaded.model
+        eos = stop_tokens(model, self.loaded.tokenizer, row["stop_text"])
+        limits = row["max_new_tokens"], eos, row["min_new_tokens"]
+        answers = decode(model, encoded.ids, encoded.boundary, criteria, self.window, *limits)
         ordered = [row for members in grouped.values() for row in members]
         decoded = [self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
         return {
-            row.key: {"text": text, **asdict(answer)}
-            for row, text, answer in zip(ordered, decoded, answers, strict=True)
+            member.key: {"text": text, **asdict(answer)}
+            for member, text, answer in zip(ordered, decoded, answers, strict=True)
         }

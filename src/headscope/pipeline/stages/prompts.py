@@ -1,14 +1,15 @@
 """Prompts of one task and length for one model's tokenizer, as an Arrow dataset in `dataset/`."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from headscope.benchmarks.ruler.samples import Sample, Sampler
-from headscope.errors import ConfigError, LengthError
+from headscope.benchmarks.registry import rows
+from headscope.benchmarks.row import Request, Row
+from headscope.errors import LengthError
 from headscope.models.folder import read_tokenizer
 from headscope.pipeline.files import canonical, digest
+from headscope.pipeline.nodes import OFFICIAL
 from headscope.pipeline.parents import Parents
 
 
@@ -17,52 +18,75 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
     Raises:
         ConfigError: an unknown benchmark or task, or a chat template asked of a tokenizer without one.
-        LengthError: the length is beyond the model's positions or below the task's minimum.
-        AssetError: the model's tokenizer cannot be loaded.
+        LengthError: the length, or a prompt, is beyond the model's positions, or the length below the task's minimum.
+        AssetError: the model's tokenizer or a benchmark file cannot be read.
     """
     from datasets import Dataset, disable_progress_bars
 
-    if spec["benchmark"] != "ruler":
-        raise ConfigError(f"unknown benchmark {spec['benchmark']!r}; known: 'ruler'")
     if spec["length"] > spec["positions"]:
-        raise LengthError(
-            f"task {spec['task']} at length {spec['length']}: the model has {spec['positions']} positions; choose a "
-            "shorter length, or a model (or RoPE override) with more"
-        )
-    prose = (parents.one("assets", kind="text").folder / "prose.txt").read_text(encoding="utf-8")
-    model = parents.one("assets", kind="model").folder
-    manifest = json.loads((model / "manifest.json").read_text(encoding="utf-8"))
-    tokenizer = read_tokenizer(model / manifest["model"])
-    sampler = Sampler(spec["task"], spec["length"], spec["seed"], prose, tokenizer, spec["chat_template"])
-    rows = [
-        _row(spec, sampler, split, index, sample)
-        for split in ("evaluation", "calibration")
-        for index, sample in enumerate(sampler.samples(split, spec["samples"][split]))
-    ]
+        raise _too_long(spec, f"length {spec['length']}")
+    found = rows(spec["kind"], _request(spec, parents))
+    for row in found:
+        if row.length > spec["positions"]:
+            raise _too_long(spec, f"{row.split} prompt {row.index} of {row.length} tokens, answer included")
+    table = [_columns(spec, row) for row in found]
     disable_progress_bars()
-    table = Dataset.from_list(rows)
+    dataset = Dataset.from_list(table)
     # The fingerprint would otherwise be random, and with it the bytes on disk.
-    Dataset(table.data, fingerprint=digest([row["id"] for row in rows], 16)).save_to_disk(out / "dataset")
+    Dataset(dataset.data, fingerprint=digest([row["id"] for row in table], 16)).save_to_disk(out / "dataset")
 
 
-def _row(spec: dict[str, Any], sampler: Sampler, split: str, index: int, sample: Sample) -> dict[str, Any]:
+def _too_long(spec: dict[str, Any], what: str) -> LengthError:
+    return LengthError(
+        f"task {spec['task']}, {what}: the model has {spec['positions']} positions; choose a shorter length, or a model "
+        "(or RoPE override) with more"
+    )
+
+
+def _request(spec: dict[str, Any], parents: Parents) -> Request:
+    assets = {parent.spec["name"]: parent.folder for parent in parents.all("assets") if parent.spec["kind"] != "model"}
+    files = {name: folder / _manifest(folder)["path"] for name, folder in assets.items()}
+    model = parents.one("assets", kind="model").folder
+    return Request(
+        task=spec["task"],
+        length=spec["length"],
+        seed=spec["seed"],
+        samples=spec["samples"],
+        chat_template=spec["chat_template"],
+        tokenizer=read_tokenizer(model / _manifest(model)["model"]),
+        files=files,
+        source=files.get(OFFICIAL),
+    )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _columns(spec: dict[str, Any], row: Row) -> dict[str, Any]:
     """Return one row of the dataset; its id says what a model is given, and nothing else."""
     given = {
-        "text": sample.prompt.text,
-        "question_offset": sample.prompt.question_offset,
-        "max_new_tokens": sampler.task.max_new_tokens,
+        "text": row.prompt.text,
+        "question_offset": row.prompt.question_offset,
+        "max_new_tokens": row.max_new_tokens,
+        "min_new_tokens": row.min_new_tokens,
+        "stop_text": row.stop_text,
     }
     return {
         "id": digest(given, 16),
-        "index": index,
-        "split": split,
+        "index": row.index,
+        "split": row.split,
         "task": spec["task"],
         **given,
-        "prefix_offset": sample.prompt.prefix_offset,
-        "answer_prefix": sample.rendering.answer_prefix,
-        "references": sample.rendering.references,
-        "metric": sampler.task.metric,
-        "length": sample.length,
+        "prefix_offset": row.prompt.prefix_offset,
+        "answer_prefix": row.answer_prefix,
+        "references": list(row.references),
+        "metric": row.metric,
+        "classes": list(row.classes),
+        "bucket": row.bucket,
+        "truncated": row.truncated,
+        "length": row.length,
         "seed": spec["seed"],
-        "choices": canonical(asdict(sample.choices)),
+        "source": canonical(dict(row.source)),
     }

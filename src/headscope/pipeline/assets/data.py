@@ -1,0 +1,121 @@
+"""Files that benchmarks are made of: from an address, the hub, or a local copy of either.
+
+A file's part of `manifest.json`: `path` (beside it, or absolute where a local copy serves as it lies), `files` (SHA-256 by
+name) and `sha256` over all of them.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from headscope.errors import AssetError
+from headscope.pipeline.assets.hub import hub_file
+from headscope.pipeline.files import choose, hashes, sha256_file
+from headscope.pipeline.progress import progress
+
+CONTENT = "content"
+CHUNK = 1 << 20
+TIMEOUT = 60  # seconds without a byte
+
+
+def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Bring one file here, check it and return its part of the manifest.
+
+    Raises:
+        AssetError: the file cannot be fetched, is missing in the local copy, or has another SHA-256.
+        ConfigError: an unknown source.
+    """
+    source, file = spec["source"], out / CONTENT
+    makers: dict[str, Callable[[dict[str, Any], Path], Path]] = {"url": _urls, "hub": _hub, "file": _copy}
+    bring = _mirrored if spec.get("mirror") else choose("source", source, makers)
+    path = bring(spec, file)
+    if path.is_file():
+        _check(path, spec)
+    names = [path.name] if path.is_file() else sorted(member.name for member in path.iterdir() if member.is_file())
+    found = hashes(path.parent if path.is_file() else path, names)
+    return {"path": CONTENT if path == file else str(path), "source": source, **found}
+
+
+def mirror_paths(mirror: Path, local: Iterable[str]) -> list[Path]:
+    """Return what a local copy holds of a file: the first of its names there is, a pattern's files by name.
+
+    Args:
+        mirror: folder of the local copy.
+        local: names or patterns below it.
+    """
+    for pattern in local:
+        if found := sorted(mirror.glob(pattern)):
+            return found
+    return []
+
+
+def _mirrored(spec: dict[str, Any], file: Path) -> Path:
+    mirror = Path(spec["mirror"]).expanduser().resolve()
+    found = mirror_paths(mirror, spec["local"])
+    if not found:
+        raise AssetError(f"{spec['name']}: the mirror {mirror} has no {' or '.join(spec['local'])}; add it there")
+    return found[0] if len(found) == 1 else _join(found, file)
+
+
+def _join(parts: Iterable[Path], file: Path) -> Path:
+    with file.open("wb") as joined:
+        for part in parts:
+            with part.open("rb") as content:
+                shutil.copyfileobj(content, joined)
+    return file
+
+
+def _copy(spec: dict[str, Any], file: Path) -> Path:
+    """A file of this machine; a copy, since it belongs to somebody who may change it."""
+    given = Path(spec["path"]).expanduser()
+    if not given.is_file():
+        raise AssetError(f"{spec['name']}: {given} does not exist")
+    shutil.copyfile(given, file)
+    return file
+
+
+def _hub(spec: dict[str, Any], file: Path) -> Path:
+    return hub_file(spec["repository"], spec["file"], spec.get("revision"))
+
+
+def _urls(spec: dict[str, Any], file: Path) -> Path:
+    """Download one file, or several that are one text."""
+    names = spec.get("parts") or [""]
+    with file.open("wb") as content:
+        for name in names if len(names) == 1 else progress(names, f"fetching {spec['name']}"):
+            address = spec["url"].replace("{}", name)
+            try:
+                _download(address, content, spec["name"] if len(names) == 1 else "")
+            except (OSError, HTTPException) as error:  # URLError is an OSError
+                if isinstance(error, OSError) and error.filename == str(file):
+                    raise  # the disk, not the network
+                raise AssetError(
+                    f"{spec['name']}: {address} cannot be fetched ({error}); check the network, or give a local copy "
+                    f"with assets.mirror=<folder> that holds {' or '.join(spec['local'])}"
+                ) from error
+    return file
+
+
+def _download(address: str, content: Any, label: str) -> None:
+    """Append what an address holds; with a label, say how far it is."""
+    with urlopen(address, timeout=TIMEOUT) as response:
+        total = response.length
+        if total is None:
+            shutil.copyfileobj(response, content)
+            return
+        chunks = range(-(-total // CHUNK))
+        got = sum(content.write(response.read(CHUNK)) for _ in (progress(chunks, f"fetching {label}") if label else chunks))
+        if got != total:
+            raise HTTPException(f"{got} of {total} bytes came")
+
+
+def _check(path: Path, spec: dict[str, Any]) -> None:
+    expected = spec.get("sha256")
+    if expected and (found := sha256_file(path)) != expected:
+        raise AssetError(
+            f"{spec['name']} has the wrong SHA-256: expected {expected}, found {found} in {path.name}; fetch it again, "
+            f"or correct assets.files.{spec['name']}.sha256 if you trust the file"
+        )

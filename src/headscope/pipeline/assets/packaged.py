@@ -1,0 +1,30 @@
+"""Texts that every Python installation holds: a benchmark without the internet is made of them.
+
+A text's part of `manifest.json`: `path`, `files` (SHA-256 by name) and `sha256`. It differs between Python versions.
+"""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from headscope.pipeline.files import choose, hashes
+
+# By name, so that one text's code is no part of another's address.
+MAKERS = {
+    "pydoc_topics": ("headscope.benchmarks.prose", "packaged_prose"),
+    "standard_library": ("headscope.benchmarks.longbench.local", "standard_library"),
+}
+
+
+def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Write the text and return its part of the manifest.
+
+    Raises:
+        ConfigError: an unknown source.
+    """
+    module, function = choose("source", spec["source"], MAKERS)
+    made: str | dict[str, str] = getattr(import_module(module), function)()
+    text = made if isinstance(made, str) else json.dumps(made, sort_keys=True)
+    (out / "content").write_text(text, encoding="utf-8")
+    return {"path": "content", "source": spec["source"], **hashes(out, ["content"])}
