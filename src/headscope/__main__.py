@@ -1,4 +1,4 @@
-"""The command line: `headscope run | plan | verify | diff | gc | <stage>`; `python -m headscope` is the same."""
+"""The command line: `headscope run | plan | verify | diff | benchmark | gc | <stage>`; `python -m headscope` is the same."""
 
 import sys
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ COMMANDS = {
     "plan": "list an experiment's jobs, done and missing",
     "verify": "hash all results again and compare them with their provenance and the plan",
     "diff": "compare two experiments or two result folders",
+    "benchmark": "export prompts as jsonl, or score a jsonl of predictions",
     "gc": "list or delete results that no experiment needs",
 }
 
@@ -48,7 +49,7 @@ def _dispatch(words: list[str]) -> int:
 def _usage() -> str:
     from headscope.pipeline.commands import stage
 
-    lines = [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
     stages = ", ".join(stage.names())
     tail = f"or one stage by hand: headscope <stage> <spec> <out> <parents...>\n  stages: {stages}"
     return "\n".join(["usage: headscope <command> [options]", "", *lines, "", tail])

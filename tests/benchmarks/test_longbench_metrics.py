@@ -78,7 +78,7 @@ def test_the_order_of_a_rows_own_classes_decides():
 def test_classes_apart_share_the_score(named, data):
     reference = data.draw(st.sampled_from(sorted(named)))
     one = row("classification", reference, classes=["blue", "black", "red", "green", "white"])
-    assert score(one, " and ".join(named)).value == 100 / len(named)
+    assert score(one, " and ".join(named)).value == pytest.approx(100 / len(named))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_word_f1_knows_no_side_order_case_or_article(prediction, reference):
     words = prediction.upper().split()
     assert 0 <= found <= 1
     assert found == pytest.approx(METRICS["qa_f1"](reference, prediction))
-    assert found == pytest.approx(METRICS["qa_f1"](" the ".join(["", *reversed(words)]), reference))
+    assert found == pytest.approx(METRICS["qa_f1"](" the, an: A ".join(["", *reversed(words)]), reference))
 
 
 @given(st.lists(st.sampled_from(["北京", "首都", "预算", "会议"]), min_size=1, max_size=5))
@@ -173,27 +173,25 @@ def test_other_answers_are_scored_to_their_end(prediction):
         )
 
 
-# ROUGE failures.
-
-
 def words(number, seed):
-    return " ".join(f"w{Random(seed + n).randrange(100)}" for n in range(number))
+    rng = Random(seed)
+    return " ".join(f"w{rng.randrange(100)}" for _ in range(number))
 
 
 @pytest.mark.parametrize("metric", ["rouge", "rouge_zh"])
-@pytest.mark.parametrize(("prediction", "reference"), [("", "x"), ("x", ""), (". . .".replace(" ", ""), "x")])
+@pytest.mark.parametrize(("prediction", "reference"), [("", "x"), ("x", ""), ("...", "x")])
 def test_an_empty_text_fails_and_scores_nothing(metric, prediction, reference):
     assert score(row(metric, reference), prediction) == Score(0, failed=True)
 
 
 def test_rouge_fails_between_520_and_600_words_without_a_full_stop():
-    fine = score(row("rouge", words(520, 1000)), words(520, 5000))
+    fine = score(row("rouge", words(520, 1)), words(520, 2))
     assert fine.value > 30 and not fine.failed
-    assert score(row("rouge", words(600, 1000)), words(600, 5000)) == Score(0, failed=True)
+    assert score(row("rouge", words(600, 1)), words(600, 2)) == Score(0, failed=True)
 
 
 def test_full_stops_save_a_long_text():
-    halves = ". ".join([words(300, 1000), words(300, 2000)])
+    halves = ". ".join([words(300, 1), words(300, 2)])
     assert not score(row("rouge", halves), halves).failed
 
 
@@ -207,12 +205,12 @@ def deep(frames, call):
 
 
 def test_a_rouge_score_does_not_depend_on_the_callers_stack():
-    one, prediction = row("rouge", words(520, 1000)), words(520, 5000)
+    one, prediction = row("rouge", words(520, 1)), words(520, 2)
     assert deep(700, lambda: score(one, prediction)) == score(one, prediction) != Score(0, failed=True)
 
 
 def test_a_raised_recursion_limit_rescues_no_text():
-    one, prediction, limit = row("rouge", words(600, 1000)), words(600, 5000), sys.getrecursionlimit()
+    one, prediction, limit = row("rouge", words(600, 1)), words(600, 2), sys.getrecursionlimit()
     try:
         sys.setrecursionlimit(limit + 4000)
         assert score(one, prediction) == Score(0, failed=True)
@@ -227,7 +225,7 @@ def test_a_missing_package_is_no_rouge_failure(monkeypatch):
 
 
 def test_a_failure_says_what_the_package_said():
-    with pytest.raises(RougeFailure, match="ValueError: Hypothesis is empty|must contain at least 1 sentence"):
+    with pytest.raises(RougeFailure, match="ValueError: Collections must contain"):
         metrics.rouge("", "x")
 
 

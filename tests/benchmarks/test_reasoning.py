@@ -22,7 +22,7 @@ from headscope.benchmarks.registry import find, module_of, names, rows
 from headscope.benchmarks.row import Request, Row
 from headscope.benchmarks.sampling import Sampler
 from headscope.benchmarks.scoring import score
-from headscope.errors import AssetError, ConfigError, LengthError
+from headscope.errors import AssetError, LengthError
 
 TOKENIZER = small_tokenizer()
 WORDS = packaged_prose().split()
@@ -110,6 +110,15 @@ def test_every_prompt_fills_90_to_100_percent_of_the_length(name, files):
             assert 0.9 * length <= row.length <= length
 
 
+def test_shots_too_long_for_the_length_are_passed_over(files):
+    rng = Random(1)
+    long = [{"question": text(rng, 200, 300), "answer": f"{text(rng, 100, 200)} #### 5"} for _ in range(100)]
+    files["gsm8k_train"].write_bytes(contents()["gsm8k_train"] + b"\n" + jsonl(long))
+    for row in made("gsm8k", files):
+        assert row.length >= 0.9 * 2048
+        assert max(row.source["shots"]) <= 200
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_shots_are_distinct_in_a_sample_and_drawn_afresh_in_each(name, files):
     shots = [row.source["shots"] for row in made(name, files)]
@@ -179,13 +188,13 @@ def test_prompt_is_instruction_shots_and_the_question_with_the_prefix_after_the_
 
 
 def test_more_samples_than_questions_are_refused(files):
-    with pytest.raises(ConfigError, match=r"gsm8k_test has \d+ questions for evaluation"):
+    with pytest.raises(AssetError, match=r"the file gsm8k_test has \d+ questions for evaluation, one for each sample"):
         made("gsm8k", files, samples=80)
 
 
 @pytest.mark.parametrize("count", range(24, 31))
 def test_a_file_with_just_enough_shots_serves_and_one_with_too_few_is_refused(count, files):
-    """Between these counts lie all places where the search can be when it first wants more shots than there are."""
+    """The search tries 18, 23, 29 and 37 shots, so that it wants more than there are before it has seen them all."""
     files["gsm8k_train"].write_bytes(b"\n".join(contents()["gsm8k_train"].splitlines()[:count]))
     all_shots = Sampler("gsm8k", find("reasoning", "gsm8k"), 10**6, 42, TOKENIZER, True, files)
     length = all_shots.at_size("evaluation", 0, count).length

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from math import pi
 
 import pytest
 
 from headscope.benchmarks.registry import find, module_of, names
+from headscope.benchmarks.ruler.cwe import ANSWERS
 from headscope.errors import ConfigError
 
 # BENCHMARKS D1.1: haystack, key and value kind, keys / values / queries, tokens to generate.
@@ -29,12 +31,23 @@ def test_needle_tasks_have_the_official_parameters():
     assert found == ROWS
 
 
-def test_every_task_has_the_official_budget_and_metric():
-    budget = {"niah": 128, "vt": 30, "fwe": 50}
-    assert {*ROWS, "vt", "fwe"} == {name.removesuffix("_prose") for name in names("ruler")}
+def test_other_tasks_have_the_official_parameters():
+    assert find("ruler", "vt").variables == 5  # one chain of four hops
+    cwe = find("ruler", "cwe")
+    assert (cwe.repeats.common, cwe.repeats.other, ANSWERS) == (30, 3, 10)
+    assert find("ruler", "fwe").counts(1000)[:3] == [int(1000 * rank**-2.0 * 6 / pi**2) for rank in (1, 2, 3)]
+    assert [find("ruler", name).file for name in ("qa_1", "qa_2")] == ["squad", "hotpotqa"]
+
+
+def test_the_thirteen_tasks_are_there_and_every_task_has_the_official_budget_and_metric():
+    budget = {"niah": 128, "vt": 30, "fwe": 50, "cwe": 120, "qa": 32}
+    official = {*ROWS, "vt", "cwe", "fwe", "qa_1", "qa_2"}
+    assert len(official) == 13
+    assert {*official, "qa_generated"} == {name.removesuffix("_prose") for name in names("ruler")}
     for name in names("ruler"):
-        assert find("ruler", name).max_new_tokens == budget[name.split("_")[0]]
-        assert find("ruler", name).metric == "string_match_all"
+        group = name.split("_")[0]
+        assert find("ruler", name).max_new_tokens == budget[group]
+        assert find("ruler", name).metric == ("string_match_part" if group == "qa" else "string_match_all")
 
 
 def test_task_is_defined_in_the_module_that_its_name_says():

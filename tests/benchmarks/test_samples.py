@@ -5,16 +5,19 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from benchmark_files import files
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from small_tokenizer import small_tokenizer
 
 from headscope.benchmarks.encoding import encode
 from headscope.benchmarks.prose import packaged_prose, sentences
 from headscope.benchmarks.registry import find
 from headscope.benchmarks.registry import names as tasks_of
+from headscope.benchmarks.ruler.cwe import ANSWERS, CommonChoices
 from headscope.benchmarks.ruler.haystack import prose_of
+from headscope.benchmarks.ruler.inventions import KINDS
+from headscope.benchmarks.ruler.qa import QuestionChoices
 from headscope.benchmarks.sampling import Sample, Sampler
 from headscope.errors import LengthError
 
@@ -32,7 +35,10 @@ def sampler(name: str, length: int = 2048, seed: int = 42, chat_template: bool =
 
 
 def drawn(samples: list[Sample]) -> set[str]:
-    """All keys, values, variables and coded words of some samples."""
+    """What decides the answers of some samples: keys, values, variables, coded words, made-up names.
+
+    Of a list of words that are its answers; of documents from a file, the question.
+    """
 
     def leaves(value: object) -> set[str]:
         if isinstance(value, dict):
@@ -41,7 +47,15 @@ def drawn(samples: list[Sample]) -> set[str]:
             return set().union(*map(leaves, value))
         return {value} if isinstance(value, str) else set()
 
-    return set().union(*(leaves(asdict(sample.choices)) for sample in samples)) - {"..."}
+    def deciding(sample: Sample) -> set[str]:
+        match sample.choices:
+            case CommonChoices(numbered):
+                return set(numbered.words[:ANSWERS])
+            case QuestionChoices():
+                return {sample.rendering.question}
+        return leaves(asdict(sample.choices)) - {"...", *KINDS}
+
+    return set().union(*map(deciding, samples))
 
 
 @pytest.mark.parametrize("chat_template", [True, False])
@@ -57,7 +71,10 @@ def test_measured_length_counts_everything_and_is_within_90_to_100_percent_of_th
 @given(length=st.integers(2000, 6000), seed=st.integers(0, 2**32), name=st.sampled_from(NAMES))
 @settings(max_examples=25, deadline=None)
 def test_any_length_and_seed_is_filled_to_at_least_90_percent(length, seed, name):
-    [sample] = sampler(name, length, seed).samples("calibration", 1)
+    make = sampler(name, length, seed)
+    # From 4096 on, cwe repeats its words so often that this tokenizer, which knows few words, needs 4700 tokens.
+    assume(make.minimum_length("calibration", 1) <= length)
+    [sample] = make.samples("calibration", 1)
     assert 0.9 * length <= sample.length <= length
 
 
@@ -127,7 +144,7 @@ def test_a_sample_depends_on_seed_split_and_index_alone(name):
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "vt"])
 def test_orders_and_places_are_fresh_in_every_sample(name):
     choices = [asdict(sample.choices) for sample in sampler(name).samples("evaluation", 5)]
-    orders = {str(choice.get("places", choice.get("order"))) for choice in choices}
+    orders = {str(choice.get("places", choice.get("order", choice))) for choice in choices}
     assert len(orders) >= 4
 
 
@@ -151,6 +168,14 @@ def test_minimum_length_is_refused_below_and_served_at_it(name):
     assert max(s.length for s in sampler(name, minimum).samples("evaluation", 2)) <= minimum
     with pytest.raises(LengthError, match=rf"{name} at length {minimum - 1}.* at least {minimum}$"):
         sampler(name, minimum - 1).samples("evaluation", 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_size_from_the_smallest_on_gives_a_sample_and_the_text_grows(name):
+    make, smallest = sampler(name), task(name).minimum_size
+    lengths = [make.at_size("calibration", 1, size).length for size in (smallest, smallest + 1, 333, 3333)]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1]
 
 
 def test_worked_example_of_vt_takes_nearly_500_tokens_and_is_drawn_afresh():

@@ -2,12 +2,14 @@
 
 import copy
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from headscope.benchmarks import registry
 from headscope.pipeline import nodes, plan
 from headscope.pipeline.compose import groups
 from headscope.pipeline.nodes import ancestors, figures
@@ -21,6 +23,10 @@ FOLDER += [f"model.expect.{name}=1" for name in ("layers", "heads", "kv_heads", 
 
 def overrides(group, choice):
     """What instantiates one YAML."""
+    if group == "benchmark":
+        chosen = ",".join(dict.fromkeys(["ruler", choice]))
+        ours = f"benchmark.{choice}"
+        return [f"benchmark=[{chosen}]", f"{ours}.lengths=[2048]", f"{ours}.samples.evaluation=2"]
     if group in ("criterion", "figure"):
         return [f"{group}=[{choice}]"]
     if group == "estimator":
@@ -54,12 +60,12 @@ def test_the_papers_experiments_run_on_a_named_gpu(build):
 def test_the_papers_experiments_take_both_lengths_and_a_hundred_prompts(build):
     for name in (name for name in GROUPS["experiment"] if name.startswith("paper/")):
         points = build(f"experiment={name}").points
-        assert sorted(length for point in points for length in point.config.benchmark.lengths) == [8192, 16384]
-        assert {point.config.benchmark.samples.evaluation for point in points} == {100}
+        assert sorted(length for point in points for length in point.config.benchmark["ruler"].lengths) == [8192, 16384]
+        assert {point.config.benchmark["ruler"].samples.evaluation for point in points} == {100}
 
 
 def test_a_criterions_and_a_figures_yaml_is_filed_under_its_own_name():
-    for group in ("criterion", "figure"):
+    for group in ("benchmark", "criterion", "figure"):
         for name in GROUPS[group]:
             assert (ROOT / "conf" / group / f"{name}.yaml").read_text().startswith(f"# @package {group}.{name}\n")
 
@@ -93,15 +99,30 @@ def variants():
     yield ["model=folder", "model.device=cuda", "model.device_map=auto", *FOLDER]
     yield ["model=llama3_8b", "model.source.revision=abc"]
     yield ["figure.roc.params.target=0.5"]
+    yield ["experiment=paper/qwen2_7b", "assets.mirror=/mine"]
+    yield ["experiment=smoke", "benchmark.ruler.source=/samples"]
 
 
 def test_every_option_reaches_some_slice(build, monkeypatch):
     monkeypatch.setattr(nodes, "code_digest", lambda *_: "")  # of modules that do not exist
+    for name, of_unknown in (("module_of", ""), ("needs", [])):
+        monkeypatch.setattr(registry, name, tolerant(getattr(registry, name), of_unknown))
     read = set()
     for words in variants():
         for point in build(*words).points:
             read |= options_that_renew(point.config)
     assert {option.path for option in options()} - read == FREE
+
+
+def tolerant(function, of_unknown):
+    """A function of the registry that has an answer for tasks that do not exist, too."""
+
+    @functools.cache
+    def answer(kind, task, *rest):
+        known = kind in registry.KINDS and task in registry.names(kind)
+        return function(kind, task, *rest) if known else of_unknown
+
+    return answer
 
 
 def options_that_renew(config):
@@ -112,7 +133,8 @@ def options_that_renew(config):
         if value is None:
             continue
         changed = copy.deepcopy(config)
-        set_value(changed, other(value))
+        benchmarks = [name for name in config.benchmark if name != value]
+        set_value(changed, benchmarks[0] if re.search(r"benchmark\..*calibrated_on", path) else other(value))
         if addresses(changed) != before:
             found.add(next(option.path for option in options() if option == find(path)))
     return found
@@ -129,8 +151,8 @@ def other(value):
     if isinstance(value, int | float):
         return value + 1
     if isinstance(value, str):
-        splits = {"calibration": "evaluation", "evaluation": "calibration", "other_tasks": "evaluation"}
-        return splits.get(value, value + "x")
+        known = {"calibration": "evaluation", "evaluation": "calibration", "other_tasks": "evaluation"}
+        return known.get(value, value + "x")
     if isinstance(value, list):
         return [*value[:-1], other(value[-1])] if value else [1]
     return {**value, "more": 1}

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from headscope.benchmarks.ruler.cwe import ANSWER_PREFIX, CommonChoices, WordList
 from headscope.benchmarks.ruler.fwe import FrequencyChoices
 from headscope.benchmarks.ruler.haystack import NOISE
 from headscope.benchmarks.ruler.niah import DEPTHS, NeedleChoices
+from headscope.benchmarks.ruler.qa import QuestionChoices
+from headscope.benchmarks.ruler.questions import Library, Question, library
 from headscope.benchmarks.ruler.vt import Chain, TrackingChoices
 
 DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "conformance" / "ruler_official"
@@ -78,3 +81,42 @@ def read_frequencies(sample: dict) -> FrequencyChoices:
     text = sample["input"].split("\nQuestion: ")[0].split("coded words. ")[1].split(" ")
     words = list(dict.fromkeys(["...", *sample["outputs"], *text]))
     return FrequencyChoices(words, [words.index(word) for word in text])
+
+
+def read_common(sample: dict) -> CommonChoices:
+    """Choices of a common-words sample: worked example and list."""
+    _, example, numbered = re.split(r"(?=Below is a numbered)", sample["input"])
+    solution = _read_numbers(example.split(ANSWER_PREFIX)[1].strip())
+    return CommonChoices(_read_list(numbered, sample["outputs"]), _read_list(example, solution))
+
+
+def _read_list(text: str, answers: list[str]) -> WordList:
+    numbered = _read_numbers(text.split("\n")[1])
+    words = list(dict.fromkeys([*answers, *numbered]))
+    places = {word: place for place, word in enumerate(words)}
+    return WordList(words, [places[word] for word in numbered])
+
+
+def _read_numbers(text: str) -> list[str]:
+    """The words of "1. one 2. two": a word may hold spaces, so each is cut off where the next number stands."""
+    words, number = [], 1
+    text = text.removeprefix("1. ")
+    while text:
+        number += 1
+        word, _, text = text.partition(f" {number}. ")
+        words.append(word)
+    return words
+
+
+def read_documents(sample: dict) -> tuple[QuestionChoices, Library]:
+    """Choices of a question-answering sample, and a library of nothing but its documents."""
+    body, _, question = sample["input"].rpartition("Question: ")
+    body = body.split("\n\nThe following are given documents.\n\n", 1)[1].rpartition("\n\nAnswer the question")[0]
+    documents, number = [], 1
+    body = body.removeprefix("Document 1:\n")
+    while body:
+        number += 1
+        document, _, body = body.partition(f"\n\nDocument {number}:\n")
+        documents.append(document)
+    asked = Question(question, sample["outputs"], gold=[], always=[], near=[])
+    return QuestionChoices(0, list(range(len(documents)))), library(documents, [asked])

@@ -1,12 +1,24 @@
 """Official samples, rendered again from the choices read out of them, byte for byte."""
 
 from collections import Counter
+from random import Random
 from typing import Any
 
 import pytest
-from official_samples import official, read_frequencies, read_needles, read_tracking
+from official_samples import (
+    FOLDER,
+    official,
+    read_common,
+    read_documents,
+    read_frequencies,
+    read_needles,
+    read_tracking,
+)
 
 from headscope.benchmarks.registry import find
+from headscope.benchmarks.ruler.cwe import WordList
+from headscope.benchmarks.ruler.fwe import FrequentWords
+from headscope.benchmarks.ruler.official import read
 from headscope.benchmarks.task import Rendering
 
 NEEDLE_TASKS = (
@@ -45,8 +57,46 @@ def test_frequent_words_samples_are_rendered_byte_for_byte():
 
 
 def test_frequent_words_have_the_official_counts():
-    ours = task("fwe").fit(4096 - task("fwe").max_new_tokens, len)
     for sample in official("fwe"):
         counts = sorted(Counter(read_frequencies(sample).order).values(), reverse=True)
+        # A vocabulary of one word for each 50 tokens, unless it is so short that it ends the ranks.
+        ours = FrequentWords(vocabulary=max(len(counts), (sample["length"] - 50) // 50))
         sizes = [size for size in range(counts[0], 3 * counts[0]) if ours.counts(size) == counts]
         assert sizes, "no size gives the official counts"
+
+
+def test_common_words_samples_are_rendered_byte_for_byte():
+    for sample in official("cwe"):
+        assert_equal(task("cwe").render(read_common(sample), []), sample)
+
+
+def test_common_words_are_repeated_as_in_the_official_samples():
+    for sample in official("cwe"):
+        choices = read_common(sample)
+        length = 4096 if max(repeats(choices.numbered)) == 30 else 4095
+        ours = task("cwe").fit(length, length, len)
+        drawn = ours.draw(Random(0), len(choices.numbered.words), "evaluation", [f"w{i}" for i in range(200_000)], 0)
+        assert repeats(drawn.numbered) == repeats(choices.numbered)
+        assert repeats(drawn.example) == repeats(choices.example)
+
+
+def repeats(numbered: WordList) -> list[int]:
+    """How often each word occurs, the answers first."""
+    counts = Counter(numbered.order)
+    return [counts[place] for place in range(len(numbered.words))]
+
+
+@pytest.mark.parametrize("name", ["qa_1", "qa_2"])
+def test_question_answering_samples_are_rendered_byte_for_byte(name):
+    for sample in official(name):
+        choices, documents = read_documents(sample)
+        assert_equal(task(name).render(choices, documents), sample)
+
+
+@pytest.mark.parametrize("name", [*NEEDLE_TASKS, "vt", "cwe", "fwe", "qa_1", "qa_2"])
+def test_official_files_are_taken_as_they_are(name):
+    samples = official(name)
+    taken = read(FOLDER / f"{name}.jsonl", name, len(samples))
+    for ours, theirs in zip(taken, samples, strict=True):
+        assert_equal(ours.rendering, theirs)
+        assert ours.rendering.question == theirs["input"].split("\n")[-1]

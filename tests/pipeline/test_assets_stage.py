@@ -176,10 +176,10 @@ def test_a_random_models_tokenizer_fits_tasks_into_short_prompts(tmp_path: Path)
 
 
 def test_the_text_is_the_packaged_prose(tmp_path: Path) -> None:
-    assets.run({"kind": "text", "name": "prose", "source": "pydoc_topics"}, tmp_path, Parents([]))
-    text = (tmp_path / "prose.txt").read_bytes()
+    assets.run({"kind": "packaged", "name": "prose", "source": "pydoc_topics"}, tmp_path, Parents([]))
+    text = (tmp_path / "content").read_bytes()
     assert text.decode() == packaged_prose()
-    assert manifest(tmp_path)["files"] == {"prose.txt": hashlib.sha256(text).hexdigest()}
+    assert manifest(tmp_path)["files"] == {"content": hashlib.sha256(text).hexdigest()}
 
 
 def test_an_unknown_kind_or_source_is_refused_by_name(tmp_path: Path) -> None:

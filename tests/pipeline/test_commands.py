@@ -14,13 +14,13 @@ def cache(tmp_path, monkeypatch):
 def test_plan_lists_jobs_done_and_missing(tmp_path, capsys):
     assert cli.main(["plan", "experiment=smoke", f"results={tmp_path}"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("missing ") for line in lines) == 24
-    assert lines[-1].startswith(f"0 of 24 jobs done under {tmp_path}")
+    assert sum(line.startswith("missing ") for line in lines) == 23
+    assert lines[-1].startswith(f"0 of 23 jobs done under {tmp_path}")
 
 
 def test_verify_fails_on_a_damaged_result_and_counts_others(tmp_path, monkeypatch, capsys):
     install(monkeypatch, write_spec)
-    folder = make(tmp_path, "first", {"kind": "text"})
+    folder = make(tmp_path, "first", {"kind": "data"})
     words = ["verify", "experiment=smoke", f"results={tmp_path}"]
     assert cli.main(words) == 0
     (folder / "manifest.json").write_text("")
@@ -33,7 +33,7 @@ def test_verify_fails_on_a_damaged_result_and_counts_others(tmp_path, monkeypatc
 
 def test_gc_lists_first_and_deletes_when_told(tmp_path, monkeypatch, capsys):
     install(monkeypatch, write_spec)
-    folder = make(tmp_path, "first", {"kind": "text"})
+    folder = make(tmp_path, "first", {"kind": "data"})
     assert cli.main(["gc", f"results={tmp_path}"]) == 0
     assert str(folder) in capsys.readouterr().out and folder.exists()
     assert cli.main(["gc", "--delete", f"results={tmp_path}"]) == 0
@@ -72,7 +72,7 @@ def test_diff_of_plans_names_the_option_that_differs(capsys):
 
 def test_diff_of_folders_compares_slices_environments_and_files(tmp_path, monkeypatch):
     install(monkeypatch, write_spec)
-    first, second = (make(tmp_path, name, {"kind": "text", "x": name}) for name in ("a", "b"))
+    first, second = (make(tmp_path, name, {"kind": "data", "x": name}) for name in ("a", "b"))
     lines = list(diff.folders(first, second))
     assert 'spec x: "a" -> "b"' in lines
     assert any(line.startswith("files manifest.json:") for line in lines)

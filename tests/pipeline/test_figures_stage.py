@@ -8,7 +8,11 @@ from headscope.errors import ConfigError
 from headscope.pipeline.parents import Parents
 from headscope.pipeline.stages import figures
 
-TITLE = {"model": "tiny", "lengths": [1024], "tasks": ["fwe"], "samples": 3, "seed": 1}
+TITLE = {
+    "model": "tiny",
+    "benchmarks": {"ruler": {"lengths": [1024], "tasks": ["fwe"], "most": "", "samples": 3}},
+    "seed": 1,
+}
 CRITERIA = {"dense": {"kind": "dense", "estimator": None}, "qada": {"kind": "qada", "estimator": None}}
 
 
@@ -18,12 +22,13 @@ def parents(tmp_path):
     folder.mkdir(parents=True)
     cells = [("dense", None, 60.0, 0.0), ("qada", 0.65, 55.0, 0.64), ("qada", 0.8, 40.0, 0.81)]
     rows = [
-        {"prompt": str(n), "index": n, "task": "fwe", "length": 1024, "criterion": name, "target": target,
+        {"prompt": str(n), "index": n, "benchmark": "ruler", "bucket": "", "task": "fwe", "length": 1024,
+         "truncated": False, "metric_failed": False, "criterion": name, "target": target,
          "score": score + n, "sparsity": sparsity, "sparsity_group": sparsity / 2}
         for n in range(3) for name, target, score, sparsity in cells
     ]  # fmt: skip
     pd.DataFrame(rows).to_parquet(folder / "rows.parquet")
-    (folder / "spec.yaml").write_text(yaml.safe_dump({"task": "fwe", "length": 1024, "criteria": CRITERIA}))
+    (folder / "spec.yaml").write_text(yaml.safe_dump({"benchmark": "ruler", "task": "fwe", "length": 1024, "criteria": CRITERIA}))
     return Parents([folder])
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from headscope.benchmarks.scoring import Score
 from headscope.pipeline import plan
 from headscope.pipeline.commands import stage
 from headscope.pipeline.nodes import Node
@@ -16,7 +17,7 @@ from headscope.pipeline.oracle_tables import read_estimates, read_masses
 from headscope.pipeline.stages import evaluation, oracle
 
 ROOT = Path(__file__).parents[2]
-OVERRIDES = ["experiment=smoke", "benchmark.lengths=[640]"]
+OVERRIDES = ["experiment=smoke", "benchmark.ruler.lengths=[640]"]
 ADAPTIVE = ("oracle", "qada", "qada_random_words")
 
 
@@ -213,7 +214,7 @@ def test_a_changed_metric_scores_again_without_new_text(
     mine, counter = copied(results, tmp_path), Counter(monkeypatch)
     [node] = nodes("evaluation", task="fwe")
     shutil.rmtree(mine / node.address)
-    monkeypatch.setattr(evaluation, "score", lambda *_: 12.5)
+    monkeypatch.setattr(evaluation, "score", lambda *_: Score(12.5))
     rows = rows_of(mine, "fwe")
     assert counter.batches == [] and {row["score"] for row in rows} == {12.5}
 

@@ -53,7 +53,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(build, tmp_path, monkeypatch
         (["seed=range(0,3)"], ["smoke/seed=0", "smoke/seed=1", "smoke/seed=2"]),
         (["window.recent=choice(64,128)"], ["smoke/window.recent=64", "smoke/window.recent=128"]),
         (["seed=1"], ["smoke"]),
-        (["benchmark.lengths=[1024],[2048]"], ["smoke/benchmark.lengths=1024", "smoke/benchmark.lengths=2048"]),
+        (
+            ["benchmark.ruler.lengths=[1024],[2048]"],
+            ["smoke/benchmark.ruler.lengths=1024", "smoke/benchmark.ruler.lengths=2048"],
+        ),
         (["seed=1,2", "window.sink=4"], ["smoke/seed=1", "smoke/seed=2"]),
     ],
 )
@@ -70,14 +73,14 @@ def test_a_sweep_is_the_union_of_its_points(build):
 
 def test_an_experiments_points_make_one_plan(build):
     planned = build("experiment=paper/llama3_8b")
-    pairs = {(point.config.model.name, *point.config.benchmark.lengths) for point in planned.points}
+    pairs = {(point.config.model.name, *point.config.benchmark["ruler"].lengths) for point in planned.points}
     assert pairs == {("llama3_8b", 8192), ("llama3_8b_rope16k", 16384)}
-    assert len(planned.nodes["evaluation"]) == 2 * len(planned.points[0].config.benchmark.tasks)
+    assert len(planned.nodes["evaluation"]) == 2 * (13 + 21)
 
 
 def test_an_override_wins_over_an_experiments_points(build):
-    planned = build("experiment=paper/llama3_8b", "benchmark.lengths=[4096]")
-    assert {tuple(point.config.benchmark.lengths) for point in planned.points} == {(4096,)}
+    planned = build("experiment=paper/llama3_8b", "benchmark.ruler.lengths=[4096]")
+    assert {tuple(point.config.benchmark["ruler"].lengths) for point in planned.points} == {(4096,)}
 
 
 def test_plain_copies_are_named_after_experiment_and_point(build):

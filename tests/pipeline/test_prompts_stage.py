@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from small_tokenizer import small_tokenizer
 
 SPEC = {
-    "benchmark": "ruler",
+    "kind": "ruler",
     "task": "niah_single_2_prose",
     "length": 1024,
     "seed": 42,
@@ -27,7 +27,8 @@ SPEC = {
 }
 COLUMNS = [
     *("id", "index", "split", "task", "text", "question_offset", "prefix_offset", "answer_prefix"),
-    *("references", "metric", "max_new_tokens", "length", "seed", "choices"),
+    *("bucket", "classes", "truncated"),
+    *("references", "metric", "max_new_tokens", "length", "seed", "source", "min_new_tokens", "stop_text"),
 ]
 
 
@@ -43,8 +44,8 @@ def assets(root: Path, name: str, spec: dict, manifest: dict) -> Path:
 def parents(tmp_path) -> Parents:
     model = assets(tmp_path, "tiny", {"kind": "model", "name": "tiny"}, {"model": "model"})
     small_tokenizer().save_pretrained(model / "model")
-    text = assets(tmp_path, "prose", {"kind": "text", "name": "prose"}, {})
-    (text / "prose.txt").write_text(" ".join(f"Sentence {i} tells of number {i * i}." for i in range(900)))
+    text = assets(tmp_path, "prose", {"kind": "packaged", "name": "prose"}, {"path": "content"})
+    (text / "content").write_text(" ".join(f"Sentence {i} tells of number {i * i}." for i in range(900)))
     return Parents([model, text])
 
 
@@ -66,7 +67,7 @@ def test_dataset_has_the_columns_and_counts_each_split_from_zero(parents, tmp_pa
         assert row["text"][row["prefix_offset"] :] == row["answer_prefix"]
         assert row["text"][row["question_offset"] :].startswith("What is the special magic number")
         assert 0.9 * 1024 <= row["length"] <= 1024
-        assert json.loads(row["choices"])["asked"][0][1] == row["references"]
+        assert json.loads(row["source"])["asked"][0][1] == row["references"]
 
 
 def test_same_spec_gives_the_same_bytes(parents, tmp_path):
@@ -96,10 +97,9 @@ def test_haystack_comes_from_the_text_given(parents, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"length": 4096}, LengthError, "task niah_single_2_prose at length 4096: the model has 2048 positions"),
+        ({"length": 4096}, LengthError, "task niah_single_2_prose, length 4096: the model has 2048 positions"),
         ({"length": 200}, LengthError, "task niah_single_2_prose at length 200: .* at least [0-9]+"),
-        ({"task": "nope"}, ConfigError, "unknown RULER task 'nope'"),
-        ({"benchmark": "nope"}, ConfigError, "unknown benchmark 'nope'"),
+        ({"task": "nope"}, ConfigError, "unknown ruler task 'nope'"),
     ],
 )
 def test_bad_specs_are_refused_and_write_nothing(parents, tmp_path, changes, error, message):

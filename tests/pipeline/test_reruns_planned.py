@@ -37,8 +37,8 @@ CHANGES = {
     "figure=[roc]": (),
     "seed=43": tuple(stage for stage in STAGES if stage != "assets"),
     "model.dtype=float64": ("moments", "dense", *DOWN),
-    "benchmark.samples.evaluation=3": ("prompts", "dense", *DOWN),
-    "benchmark.lengths=[1024,2048]": ("prompts", "moments", "dense", *DOWN),
+    "benchmark.ruler.samples.evaluation=3": ("prompts", "dense", *DOWN),
+    "benchmark.ruler.lengths=[1024,2048]": ("prompts", "moments", "dense", *DOWN),
     "model.source.seed=1": STAGES,
 }
 
@@ -56,7 +56,7 @@ def test_only_the_changed_figure_is_drawn_again(build):
 
 
 def test_one_task_more_keeps_the_jobs_of_the_others(build):
-    new, kept = renewed(build(BASE), build(BASE, "benchmark.tasks=[niah_single_1,fwe,vt]"))
+    new, kept = renewed(build(BASE), build(BASE, "benchmark.ruler.tasks=[niah_single_1,fwe,vt]"))
     assert {"assets", "prompts", "dense", "oracle"} <= kept
     assert "assets" not in new
 
@@ -101,6 +101,10 @@ def edit(tmp_path, monkeypatch):
 
 MODULES = {
     "headscope.benchmarks.ruler.metrics": {"evaluation", "figures"},
+    "headscope.benchmarks.longbench.metrics": set(),
+    "headscope.benchmarks.ruler.prompts": {"prompts", "dense", *DOWN},
+    "headscope.pipeline.assets.model": set(STAGES),
+    "headscope.pipeline.assets.data": set(),
     "headscope.figures.roc": {"figures"},
     "headscope.figures.style": {"figures"},
     "headscope.heads.criteria.static": {"calibration", "evaluation", "figures"},

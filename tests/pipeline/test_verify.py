@@ -12,7 +12,7 @@ from headscope.pipeline.verify import external_files, finished, leftovers, verif
 def pair(tmp_path, monkeypatch):
     """A node and its child."""
     install(monkeypatch, write_spec)
-    first = make(tmp_path, "first", {"kind": "text"})
+    first = make(tmp_path, "first", {"kind": "data"})
     return first, make(tmp_path, "second", {"kind": "model"}, [first])
 
 

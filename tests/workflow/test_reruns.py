@@ -12,7 +12,7 @@ DOWN = {"oracle": 2, "calibration": 7, "evaluation": 2, "figures": 6, "publish":
 
 def test_a_first_run_makes_every_node_and_the_plain_named_figures(finished):
     results = finished.root / "results"
-    assert len(list(results.glob("*/*--*/provenance.json"))) == 24
+    assert len(list(results.glob("*/*--*/provenance.json"))) == 23
     names = {path.name for path in (results / "figures" / "smoke").iterdir() if path.suffix != ".key"}
     figures = ("head_map", "label_errors", "mass_fit", "roc", "score_sparsity", "summary")
     assert names == {f"{figure}.{end}" for figure in figures for end in ("pdf", "png", "csv")}

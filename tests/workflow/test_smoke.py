@@ -74,7 +74,7 @@ def test_a_metrics_code_gives_new_scores_without_new_text(smoke):
     project, _ = smoke
     before = evaluations(project)
     project.append(
-        "src/headscope/benchmarks/ruler/metrics.py", "\n\ndef score(metric, text, references):\n    return 7.0\n"
+        "src/headscope/benchmarks/ruler/metrics.py", "\n\ndef score(row, prediction):\n    return Score(7.0)\n"
     )
     assert project.planned() == {"evaluation": 2, "figures": 6, "publish": 6}
     project.run("experiment=smoke", "--quiet", "all")

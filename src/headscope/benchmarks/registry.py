@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from headscope.benchmarks.row import Request, Row
 from headscope.errors import ConfigError
 
+KINDS = ("ruler", "longbench", "reasoning")
+
 
 class Entry(Protocol):
     """What the plan asks of a task of any kind of benchmark."""

@@ -62,7 +62,7 @@ class Sampler:
         """The task with its constants for this tokenizer; the chat template and the answer take part of the budget."""
         template = assemble(Rendering("", "", "", []), self.tokenizer, self.chat_template)
         budget = self.length - self.unfitted.max_new_tokens - self._count(template.text)
-        return self.unfitted.fit(budget, self._count)
+        return self.unfitted.fit(self.length, budget, self._count)
 
     @cached_property
     def data(self) -> Mapping[Split, Any]:
@@ -74,16 +74,14 @@ class Sampler:
         """Return `count` samples of `split`, each within 90 to 100 % of the length.
 
         Raises:
-            LengthError: the length is below the minimum of these samples.
+            LengthError: the length is below the minimum of these samples, or what the task is made of cannot fill it.
         """
-        minimum = self.minimum_length(split, count)
-        if minimum > self.length:
-            raise LengthError(
-                f"task {self.name} at length {self.length}: its shortest prompt has {minimum} tokens with this "
-                f"tokenizer, answer included; choose a length of at least {minimum}"
-            )
-        common, _ = self._search(split, 0, COMMON_FILL, COMMON_FILL, self.task.minimum_size)
-        return [self._sample(split, index, common) for index in range(count)]
+        if not count:
+            return []
+        try:
+            return self._samples(split, count)
+        except LengthError as error:
+            raise LengthError(f"task {self.name} at length {self.length}: {error}") from error
 
     def rows(self, split: Split, count: int) -> list[Row]:
         """Return `count` samples of `split` as the prompts stage stores them."""
@@ -105,7 +103,8 @@ class Sampler:
     def minimum_length(self, split: Split, count: int) -> int:
         """Return the length in tokens of the longest of the first `count` samples at the task's smallest size."""
         smallest = self.task.minimum_size
-        return max((self.at_size(split, index, smallest).length for index in range(count)), default=0)
+        # The last sample first: a file with too few questions for it says so at once.
+        return max((self.at_size(split, index, smallest).length for index in reversed(range(count))), default=0)
 
     def at_size(self, split: Split, index: int, size: int) -> Sample:
         """Return a sample at a given size; its draws depend on seed, split, task and index, not on other samples."""
@@ -115,13 +114,23 @@ class Sampler:
         prompt = assemble(rendering, self.tokenizer, self.chat_template)
         return Sample(prompt, rendering, choices, self._count(prompt.text) + self.task.max_new_tokens)
 
+    def _samples(self, split: Split, count: int) -> list[Sample]:
+        minimum = self.minimum_length(split, count)
+        if minimum > self.length:
+            raise LengthError(
+                f"its shortest prompt has {minimum} tokens with this tokenizer, answer included; choose a length of at "
+                f"least {minimum}"
+            )
+        common, _ = self._search(split, 0, COMMON_FILL, COMMON_FILL, self.task.minimum_size)
+        return [self._sample(split, index, common) for index in range(count)]
+
     def _sample(self, split: Split, index: int, common: int) -> Sample:
         """Return a sample at the first good size, from the common one on: most need no search of their own."""
         _, sample = self._search(split, index, GOOD_FILL, 1, common)
         if not LEAST_FILL * self.length <= sample.length <= self.length:
             raise LengthError(
-                f"task {self.name} at length {self.length}: sample {index} of {split} has {sample.length} tokens, not "
-                "90-100 % of it; one unit of its context is too long for so short a prompt, choose a longer one"
+                f"sample {index} of {split} has {sample.length} tokens, not 90-100 % of it; one unit of its context is "
+                "too long for so short a prompt, choose a longer one"
             )
         return sample
 

@@ -69,11 +69,12 @@ class Task(Protocol[Choices, Data]):
     def read(self, files: list[bytes], split: Split) -> Data:
         """Make the task's data of the files that it needs; what decides an answer belongs to one split alone."""
 
-    def fit(self, budget: int, count: Callable[[str], int]) -> Self:
+    def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
         """Return the task with those of its constants set that depend on the length and the model's tokenizer.
 
         Args:
-            budget: tokens for the user's turn and the answer prefix.
+            length: tokens of the whole prompt with its answer.
+            budget: those left for the user's turn and the answer prefix.
             count: measures a text in tokens.
         """
 
@@ -94,6 +95,6 @@ class Plain:
     def read(self, files: list[bytes], split: Split) -> None:
         """No data."""
 
-    def fit(self, budget: int, count: Callable[[str], int]) -> Self:
+    def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
         """Nothing to set."""
         return self

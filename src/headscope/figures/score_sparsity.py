@@ -40,7 +40,7 @@ def draw(
 
 def _of_setting(rows: pd.DataFrame, resamples: int, seed: int, floor: float) -> pd.DataFrame:
     """Curves of one benchmark and length: the mean over tasks that count, these tasks, then the tasks apart."""
-    setting = rows[SETTING].iloc[0].to_dict()
+    setting = scores.setting_of(rows)
     apart = scores.too_hard(rows, floor)
     counted = [str(task) for task in rows["task"].unique() if task not in apart]
     groups = {MEAN: counted, **{task: [task] for task in counted + apart}}

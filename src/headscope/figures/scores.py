@@ -23,6 +23,11 @@ def too_hard(rows: pd.DataFrame, floor: float = FLOOR) -> list[str]:
     return [str(task) for task in means.index[means < floor]]
 
 
+def setting_of(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the benchmark and length that all of these rows share."""
+    return {name: rows[name].iloc[0] for name in SETTING}
+
+
 def notes(rows: pd.DataFrame) -> list[str]:
     """What happened to prompts and answers that a score does not tell: lost middles, metrics that gave up."""
     cut = rows.drop_duplicates("prompt").groupby("benchmark")["truncated"].mean()

@@ -82,7 +82,7 @@ def _of_setting(
     groups = [(MEAN, counted if len(counted) else rows), *((task, rows[rows["task"] == task]) for task in apart)]
     parts = [_of_group(group, chosen, pairs, resamples, seed).assign(task=name, apart=name in apart or not len(counted))
              for name, group in groups]  # fmt: skip
-    return pd.concat(parts).assign(**rows[scores.SETTING].iloc[0].to_dict())
+    return pd.concat(parts).assign(**scores.setting_of(rows))
 
 
 def _of_group(

@@ -96,15 +96,14 @@ def _tasks(path: str, benchmark: Benchmark) -> None:
 
 def _files(config: Config) -> None:
     for name, file in config.assets.files.items():
-        wanted = {"url": ("url",), "hub": ("repository", "file")}.get(file.source, ())
-        for option in wanted:
+        for option in {"url": ("url",), "hub": ("repository", "file")}.get(file.source, ()):
             if getattr(file, option) is None:
                 raise ConfigError(f"option assets.files.{name}.{option} must be given for source {file.source}")
     for name, benchmark in config.benchmark.items():
         for task in benchmark.tasks:
-            for file in registry.needs(benchmark.kind, task, max(benchmark.lengths)):
-                if file not in config.assets.files:
-                    raise ConfigError(f"option assets.files.{file} must be given: task {task} of {name} needs it")
+            for wanted in registry.needs(benchmark.kind, task, max(benchmark.lengths)):
+                if wanted not in config.assets.files:
+                    raise ConfigError(f"option assets.files.{wanted} must be given: task {task} of {name} needs it")
 
 
 def _lengths(path: str, benchmark: Benchmark, config: Config) -> None:

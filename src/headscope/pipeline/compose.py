@@ -144,6 +144,7 @@ def _compose(words: Sequence[str], root: Path) -> dict[str, Any]:
     try:
         with initialize_config_dir(str(root / "conf"), version_base="1.3"):
             composed = hydra_compose("config", overrides=[_forced(word) for word in words])
+        _drop_unchosen(composed)
         if missing := sorted(OmegaConf.missing_keys(composed)):
             option = find(missing[0])
             raise ConfigError(f"option {missing[0]} must be given" + (f": {option.accepts}" if option else ""))
@@ -156,6 +157,15 @@ def _compose(words: Sequence[str], root: Path) -> dict[str, Any]:
     plain = {str(name): value for name, value in config.items()}
     check(plain)
     return plain
+
+
+def _drop_unchosen(composed: Any) -> None:
+    """Leave out what an experiment says of a benchmark that the command line did not choose: it has no kind."""
+    from omegaconf import OmegaConf, open_dict
+
+    with open_dict(composed):
+        for name in [name for name, found in composed.benchmark.items() if OmegaConf.is_missing(found, "kind")]:
+            del composed.benchmark[name]
 
 
 def _forced(word: str) -> str:

@@ -179,8 +179,8 @@ class _Builder:
                 # A part of Python: its text differs between minor versions.
                 spec = {"kind": "packaged", "python": f"{sys.version_info.major}.{sys.version_info.minor}", **given}
             else:
-                mirror = self.config.assets.mirror
-                spec = {"kind": "data", **given, **({"mirror": mirror} if mirror else {})}
+                mirror, local = self.config.assets.mirror, given.pop("local", [])
+                spec = {"kind": "data", **given, **({"mirror": mirror, "local": local} if mirror else {})}
             self.files[name] = _node("assets", [name], {"name": name, **spec}, [])
         return self.files[name]
 

@@ -7,6 +7,8 @@ Nothing here imports torch: a wrong option must fail at once.
 from dataclasses import dataclass, field
 from typing import Any
 
+from headscope.benchmarks.registry import KINDS
+
 MISSING: Any = "???"  # OmegaConf's mark for "some YAML must say it"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -95,7 +97,7 @@ class Samples:
 class Benchmark:
     """Tasks, lengths and samples of one benchmark."""
 
-    kind: str = option(MISSING, "package of headscope.benchmarks", choices=("ruler", "longbench", "reasoning"))
+    kind: str = option(MISSING, "package of headscope.benchmarks", choices=KINDS)
     tasks: list[str] = option(MISSING, "tasks of that kind")
     lengths: list[int] = option(
         MISSING,

@@ -27,7 +27,7 @@ CHINESE_PUNCTUATION = (
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 WITHOUT_CHINESE_PUNCTUATION = str.maketrans("", "", string.punctuation + CHINESE_PUNCTUATION)
 
-FIRST_LINE = frozenset({"trec", "triviaqa", "samsum", "lsht"})  # subsets whose answer is one line
+FIRST_LINE = ("trec", "triviaqa", "samsum", "lsht")  # subsets whose answer is one line
 FRAMES = 1000  # Python's default recursion limit, under which the official scores were taken
 
 
@@ -50,8 +50,8 @@ def rouge(prediction: str, reference: str) -> float:
 
     Raises:
         RougeFailure: a text is empty or only full stops, or a pair of sentences is too long for the package: it walks
-            back through their common words one stack frame a word, and gives up after some 990. Texts of 520 words
-            without a full stop mostly pass, of 600 mostly fail.
+            back through both at once, one stack frame a step, and gives up after some 990 steps. A pair of 520 words
+            each mostly passes, of 600 mostly fails.
     """
     from rouge import Rouge
 
@@ -69,10 +69,8 @@ def rouge(prediction: str, reference: str) -> float:
 def rouge_zh(prediction: str, reference: str) -> float:
     """Return ROUGE-L's f of the words that jieba finds.
 
-    A Chinese full stop ends no sentence for `rouge`, so that long answers fail more often than English ones.
-
     Raises:
-        RougeFailure: as for `rouge`.
+        RougeFailure: as for `rouge`; more often, since a Chinese full stop ends no sentence there.
     """
     return rouge(" ".join(_jieba().cut(prediction)), " ".join(_jieba().cut(reference)))
 
@@ -103,11 +101,7 @@ def retrieval(prediction: str, reference: str) -> float:
 
 
 def retrieval_zh(prediction: str, reference: str) -> float:
-    """Return what `retrieval` does, for a reference in Chinese.
-
-    Raises:
-        AssetError: the reference names no paragraph.
-    """
+    """Return what `retrieval` does, for a reference in Chinese; raises as it does."""
     return _number_share(prediction, _paragraph(r"段落(\d+)", reference))
 
 
@@ -150,8 +144,7 @@ def score(row: Mapping[str, Any], prediction: str) -> Score:
         prediction: the answer as it was generated.
 
     Returns:
-        The score. It has failed if ROUGE failed for any reference, even where another one gave a score: that score
-        may be too low, and nothing else would show it.
+        The score; failed if ROUGE failed for any reference: even the score by another one may then be too low.
 
     Raises:
         AssetError: a reference is not what its metric expects.

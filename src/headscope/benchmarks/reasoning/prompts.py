@@ -9,8 +9,7 @@ def rows(request: Request) -> list[Row]:
     """Return the rows of one task, evaluation first.
 
     Raises:
-        AssetError: a file of shots or questions is damaged.
-        ConfigError: more samples are asked for than the file has questions.
+        AssetError: a file of shots or questions is damaged, or has fewer questions than samples are asked for.
         LengthError: the length is below the task's minimum, or all shots together do not fill it.
     """
     task = find("reasoning", request.task)

@@ -9,7 +9,7 @@ from random import Random
 from typing import Self
 
 from headscope.benchmarks.task import Rendering, Split, split_of
-from headscope.errors import ConfigError, LengthError
+from headscope.errors import AssetError, LengthError
 
 ANSWER_PREFIX = "\nAnswer:"
 
@@ -105,7 +105,7 @@ class ManyShot:
             {line: item for line, item in asked.items() if split_of(item.question) == split},
         )
 
-    def fit(self, budget: int, count: Callable[[str], int]) -> Self:
+    def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
         """Return the task that passes over shots too long for the budget."""
         return replace(self, count=cache(count), longest=LONGEST_SHARE * budget)
 
@@ -113,13 +113,13 @@ class ManyShot:
         """Draw the shots; a larger size keeps those of a smaller one, so that the text grows with it.
 
         Raises:
-            ConfigError: there is no question `index`.
+            AssetError: there is no question `index`.
             LengthError: the file has too few shots.
         """
         if index >= len(data.questions):
-            raise ConfigError(
-                f"{self.files[1]} has {len(data.questions)} questions for {split}, one for each sample; ask for no "
-                "more samples than that"
+            raise AssetError(
+                f"the file {self.files[1]} has {len(data.questions)} questions for {split}, one for each sample; ask "
+                "for no more samples than that"
             )
         order = list(data.shots)
         rng.shuffle(order)

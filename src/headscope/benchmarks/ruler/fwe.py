@@ -53,7 +53,7 @@ class FrequentWords(Plain):
         """From 53 on, the fourth rank (the third answer) is always more frequent than the fifth."""
         return 53
 
-    def fit(self, budget: int, count: Callable[[str], int]) -> Self:
+    def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
         """Return the task with the vocabulary of its length; dots and answers are always there."""
         return replace(self, vocabulary=max(budget // 50, 1 + ANSWERS))
 

@@ -2,9 +2,10 @@
 
 import string
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from random import Random
 from typing import Literal
 
@@ -13,13 +14,19 @@ from headscope.benchmarks.task import Split, split_of
 Kind = Literal["words", "numbers", "uuids"]
 
 
+def distinct(split: Split, make: Callable[[], str]) -> Iterator[str]:
+    """Yield different texts of `split` that `make` draws, without end."""
+    drawn: set[str] = set()
+    while True:
+        text = make()
+        if text not in drawn and split_of(text) == split:
+            drawn.add(text)
+            yield text
+
+
 def draw_distinct(count: int, split: Split, make: Callable[[], str]) -> list[str]:
     """Draw `count` different texts of `split` with `make`, in the order they came."""
-    drawn: dict[str, None] = {}
-    while len(drawn) < count:
-        if split_of(text := make()) == split:
-            drawn[text] = None
-    return list(drawn)
+    return list(islice(distinct(split, make), count))
 
 
 def maker(kind: Kind, rng: Random) -> Callable[[], str]:
@@ -34,6 +41,15 @@ def maker(kind: Kind, rng: Random) -> Callable[[], str]:
 def letters(rng: Random, alphabet: str, length: int) -> Callable[[], str]:
     """Return a function that draws one string of random letters."""
     return lambda: "".join(rng.choices(alphabet, k=length))
+
+
+def shuffled(rng: Random, count: int) -> Iterator[int]:
+    """Yield `range(count)` in random order, at the cost of what is taken of it: often little of very much."""
+    moved: dict[int, int] = {}
+    for place in range(count):
+        other = rng.randrange(place, count)
+        yield moved.get(other, other)
+        moved[other] = moved.get(place, place)
 
 
 @cache

@@ -79,7 +79,7 @@ class Niah:
         """Return the split's part of the prose, white space collapsed."""
         return prose_of(files[0].decode("utf-8"), split) if files else ""
 
-    def fit(self, budget: int, count: Callable[[str], int]) -> Self:
+    def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
         """Nothing depends on length or tokenizer."""
         return self
 

@@ -59,7 +59,7 @@ class VariableTracking(Plain):
         """Every assignment has a line of its own to precede."""
         return self.variables
 
-    def fit(self, budget: int, count: Callable[[str], int]) -> Self:
+    def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
         """Return the task with a worked example of at most 500 tokens, or the shortest there is."""
 
         def example_tokens(size: int) -> int:

@@ -94,7 +94,7 @@ def _urls(spec: dict[str, Any], file: Path) -> Path:
                     raise  # the disk, not the network
                 raise AssetError(
                     f"{spec['name']}: {address} cannot be fetched ({error}); check the network, or give a local copy "
-                    f"with assets.mirror=<folder> that holds {' or '.join(spec['local'])}"
+                    f"with assets.mirror=<folder>: assets.files.{spec['name']}.local says under which names"
                 ) from error
     return file
 

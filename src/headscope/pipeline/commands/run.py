@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     plan.check_results()
     plan.check_files()
     start = time.monotonic()
-    command = _command(overrides, passed)
+    command = snakemake(overrides, passed)
     if any(word in NO_RESULTS for word in passed):
         return subprocess.run(command, cwd=plan.root).returncode
     return _watched(plan, command) or _report(plan, overrides) or _say(plan, time.monotonic() - start)
@@ -59,8 +59,8 @@ def _show_config(options: list[str]) -> int:
     return 0
 
 
-def _command(overrides: Sequence[str], passed: Sequence[str]) -> list[str]:
-    """Snakemake by the interpreter that runs this."""
+def snakemake(overrides: Sequence[str], passed: Sequence[str]) -> list[str]:
+    """Return the command of Snakemake on an experiment, by the interpreter that runs this."""
     return [sys.executable, "-m", "snakemake", "--config", f"hydra={shlex.join(overrides)}", *passed]
 
 
@@ -96,7 +96,7 @@ def report_file(plan: Plan) -> Path:
 
 def _report(plan: Plan, overrides: Sequence[str]) -> int:
     """Make one HTML of all figures with their captions; Snakemake's own words are left out, its errors are not."""
-    command = _command(overrides, ["--report", str(report_file(plan)), "--quiet", "all"])
+    command = snakemake(overrides, ["--report", str(report_file(plan)), "--quiet", "all"])
     return subprocess.run(command, cwd=plan.root, stdout=subprocess.DEVNULL).returncode
 
 

@@ -156,13 +156,13 @@ class _Evaluation:
             criterion = self.spec["criteria"][name]
             estimator = criterion["estimator"] and self.estimators[criterion["estimator"]["name"]]
             criteria.append((build(criterion, [row.found for row in members], estimator), len(members)))
-        encoded, row, model = prompt.encoded, prompt.row, self.loaded.model
-        eos = stop_tokens(model, self.loaded.tokenizer, row["stop_text"])
-        limits = row["max_new_tokens"], eos, row["min_new_tokens"]
+        encoded, asked, model = prompt.encoded, prompt.row, self.loaded.model
+        eos = stop_tokens(model, self.loaded.tokenizer, asked["stop_text"])
+        limits = asked["max_new_tokens"], eos, asked["min_new_tokens"]
         answers = decode(model, encoded.ids, encoded.boundary, criteria, self.window, *limits)
         ordered = [row for members in grouped.values() for row in members]
         decoded = [self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
         return {
-            member.key: {"text": text, **asdict(answer)}
-            for member, text, answer in zip(ordered, decoded, answers, strict=True)
+            row.key: {"text": text, **asdict(answer)}
+            for row, text, answer in zip(ordered, decoded, answers, strict=True)
         }

@@ -1,0 +1,111 @@
+"""Two tasks of LongBench's form that need no download: made of the standard library, with templates of our own.
+
+They run all of LongBench's code: filling a template, truncation (a text fills most of its limit and is not cut), the
+rule for chat templates, and the metrics. Their scores are not LongBench's.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from headscope.benchmarks.longbench import completion, passages
+from headscope.benchmarks.longbench.data import example_of, record_of
+from headscope.benchmarks.longbench.example import Example
+from headscope.benchmarks.longbench.library import read_library, standard_library
+from headscope.benchmarks.longbench.template import Template, format_style
+from headscope.benchmarks.row import Request
+from headscope.benchmarks.task import Split
+
+__all__ = ["TASKS", "LocalTask", "standard_library"]
+
+# Of a split's sources, a seed, a measure in tokens of (context, input), and a limit: context, input and answer.
+Draws = Callable[[Sequence[str], str, Callable[[str, str], int], int], Iterator[tuple[str, str, str]]]
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """A task whose rows are drawn from the standard library.
+
+    Attributes:
+        name: the task's.
+        metric: name of the metric.
+        max_new_tokens: tokens that an answer may take.
+        chat: whether a chat template may stand around the text.
+        template: with `context` and, if the task has one, `input`.
+        draws: yields context, input and answer of one row after the other.
+    """
+
+    name: str
+    metric: str
+    max_new_tokens: int
+    chat: bool
+    template: Template
+    draws: Draws
+
+    halves_apart = True
+    min_new_tokens = 0
+    stop_text = ""
+
+    def needs(self, length: int) -> list[str]:
+        """The sources."""
+        return ["standard_library"]
+
+    def examples(self, request: Request) -> dict[Split, list[Example]]:
+        """Return the examples of each split; the splits are of different modules.
+
+        Raises:
+            AssetError: the file of sources is missing or damaged.
+            ConfigError: a split that is asked for has no module.
+            LengthError: the length is too short for the task, or longer than the library.
+        """
+        return {split: [self._example(row) for row in self.rows(request, split)] for split in request.samples}
+
+    def rows(self, request: Request, split: Split) -> list[dict[str, Any]]:
+        """Return rows of LongBench's own form, as many as are asked for."""
+        if not request.samples[split]:
+            return []
+
+        def tokens(context: str, question: str) -> int:
+            text, _ = self.template.fill({"context": context, "input": question})
+            return len(request.tokenizer(text, verbose=False).input_ids)
+
+        sources = list(read_library(request.files["standard_library"], split).values())
+        draws = self.draws(sources, f"{request.seed}/{split}/{self.name}", tokens, request.length)
+        return [self._row(*draw) for draw in islice(draws, request.samples[split])]
+
+    def _row(self, context: str, question: str, answer: str) -> dict[str, Any]:
+        return {
+            "input": question,
+            "context": context,
+            "answers": [answer],
+            "length": len(context.split()),
+            "dataset": self.name,
+            "language": "python" if self.metric == "code_sim" else "en",
+            "all_classes": None,
+            "_id": hashlib.sha256(f"{context}\n{question}".encode()).hexdigest()[:48],
+        }
+
+    def _example(self, row: dict[str, Any]) -> Example:
+        question = "input" if "input" in self.template.names else ""
+        return example_of(record_of(row, f"a row of {self.name}"), self.template, question)
+
+
+def _template(text: str) -> Template:
+    return format_style(text, {"context", "input"}, "a template of local.py")
+
+
+CODE = "Continue the Python code below. \n{context}Next line of code:\n"
+PASSAGES = (
+    "Below are numbered paragraphs from the documentation of Python, and then a sentence out of one of them. Find the "
+    "paragraph that the sentence is from.\n\n{context}\n\nThe sentence is:\n\n{input}\n\nGive the number of its "
+    'paragraph, in the form "Paragraph 1", "Paragraph 2", and so on.\n\nThe answer is: '
+)
+
+TASKS = {
+    "lcc_local": LocalTask("lcc_local", "code_sim", 64, False, _template(CODE), completion.draws),
+    "passage_retrieval_local": LocalTask(
+        "passage_retrieval_local", "retrieval", 32, True, _template(PASSAGES), passages.draws
+    ),
+}

@@ -1,0 +1,80 @@
+"""`headscope benchmark export <folder> [option=value ...]` and `headscope benchmark score <predictions>`.
+
+export writes the prompts of an experiment as one JSON object a line, for any tool; score scores any tool's answers.
+"""
+
+import argparse
+import csv
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from headscope.errors import AssetError, ConfigError
+from headscope.pipeline import plan as planning
+from headscope.pipeline.commands.run import snakemake
+from headscope.pipeline.files import atomic_file
+from headscope.pipeline.predictions import TaskScore, averages, score_files
+from headscope.pipeline.verify import is_done
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Export prompts or score predictions."""
+    parser = argparse.ArgumentParser(prog="headscope benchmark", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    export = actions.add_parser("export", help="write an experiment's prompts as jsonl, loadable by `datasets` too")
+    export.add_argument("folder", type=Path, help="folder to make")
+    export.add_argument("options", nargs="*", help="the experiment, e.g. experiment=default seed=1")
+    score = actions.add_parser("score", help="score a file <task>.jsonl of predictions, or a folder of them")
+    score.add_argument("predictions", type=Path)
+    score.add_argument("--prompts", type=Path, help="exported folder, for rows that hold no references")
+    score.add_argument("--csv", type=Path, help="write the table there too")
+    given = parser.parse_args(arguments)
+    if given.action == "export":
+        return _export(given.folder, given.options)
+    return _score(given.predictions, given.prompts, given.csv)
+
+
+def _export(folder: Path, options: Sequence[str]) -> int:
+    from headscope.pipeline.export import export
+
+    plan = planning.build(options)
+    plan.check_results()
+    plan.check_files()
+    if folder.exists():
+        raise ConfigError(f"{folder} exists; name a folder that does not")
+    missing = [node for node in plan.nodes["prompts"].values() if not is_done(plan, node)]
+    if missing:
+        targets = [file for node in missing for file in plan.files(node)]
+        code = subprocess.run(snakemake(options, ["--", *targets]), cwd=plan.root).returncode
+        if code:
+            return code
+    files = export(plan, folder)
+    print(f"{len(files)} files under {folder}; in Python: datasets.load_dataset({str(folder)!r}, name)")
+    return 0
+
+
+def _score(predictions: Path, prompts: Path | None, table: Path | None) -> int:
+    for path in (predictions, prompts):
+        if path is not None and not path.exists():
+            raise AssetError(f"{path} does not exist")
+    scores = score_files(predictions, prompts)
+    width = max(len(found.task) for found in scores) + 2
+    print(f"{'task':<{width}}{'bucket':<10}{'score':>7}{'samples':>9}{'empty':>7}{'failed':>8}  folder")
+    for found in scores:
+        counts = f"{found.samples:>9}{found.nulls:>7}{found.failed:>8}"
+        print(f"{found.task:<{width}}{found.bucket:<10}{found.score:>7.2f}{counts}  {found.folder}")
+    for line in averages(scores):
+        print(line)
+    if failed := sum(found.failed for found in scores if not found.bucket):
+        print(f"the official metric failed on {failed} answers, which score 0")
+    if table is not None:
+        _write(table, scores)
+    return 0
+
+
+def _write(table: Path, scores: Sequence[TaskScore]) -> None:
+    with atomic_file(table) as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(TaskScore)])
+        writer.writeheader()
+        writer.writerows(asdict(found) for found in scores)
