@@ -99,7 +99,12 @@ def oracle(root, task, samples=6, length=1024, layers=30, heads=9, queries=40, s
                 guesses[name].append(true + bias + noise * rng.normal(size=(queries, heads)))
     _write_masses(folder, columns, local, bulk, guesses, length)
     _write_quantiles(folder, rng, prompts[0][0], layers, heads)
-    spec = {"benchmark": "ruler", "task": task, "length": length, "estimators": {name: {"kind": "gaussian"} for name in estimators}}
+    spec = {
+        "benchmark": "ruler",
+        "task": task,
+        "length": length,
+        "estimators": {name: {"kind": "gaussian"} for name in estimators},
+    }
     return FakeNode(folder, spec)
 
 

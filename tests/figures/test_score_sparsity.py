@@ -96,3 +96,26 @@ def test_an_unknown_criterion_gets_a_look_of_its_own():
     names = ["oracle", "new_b", "new_a"]
     assert style.ordered(names) == ["oracle", "new_a", "new_b"]
     assert style.look("new_a", names)[1:3] != style.look("new_b", names)[1:3]
+
+
+def test_each_benchmark_has_a_mean_of_its_own_and_says_what_its_scores_do_not_tell(tmp_path, title):
+    shared = [fake.evaluation(tmp_path, task) for task in ("fwe", "vt")]
+    rows = [
+        {**fake.row("qasper_e", i, name, target, score, 0.5), "benchmark": "longbench_e", "bucket": bucket,
+         "truncated": i == 0, "metric_failed": name == "qada"}
+        for i, bucket in enumerate(["0-4k", "0-4k", "8k+"]) for name, target, score in (("dense", NAN, 50 + i), ("qada", 0.8, 30))
+    ]  # fmt: skip
+    other = fake.write_evaluation(tmp_path / "other", "qasper_e", rows)
+    other.spec["benchmark"] = "longbench_e"
+    tables = Tables([*shared, other], [])
+    figure, table = score_sparsity.draw(tables, title, resamples=20)
+    dense = table[(table["task"] == "mean") & (table["criterion"] == "dense")].set_index("benchmark")["score"]
+    assert set(dense.index) == {"ruler", "longbench_e 0-4k", "longbench_e 8k+"}
+    assert (dense["longbench_e 0-4k"], dense["longbench_e 8k+"]) == (50.5, 52)
+    panels = {ax.get_title() for ax in figure.axes}
+    assert {"ruler, mean of 2 tasks, 1,024 tokens", "longbench_e 8k+, mean of 1 task, 1,024 tokens"} <= panels
+    footer = figure.texts[-1].get_text().replace("\n", " ")
+    assert "longbench_e 0-4k: 50% of the prompts lost their middle." in footer
+    assert "The metric failed on 3 answers, which score 0." in footer
+    _, differences = summary.draw(tables, title, resamples=20)
+    assert set(differences["benchmark"]) == set(dense.index)

@@ -66,6 +66,16 @@ def test_a_static_ranking_is_that_of_the_evaluated_task(tmp_path):
     assert tables.calibrated("static", Setting("ruler", 2048), "fwe") is None
 
 
+def test_a_benchmark_finds_what_was_calibrated_on_another(tmp_path):
+    [threshold] = fake.calibration(tmp_path, "oracle")
+    evaluation = fake.evaluation(tmp_path, "lcc")
+    evaluation.spec.update(benchmark="longbench", length=7500, calibrating={"benchmark": "ruler", "length": 1024})
+    tables, at = Tables([evaluation], [], [threshold]), Setting("longbench", 7500)
+    assert tables.calibrated("oracle", at, "lcc") == tables.calibrated("oracle", AT)
+    assert "calibrated for sparsity 0.65" in tables.oracle_threshold(at, 0.65)[1]
+    assert tables.calibrated("oracle", Setting("longbench", 3500)) is None
+
+
 def test_missing_nodes_and_prompts_without_a_bulk_are_named(tmp_path):
     with pytest.raises(ConfigError, match="evaluation nodes"):
         _ = Tables([], []).rows

@@ -72,7 +72,9 @@ def test_several_parts_are_joined_in_their_order_and_checked_as_one(address: str
 
 def test_a_wrong_digest_names_file_expected_found_and_the_option(address: str, tmp_path: Path) -> None:
     found = sha256(FILES["/a.txt"])
-    with pytest.raises(AssetError, match=rf"mine has the wrong SHA-256: expected 00, found {found}.*files\.mine\.sha256"):
+    with pytest.raises(
+        AssetError, match=rf"mine has the wrong SHA-256: expected 00, found {found}.*files\.mine\.sha256"
+    ):
         make(tmp_path, source="url", url=f"{address}/a.txt", sha256="00")
     assert not any((tmp_path / "assets").iterdir())
 
@@ -80,7 +82,10 @@ def test_a_wrong_digest_names_file_expected_found_and_the_option(address: str, t
 @pytest.mark.parametrize("path", ["/none", "/cut/large"])
 def test_an_address_that_fails_names_itself_and_the_mirror(address: str, tmp_path: Path, path: str) -> None:
     start = time.monotonic()
-    with pytest.raises(AssetError, match=rf"mine: {address}{path} cannot be fetched .* assets\.mirror=<folder>: assets\.files\.mine\.local"):
+    with pytest.raises(
+        AssetError,
+        match=rf"mine: {address}{path} cannot be fetched .* assets\.mirror=<folder>: assets\.files\.mine\.local",
+    ):
         make(tmp_path, source="url", url=f"{address}{path}")
     assert not any((tmp_path / "assets").iterdir())
     assert time.monotonic() - start < 1
@@ -119,7 +124,9 @@ def test_a_data_set_of_the_hub_comes_through_its_own_cache(tmp_path: Path, monke
         path, manifest = make(tmp_path, source="hub", repository="lab/set", file="data.zip")
         assert path.read_bytes() == b"zipped" and COMMIT in str(path)
         assert manifest["files"] == {"data.zip": sha256(b"zipped")}
-        with pytest.raises(AssetError, match=r"none\.zip of the hub's data set lab/set at revision main cannot be fetched"):
+        with pytest.raises(
+            AssetError, match=r"none\.zip of the hub's data set lab/set at revision main cannot be fetched"
+        ):
             make(tmp_path, source="hub", repository="lab/set", file="none.zip")
 
 

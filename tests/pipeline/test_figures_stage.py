@@ -28,7 +28,9 @@ def parents(tmp_path):
         for n in range(3) for name, target, score, sparsity in cells
     ]  # fmt: skip
     pd.DataFrame(rows).to_parquet(folder / "rows.parquet")
-    (folder / "spec.yaml").write_text(yaml.safe_dump({"benchmark": "ruler", "task": "fwe", "length": 1024, "criteria": CRITERIA}))
+    (folder / "spec.yaml").write_text(
+        yaml.safe_dump({"benchmark": "ruler", "task": "fwe", "length": 1024, "criteria": CRITERIA})
+    )
     return Parents([folder])
 
 

@@ -98,6 +98,47 @@ def test_a_results_folder_that_cannot_be_written_is_one_error(build, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_mirror_or_sample_folder_without_a_needed_file_is_one_error(build, tmp_path):
+    essays = "benchmark.ruler.tasks=[niah_single_2,vt]"
+    missing = build("experiment=smoke", essays, f"assets.mirror={tmp_path}")
+    with pytest.raises(ConfigError, match=r"assets\.mirror: .* has no ruler/essays/\*\.txt, which essays is read from"):
+        missing.check_files()
+    (tmp_path / "ruler" / "essays").mkdir(parents=True)
+    (tmp_path / "ruler" / "essays" / "one.txt").touch()
+    missing.check_files()
+    official = build("experiment=smoke", f"benchmark.ruler.source={tmp_path}")
+    with pytest.raises(ConfigError, match=r"source: .*(fwe|niah_single_1)\.jsonl does not exist"):
+        official.check_files()
+    for task in ("fwe", "niah_single_1"):
+        (tmp_path / f"{task}.jsonl").touch()
+    official.check_files()
+
+
+def test_official_samples_are_found_as_rulers_scripts_write_them(build, tmp_path):
+    (tmp_path / "fwe").mkdir()
+    (tmp_path / "fwe" / "validation.jsonl").touch()
+    planned = build("experiment=smoke", f"benchmark.ruler.source={tmp_path}")
+    specs = [json.loads(node.spec) for node in planned.nodes["assets"].values()]
+    paths = {spec["path"] for spec in specs if spec["kind"] == "data"}
+    assert paths == {str(tmp_path / "fwe" / "validation.jsonl"), str(tmp_path / "niah_single_1.jsonl")}
+
+
+def test_one_benchmark_is_calibrated_on_another_at_the_nearest_length(build):
+    overrides = ["benchmark.ruler.lengths=[1024,4096]", "benchmark.longbench_local.lengths=[900,3500]"]
+    planned = build("experiment=default", *overrides)
+    spec = {node.key: json.loads(node.spec) for node in planned.nodes["calibration"].values()}
+    for node in planned.nodes["evaluation"].values():
+        evaluated = json.loads(node.spec)
+        near = {900: 1024, 3500: 4096}.get(evaluated["length"], evaluated["length"])
+        for parent in (spec[parent.key] for parent in node.parents if parent.stage == "calibration"):
+            own = parent["calibrated_on"] == "evaluation"
+            expected = (evaluated["benchmark"], evaluated["length"]) if own else ("ruler", near)
+            assert (parent["benchmark"], parent["length"]) == expected
+            assert parent["task"] in (None, evaluated["task"])
+    shared = [s for s in spec.values() if s["criterion"] == "static" and s["task"] is None]
+    assert {s["length"] for s in shared} == {1024, 4096}  # all of RULER's tasks, for any task of longbench_local
+
+
 def test_outside_a_clone_the_plan_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(compose, "__file__", str(tmp_path / "src" / "compose.py"))
     with pytest.raises(ConfigError, match="clone of headscope"):

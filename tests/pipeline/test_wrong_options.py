@@ -42,6 +42,7 @@ WRONG = {
     "model.name=a--b": ["model.name", "'a--b'"],
     "model.expect.heads=10": ["model.expect.heads: 10", "kv_heads 3"],
     "benchmark.tasks=[vt]": ["no benchmark 'tasks'"],
+    "benchmark.reasoning.lengths=[1024]": ["no benchmark 'reasoning'", "choose it: benchmark=[reasoning,...]"],
     "benchmark=[rular]": ["unknown benchmark 'rular'", "'ruler'"],
     "benchmark=[longbench_local]": ["benchmark.longbench_local.calibrated_on", "no benchmark 'ruler'", "add it"],
     "benchmark.longbench_local.calibrated_on=null": ["benchmark.longbench_local.samples.calibration: 0 prompts"],

@@ -35,9 +35,7 @@ def draw(
     for row, setting in zip(axes, settings, strict=True):
         for ax, (name, fit) in zip(row, _fits(tables, setting, resamples, seed).items(), strict=True):
             look = tables.criterion_of(name)
-            _panel(
-                figure, ax, fit, f"{style.look(look, list(tables.criteria)).label if look else name}, {setting}"
-            )
+            _panel(figure, ax, fit, f"{style.look(look, list(tables.criteria)).label if look else name}, {setting}")
             parts += [part.assign(**setting._asdict(), estimator=name) for part in fit.values()]
         quantiles = typical_head(pa.concat_tables(tables.quantiles(setting)))
         _inset(row[0], quantiles)

@@ -23,7 +23,9 @@ def draw(
     floor: float = scores.FLOOR,
 ) -> tuple[Figure, pd.DataFrame]:
     """Draw one panel a task and setting after the mean over tasks; tasks below `floor` stand apart, in grey."""
-    table = pd.concat([_of_setting(rows, resamples, seed, floor) for _, rows in tables.rows.groupby(SETTING, sort=True)])
+    table = pd.concat(
+        [_of_setting(rows, resamples, seed, floor) for _, rows in tables.rows.groupby(SETTING, sort=True)]
+    )
     layout = _layout(table)
     figure = style.new_figure(style.DOUBLE, 0.75 + 1.65 * len(layout))
     axes = figure.subplots(len(layout), COLUMNS, sharex=True, sharey=True, squeeze=False)
@@ -66,7 +68,9 @@ def _panel(ax: Axes, table: pd.DataFrame) -> None:
     first = table.iloc[0]
     task, apart = first["task"], first["apart"]
     name = f"{first['benchmark']}, mean of {style.plural(first['tasks'], 'task')}" if task == MEAN else task
-    ax.set_title(f"{name}, {first['length']:,} tokens" + (" (apart)" if apart else ""), color=style.GREY if apart else style.INK)
+    ax.set_title(
+        f"{name}, {first['length']:,} tokens" + (" (apart)" if apart else ""), color=style.GREY if apart else style.INK
+    )
     ax.set_facecolor(style.PALE if apart else "white")
     names = list(table["criterion"])
     for criterion in style.ordered(names):

@@ -133,7 +133,9 @@ def _score_panel(ax: Axes, table: pd.DataFrame, panel: Any) -> None:
     )
     ax.set_xlim(0, 100)
     tasks = int(table["tasks"].iloc[0])
-    ax.set_title(f"{panel.benchmark}, {panel.length:,} tokens, target {panel.target:g}, mean of {style.plural(tasks, 'task')}")
+    ax.set_title(
+        f"{panel.benchmark}, {panel.length:,} tokens, target {panel.target:g}, mean of {style.plural(tasks, 'task')}"
+    )
 
 
 def _difference_panel(ax: Axes, table: pd.DataFrame) -> None:

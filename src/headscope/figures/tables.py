@@ -162,9 +162,7 @@ class Tables:
                 pair = local[rows].astype(np.float64), exact[rows].astype(np.float64)
                 yield Block(node.spec["task"], layer[rows], *pair, of_prompt)
         if not prompts:
-            raise ConfigError(
-                f"{setting}: the window covers all keys: choose a longer prompt or a smaller window"
-            )
+            raise ConfigError(f"{setting}: the window covers all keys: choose a longer prompt or a smaller window")
 
     def quantiles(self, setting: Setting) -> Iterator[pa.Table]:
         """Yield the bulk-score quantiles of one oracle node after the other."""

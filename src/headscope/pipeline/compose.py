@@ -20,6 +20,7 @@ from headscope.pipeline.check import check
 from headscope.pipeline.files import atomic_file, digest
 from headscope.pipeline.options import find, nearest, refuse_unknown
 
+CHOSEN_BY_NAME = ("benchmark", "criterion", "figure")  # groups of which an experiment has several
 CACHE = Path("results/.cache/compose")  # under the project, wherever the results go
 
 
@@ -180,7 +181,7 @@ def _check_words(words: Sequence[str], root: Path) -> None:
     for override in _parse(words):
         group = override.key_or_group
         if group not in known:
-            refuse_unknown(group, {name: known[name] for name in ("benchmark", "criterion", "figure")})
+            refuse_unknown(group, {name: known[name] for name in CHOSEN_BY_NAME})
         elif not override.is_delete():
             for name in _names(override.value()):
                 if name not in known[group]:
@@ -201,6 +202,9 @@ def _explain(error: Exception, words: Sequence[str]) -> ConfigError:
     reason = _first_line(cause)
     if not path:
         return ConfigError(reason)
+    head, _, name = path.partition(".")
+    if head in CHOSEN_BY_NAME and name and "." not in name:
+        return ConfigError(f"option {path}: this experiment has no {head} {name!r}; choose it: {head}=[{name},...]")
     option = find(path)
     if option is None:
         try:

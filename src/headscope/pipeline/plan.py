@@ -101,9 +101,13 @@ class Plan:
             spec = json.loads(node.spec)
             if "mirror" in spec and not mirror_paths(Path(spec["mirror"]).expanduser(), spec.get("local", ())):
                 wanted = " or ".join(spec.get("local", ())) or "place for it (assets.files.*.local)"
-                raise ConfigError(f"option assets.mirror: {spec['mirror']} has no {wanted}, which {spec['name']} is read from")
+                raise ConfigError(
+                    f"option assets.mirror: {spec['mirror']} has no {wanted}, which {spec['name']} is read from"
+                )
             if spec["kind"] == "data" and spec["source"] == "file" and not Path(spec["path"]).is_file():
-                raise ConfigError(f"option benchmark.*.source: {spec['path']} does not exist; give the folder that holds it")
+                raise ConfigError(
+                    f"option benchmark.*.source: {spec['path']} does not exist; give the folder that holds it"
+                )
 
     def copies(self) -> dict[str, Node]:
         """Plain-named copies of figures: `<point>/<figure>--<digest>` and the figure it must be a copy of."""

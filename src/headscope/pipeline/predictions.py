@@ -78,9 +78,10 @@ def averages(scores: Sequence[TaskScore]) -> Iterator[str]:
     for (folder, kind), by_task in groups.items():
         name = f"{benchmarks.__name__}.{kind}.overall"
         if find_spec(name) is not None:
-            module, where = import_module(name), f"{folder}: " if folder else ""
+            where = f"{folder}: " if folder else ""
             try:
-                yield f"{where}{module.NAME}: {module.average(by_task):.2f}"
+                named, value = import_module(name).average(by_task)
+                yield f"{where}{named}: {value:.2f}"
             except ConfigError as error:
                 yield f"{where}{error}"
 
@@ -104,14 +105,14 @@ def _score_file(file: Path, root: Path, prompts: Path | None) -> Iterator[TaskSc
     if not rows:
         raise AssetError(f"{file} is empty; give one answer a line")
     asked = _prompts_of(file, root, prompts)
-    scored: list[tuple[str, str, Score]] = []
+    scored: list[tuple[list[str], str, Score]] = []
     for number, row in enumerate(rows, start=1):
         where = f"{file}, line {number}"
         answer = _field(row, ANSWERS, where)
         prompt = _joined(row, kind, task, asked, where)
-        scored.append((str(prompt["bucket"]), answer, score(kind, prompt, answer)))
-    for bucket in sorted({"", *(bucket for bucket, _, _ in scored)}):
-        members = [(answer, found) for of, answer, found in scored if bucket in ("", of)]
+        scored.append((["", *prompt["buckets"]], answer, score(kind, prompt, answer)))
+    for bucket in dict.fromkeys(sorted(name for names, _, _ in scored for name in names)):
+        members = [(answer, found) for names, answer, found in scored if bucket in names]
         yield TaskScore(
             "" if folder == "." else folder,
             kind,
@@ -153,14 +154,21 @@ def _joined(
     prompt = asked.get(row.get("id"), asked.get(row.get("index"), {}))
     if asked and not prompt:
         raise AssetError(f"{where}: no exported prompt has id {row.get('id')!r} or index {row.get('index')!r}")
-    known = {**row, **prompt}
+    known, found = {**row, **prompt}, registry.find(kind, task)
     references = _field(known, REFERENCES, where)
-    bucket_of = getattr(registry.find(kind, task), "bucket", None)
-    bucket = known.get("bucket") or (bucket_of(known["length"]) if bucket_of and "length" in known else "")
     return {
         "task": task,
-        "metric": registry.find(kind, task).metric,
+        "metric": found.metric,
         "references": references if isinstance(references, list) else [references],
         "classes": known.get("classes") or known.get("all_classes") or [],
-        "bucket": bucket,
+        "buckets": _buckets(known, found),
     }
+
+
+def _buckets(known: Mapping[str, Any], task: Any) -> list[str]:
+    """Return the groups that an answer is reported in: of length, as exported or by official rows' words; of difficulty."""
+    bucket = known.get("bucket")
+    if bucket is None and hasattr(task, "bucket_of") and "length" in known:
+        bucket = task.bucket_of(known["length"])
+    difficulty = {**known, **known.get("source", {})}.get("difficulty")
+    return [name for name in (bucket, difficulty) if name]

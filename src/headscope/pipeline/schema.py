@@ -106,7 +106,9 @@ class Benchmark:
         low=64,
     )
     samples: Samples = field(default_factory=Samples)
-    chat_template: bool = option(True, "put the model's chat template around each prompt, where the benchmark allows it")
+    chat_template: bool = option(
+        True, "put the model's chat template around each prompt, where the benchmark allows it"
+    )
     source: str | None = option(None, "ruler: folder of official sample files (<task>.jsonl), taken as they are")
     calibrated_on: str | None = option(
         None, "benchmark of this experiment whose calibration prompts criteria are fitted on; null: its own"
@@ -127,7 +129,9 @@ class DataFile:
     repository: str | None = option(None, "hub: data set")
     file: str | None = option(None, "hub: file of the data set")
     revision: str | None = option(None, "hub: commit; null takes the newest at first fetch")
-    sha256: str | None = option(None, "SHA-256 that it must have; null: none was ever seen, the manifest says what came")
+    sha256: str | None = option(
+        None, "SHA-256 that it must have; null: none was ever seen, the manifest says what came"
+    )
     local: list[str] = option([], "where it lies below assets.mirror; a pattern's files are joined by name")
 
 

@@ -58,6 +58,10 @@ class Subset:
         """Samsum's answers are one line: models go on with the next dialogue."""
         return "\n" if self.name == "samsum" else ""
 
+    def bucket_of(self, words: int) -> str:
+        """Return the group that LongBench-E reports a context of so many words in; elsewhere there are none."""
+        return BUCKETS[(words >= 4000) + (words >= 8000)] if self.extended else ""
+
     def needs(self, length: int) -> list[str]:
         """The data of all subsets, and their prompts."""
         return ["longbench_data", "longbench_prompts"]
@@ -79,12 +83,7 @@ class Subset:
             raise AssetError(f"row {record.id} of {self.name} has no 'all_classes' to choose from; repair the row")
         # The input of repobench-p is the code to go on with.
         question = "input" if template.names == ["context", "input"] and self.group != "code" else ""
-        return example_of(record, template, question, bucket(record.length) if self.extended else "")
-
-
-def bucket(words: int) -> str:
-    """Return LongBench-E's group of a context of so many words."""
-    return BUCKETS[(words >= 4000) + (words >= 8000)]
+        return example_of(record, template, question, self.bucket_of(record.length))
 
 
 def read_template(path: Path, name: str) -> Template:

@@ -11,8 +11,8 @@ TASKS_OF_MEAN = (
 )
 
 
-def average(scores: Mapping[str, float]) -> float:
-    """Return the mean of the official tasks; others, such as those with the packaged prose, do not count.
+def average(scores: Mapping[str, float]) -> tuple[str, float]:
+    """Return the name and the value of the mean of the official tasks; those with the packaged prose do not count.
 
     Args:
         scores: 0-100, by task.
@@ -22,4 +22,4 @@ def average(scores: Mapping[str, float]) -> float:
     """
     if missing := [task for task in TASKS_OF_MEAN if task not in scores]:
         raise ConfigError(f"{NAME}: not given, for it lacks {', '.join(missing)}")
-    return sum(scores[task] for task in TASKS_OF_MEAN) / len(TASKS_OF_MEAN)
+    return NAME, sum(scores[task] for task in TASKS_OF_MEAN) / len(TASKS_OF_MEAN)

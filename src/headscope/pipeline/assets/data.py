@@ -107,7 +107,9 @@ def _download(address: str, content: Any, label: str) -> None:
             shutil.copyfileobj(response, content)
             return
         chunks = range(-(-total // CHUNK))
-        got = sum(content.write(response.read(CHUNK)) for _ in (progress(chunks, f"fetching {label}") if label else chunks))
+        got = sum(
+            content.write(response.read(CHUNK)) for _ in (progress(chunks, f"fetching {label}") if label else chunks)
+        )
         if got != total:
             raise HTTPException(f"{got} of {total} bytes came")
 
