@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import torch
+from headscope.benchmarks.ruler.samples import Sampler
 
 from common import default_asset, environment, load_asset
 from headscope.benchmarks.encoding import Encoded, encode
 from headscope.benchmarks.prose import packaged_prose
-from headscope.benchmarks.ruler.samples import Sampler
 from headscope.heads.criteria import Criterion, build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.window import Window

@@ -1,4 +1,4 @@
-"""The command line: `headscope run | plan | verify | diff | benchmark | gc | <stage>`; `python -m headscope` is the same."""
+"""The command line: `headscope <command or stage>`; `python -m headscope` is the same."""
 
 import sys
 from collections.abc import Sequence

@@ -100,10 +100,11 @@ def test_an_unknown_criterion_gets_a_look_of_its_own():
 
 def test_each_benchmark_has_a_mean_of_its_own_and_says_what_its_scores_do_not_tell(tmp_path, title):
     shared = [fake.evaluation(tmp_path, task) for task in ("fwe", "vt")]
+    scored = (("dense", NAN, 50), ("qada", 0.8, 30))
     rows = [
-        {**fake.row("qasper_e", i, name, target, score, 0.5), "benchmark": "longbench_e", "bucket": bucket,
+        {**fake.row("qasper_e", i, name, target, score + i, 0.5), "benchmark": "longbench_e", "bucket": bucket,
          "truncated": i == 0, "metric_failed": name == "qada"}
-        for i, bucket in enumerate(["0-4k", "0-4k", "8k+"]) for name, target, score in (("dense", NAN, 50 + i), ("qada", 0.8, 30))
+        for i, bucket in enumerate(["0-4k", "0-4k", "8k+"]) for name, target, score in scored
     ]  # fmt: skip
     other = fake.write_evaluation(tmp_path / "other", "qasper_e", rows)
     other.spec["benchmark"] = "longbench_e"

@@ -164,7 +164,7 @@ def test_a_benchmarks_average_is_refused_while_a_task_is_missing():
     scores = {task: float(i) for i, task in enumerate(ruler_overall.TASKS_OF_MEAN)}
     assert len(scores) == 13 and ruler_overall.average({**scores, "niah_single_2_prose": 99})[1] == 6
     del scores["qa_2"]
-    with pytest.raises(ConfigError, match="lacks qa_2$"):
+    with pytest.raises(ConfigError, match=r"lacks qa_2$"):
         ruler_overall.average(scores)
 
 
@@ -174,7 +174,7 @@ def test_longbenchs_average_is_the_mean_of_its_groups_means():
     english = {subset.name: scores[subset.name] for subset in SUBSETS if subset.language == "en"}
     name, value = longbench_overall.average(english)
     assert "English 16 subsets" in name and value == 35
-    with pytest.raises(ConfigError, match="lacks lcc$"):
+    with pytest.raises(ConfigError, match=r"lacks lcc$"):
         longbench_overall.average({name: score for name, score in scores.items() if name != "lcc"})
 
 

@@ -92,7 +92,7 @@ def test_an_address_that_fails_names_itself_and_the_mirror(address: str, tmp_pat
 
 
 def test_a_server_that_is_not_there_is_one_error_at_once(tmp_path: Path) -> None:
-    with pytest.raises(AssetError, match="http://127.0.0.1:9/x cannot be fetched"):
+    with pytest.raises(AssetError, match=r"http://127\.0\.0\.1:9/x cannot be fetched"):
         make(tmp_path, source="url", url="http://127.0.0.1:9/x")
 
 

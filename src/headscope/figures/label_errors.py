@@ -50,8 +50,9 @@ def _of_setting(tables: Tables, setting: Setting, resamples: int, seed: int) -> 
         true = block.local - block.bulk
         for name, estimate in block.estimates.items():
             found.setdefault((block.task, name), []).append(errors(true, block.local - estimate))
-    return pd.concat([_table(np.stack(prompts), task, resamples, seed).assign(**setting._asdict(), task=task, estimator=name)
-                      for (task, name), prompts in found.items()])  # fmt: skip
+    parts = [_table(np.stack(prompts), task, resamples, seed).assign(task=task, estimator=name)
+             for (task, name), prompts in found.items()]  # fmt: skip
+    return pd.concat(parts).assign(**setting._asdict())
 
 
 def errors(true: Floats, predicted: Floats) -> Floats:

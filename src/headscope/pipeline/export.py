@@ -1,7 +1,7 @@
 """Finished prompts as plain files: one JSON object a line, in a folder that `datasets` loads too.
 
-`<folder>/<benchmark>/<length>/<task>.jsonl` holds the evaluation prompts, `<task>.calibration.jsonl` the others. The field
-names are RULER's where it has one: index, input, answer_prefix, outputs, length.
+`<folder>/<benchmark>/<length>/<task>.jsonl` holds the evaluation prompts, `<task>.calibration.jsonl` the others. The
+field names are RULER's where it has one: index, input, answer_prefix, outputs, length.
 """
 
 import json

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headscope.benchmarks import registry
+from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.code import code_digest
 from headscope.pipeline.files import canonical, digest
-from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.schema import Benchmark, Config
 
 Spec = dict[str, Any]
@@ -113,7 +113,7 @@ def _given(options: Any) -> Spec:
 
 
 def official_file(benchmark: Benchmark, task: str) -> Path:
-    """Return where a folder of official samples holds a task's: as a file of its own, or as RULER's scripts write it."""
+    """Return where a folder of official samples has a task's: as a file of its own, or as RULER's scripts write it."""
     folder = Path(benchmark.source or "").expanduser()
     written = folder / task / "validation.jsonl"
     return written if written.is_file() else folder / f"{task}.jsonl"

@@ -166,7 +166,7 @@ def _joined(
 
 
 def _buckets(known: Mapping[str, Any], task: Any) -> list[str]:
-    """Return the groups that an answer is reported in: of length, as exported or by official rows' words; of difficulty."""
+    """Return the groups that an answer is reported in: of length (as exported, or by words), and of difficulty."""
     bucket = known.get("bucket")
     if bucket is None and hasattr(task, "bucket_of") and "length" in known:
         bucket = task.bucket_of(known["length"])

@@ -1,7 +1,7 @@
 """Files that benchmarks are made of: from an address, the hub, or a local copy of either.
 
-A file's part of `manifest.json`: `path` (beside it, or absolute where a local copy serves as it lies), `files` (SHA-256 by
-name) and `sha256` over all of them.
+A file's part of `manifest.json`: `path` (beside it, or absolute where a local copy serves as it lies), `files` (SHA-256
+by name) and `sha256` over all of them.
 """
 
 import shutil

@@ -38,8 +38,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
 def _too_long(spec: dict[str, Any], what: str) -> LengthError:
     return LengthError(
-        f"task {spec['task']}, {what}: the model has {spec['positions']} positions; choose a shorter length, or a model "
-        "(or RoPE override) with more"
+        f"task {spec['task']}, {what}: the model has {spec['positions']} positions; choose a shorter length, or a "
+        "model (or RoPE override) with more"
     )
 
 
