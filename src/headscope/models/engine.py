@@ -126,7 +126,7 @@ def _forward(
     shared: SharedPrefix | None,
     banned: Sequence[int] = (),
 ) -> Tensor:
-    """Feed [R, Q] tokens from position `first` on; return each row's greedy token, none of `banned`, [R], on the CPU."""
+    """Feed [R, Q] tokens from position `first` on; return each row's greedy token, no `banned` one, [R], on the CPU."""
     device = model.get_input_embeddings().weight.device
     positions = torch.arange(first, first + ids.shape[1], device=device)[None].expand(ids.shape[0], -1)
     output = model(

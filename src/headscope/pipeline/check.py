@@ -129,7 +129,8 @@ def _calibrated_on(path: str, benchmark: Benchmark, config: Config) -> None:
     if source is not None and source not in config.benchmark:
         raise ConfigError(
             f"option {path}.calibrated_on: this experiment has no benchmark {source!r}; add it"
-            f" (benchmark=[{source},...]) or calibrate on its own rows ({path}.calibrated_on=null {path}.samples.calibration=20)"
+            f" (benchmark=[{source},...]) or calibrate on its own rows ({path}.calibrated_on=null"
+            f" {path}.samples.calibration=20)"
         )
     if needed and not (benchmark if source is None else config.benchmark[source]).samples.calibration:
         where = path if source is None else f"benchmark.{source}"
