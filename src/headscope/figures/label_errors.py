@@ -35,7 +35,7 @@ def draw(
         for ax, (benchmark, length, task) in zip(row, panels, strict=False):
             here = (table["benchmark"] == benchmark) & (table["length"] == length) & (table["task"] == task)
             _panel(ax, table[here], tables)
-            ax.set_title(f"{task}, {length:,} tokens")
+            ax.set_title(style.wrapped(f"{task}, {length:,} tokens"))
     _label(axes, layout)
     figure.legend(handles=_handles(tables), loc="outside upper center", ncols=2, handlelength=3)
     rule = "Pairs: (query, head). Long: the window's share is below tau, by exact (oracle) or predicted bulk mass."

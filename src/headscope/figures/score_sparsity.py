@@ -68,9 +68,8 @@ def _panel(ax: Axes, table: pd.DataFrame) -> None:
     first = table.iloc[0]
     task, apart = first["task"], first["apart"]
     name = f"{first['benchmark']}, mean of {style.plural(first['tasks'], 'task')}" if task == MEAN else task
-    ax.set_title(
-        f"{name}, {first['length']:,} tokens" + (" (apart)" if apart else ""), color=style.GREY if apart else style.INK
-    )
+    title = f"{name}, {first['length']:,} tokens" + (" (apart)" if apart else "")
+    ax.set_title(style.wrapped(title), color=style.GREY if apart else style.INK)
     ax.set_facecolor(style.PALE if apart else "white")
     names = list(table["criterion"])
     for criterion in style.ordered(names):

@@ -101,6 +101,11 @@ def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
     figure.text(4 / 72 / width, 2 / 72 / height, "\n".join(lines), fontsize=FOOTER_POINTS, color=GREY, va="bottom")
 
 
+def wrapped(title: str) -> str:
+    """Title of a panel a third of a page wide, on two lines where it is long."""
+    return textwrap.fill(title, 40)
+
+
 def plural(count: int, noun: str) -> str:
     """Count with its noun."""
     return f"{count:,} {noun}" + ("s" if count != 1 else "")

@@ -166,7 +166,11 @@ def _rows(ax: Axes, labels: list[str], xlabel: str) -> None:
 
 
 def _apart_note(table: pd.DataFrame, floor: float) -> list[str]:
-    apart = sorted(set(table.loc[table["apart"], "task"]) - {MEAN})
-    alone = table.loc[table["task"] == MEAN, "apart"].any()
-    where = "everywhere, so this is no comparison" if alone else "not in the mean (see the CSV)"
-    return [f"Dense below {floor:g}, {where}: {', '.join(apart)}."] if apart else []
+    found = []
+    for benchmark, group in table[table["apart"]].groupby("benchmark"):
+        tasks = ", ".join(sorted(set(group["task"]) - {MEAN}))
+        where = (
+            "everywhere, so this is no comparison" if MEAN in set(group["task"]) else "not in the mean (see the CSV)"
+        )
+        found.append(f"{benchmark}: dense below {floor:g}, {where}: {tasks}.")
+    return found
