@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import torch
-from headscope.benchmarks.ruler.samples import Sampler
 
 from common import default_asset, environment, load_asset
 from headscope.benchmarks.encoding import Encoded, encode
-from headscope.benchmarks.prose import packaged_prose
+from headscope.benchmarks.registry import find
+from headscope.benchmarks.sampling import Sampler
 from headscope.heads.criteria import Criterion, build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.window import Window
@@ -60,7 +60,8 @@ def main() -> None:
     options = parser.parse_args()
     loaded = load_asset(options.asset or default_asset(), options.device)
     print(environment())
-    sampler = Sampler("niah_single_1", options.length, 0, packaged_prose(), loaded.tokenizer, chat_template=True)
+    task = find("ruler", "niah_single_1")
+    sampler = Sampler("niah_single_1", task, options.length, 0, loaded.tokenizer, chat_template=True, files={})
     ratios = []
     for sample in sampler.samples("evaluation", options.prompts):
         prompt = encode(

@@ -26,17 +26,27 @@ def assemble(rendering: Rendering, tokenizer: Any, chat_template: bool) -> Promp
 
     RULER's prefix starts with a space; it is kept, as its official runs do, also at the start of the model's turn.
 
+    A template may strip the user's text of white space at its ends, as those of Llama 3 do.
+
     Raises:
         ConfigError: the tokenizer has no chat template, or it rewrites the user's text.
     """
     turn = _user_turn(rendering.text, tokenizer) if chat_template else _first_token(tokenizer) + rendering.text
-    start = turn.find(rendering.text)
-    if start < 0:
+    start = _start(rendering.text, turn)
+    if start is None:
         raise ConfigError(
             f"the chat template of {tokenizer.name_or_path} rewrites the user's text, so the question cannot be found "
             "in it; set chat_template=false"
         )
     return Prompt(turn + rendering.answer_prefix, start + rendering.question_offset, len(turn))
+
+
+def _start(text: str, turn: str) -> int | None:
+    """Return the offset in `turn` of the text's first character, also where the template stripped it."""
+    for kept in (text, text.strip()):
+        if (start := turn.find(kept)) >= 0:
+            return start - text.index(kept)
+    return None
 
 
 def _user_turn(text: str, tokenizer: Any) -> str:

@@ -3,6 +3,7 @@
 The loader script on the hub fails with `datasets` 4 and later, so the zip's members are read directly.
 """
 
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def read_records(source: Path, subset: str) -> list[Record]:
     with _open(source, subset) as (file, name):
         try:
             lines = file.readlines()
-        except BadZipFile as error:
+        except (BadZipFile, zlib.error, EOFError) as error:
             raise AssetError(f"{name} is damaged ({error}); fetch it again") from error
     numbers = [number for number, line in enumerate(lines, start=1) if line.strip()]
     rows = parse_jsonl(lines, name)

@@ -96,7 +96,7 @@ def _template(text: str) -> Template:
     return format_style(text, {"context", "input"}, "a template of local.py")
 
 
-CODE = "Continue the Python code below. \n{context}# Next line of code:\n"
+CODE = "Complete the Python code below.\n\n```python\n{context}```\n\nNext line of code:\n```python\n"
 PASSAGES = (
     "Below are numbered paragraphs from the documentation of Python, and then a sentence out of one of them. Find the "
     "paragraph that the sentence is from.\n\n{context}\n\nThe sentence is:\n\n{input}\n\nGive the number of its "

@@ -119,7 +119,8 @@ def _titled(paragraph: Any, where: str) -> tuple[str, str]:
 
 def _telling(record: dict[str, Any]) -> set[str]:
     """Return the titles of the paragraphs that the answer follows from, as far as the file says so."""
-    return {fact[0] for fact in record.get("supporting_facts") or () if isinstance(fact, list) and fact}
+    facts = record.get("supporting_facts") or ()
+    return {fact[0] for fact in facts if isinstance(fact, list) and fact and isinstance(fact[0], str)}
 
 
 def _load(content: bytes, name: str) -> Any:
