@@ -41,7 +41,7 @@ WRONG = {
     "model.device_map=auto": ["model.device_map", "model.device is cpu"],
     "model.name=a--b": ["model.name", "'a--b'"],
     "model.expect.heads=10": ["model.expect.heads: 10", "kv_heads 3"],
-    "benchmark.tasks=[vt]": ["no benchmark 'tasks'"],
+    "benchmark.tasks=[vt]": ["no benchmark 'tasks'", "did you mean 'benchmark.", ".tasks'?"],
     "benchmark.reasoning.lengths=[1024]": ["no benchmark 'reasoning'", "choose it: benchmark=[reasoning,...]"],
     "benchmark=[rular]": ["unknown benchmark 'rular'", "'ruler'"],
     "benchmark=[longbench_local]": ["benchmark.longbench_local.calibrated_on", "no benchmark 'ruler'", "add it"],

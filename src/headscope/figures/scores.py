@@ -83,15 +83,20 @@ def resample(rows: pd.DataFrame, resamples: int, seed: int) -> Scores:
 
 
 def summarise(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
-    """Score with interval and achieved sparsity of each column, in legend order."""
+    """Score with interval and achieved sparsity of each column, in legend order.
+
+    Also the share of prompts that lost their middle, and on how many answers the metric gave up.
+    """
     mean, low, high = scores.means()
     keys = pd.MultiIndex.from_tuples(scores.columns, names=["criterion", "target"])
     table = pd.DataFrame({"score": mean, "low": low, "high": high}, index=keys)
     filled = rows.fillna({"target": 0.0})
-    by_task = filled.groupby(["criterion", "target", "task"])[["sparsity", "sparsity_group"]].mean()
-    table = table.join(by_task.groupby(["criterion", "target"]).mean()).reset_index()
+    by_task = filled.groupby(["criterion", "target", "task"])[["sparsity", "sparsity_group", "truncated"]].mean()
+    table = table.join(by_task.groupby(["criterion", "target"]).mean())
+    table = table.join(filled.groupby(["criterion", "target"])["metric_failed"].sum()).reset_index()
     order = {name: place for place, name in enumerate(style.ordered(list(table["criterion"])))}
     table = table.sort_values(["criterion", "target"], key=lambda column: column.map(order).fillna(column))
     table["target"] = table["target"].replace(0.0, np.nan)
     columns: list[Any] = ["criterion", "target", "sparsity", "sparsity_group", "score", "low", "high"]
+    columns += ["truncated", "metric_failed"]
     return table[columns].assign(tasks=len(set(scores.tasks)), prompts=len(scores.tasks)).reset_index(drop=True)

@@ -136,7 +136,9 @@ def refuse_unknown(path: str, names: Mapping[str, Iterable[str]]) -> None:
     free = names.get(head)
     if free is not None and rest and rest.split(".")[0] not in free:
         name = rest.split(".")[0]
-        raise ConfigError(f"unknown option {path}: there is no {head} {name!r}; did you mean {nearest(name, free)!r}?")
+        within = nearest(name, free)
+        known = f"{head}.{within}.{rest}" if is_known(f"{head}.{within}.{rest}") else within  # its name was left out
+        raise ConfigError(f"unknown option {path}: there is no {head} {name!r}; did you mean {known!r}?")
     if not is_known(path):
         known = [option.path.replace("*", name) for option in options() for name in names.get(_head(option), [""])]
         raise ConfigError(f"unknown option {path}; did you mean {nearest(path, known)}?")
