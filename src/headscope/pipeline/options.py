@@ -137,8 +137,9 @@ def refuse_unknown(path: str, names: Mapping[str, Iterable[str]]) -> None:
     if free is not None and rest and rest.split(".")[0] not in free:
         name = rest.split(".")[0]
         within = nearest(name, free)
-        known = f"{head}.{within}.{rest}" if is_known(f"{head}.{within}.{rest}") else within  # its name was left out
-        raise ConfigError(f"unknown option {path}: there is no {head} {name!r}; did you mean {known!r}?")
+        longer = f"{head}.{within}.{rest}"  # only the name was left out
+        meant = longer if is_known(longer) else within
+        raise ConfigError(f"unknown option {path}: there is no {head} {name!r}; did you mean {meant!r}?")
     if not is_known(path):
         known = [option.path.replace("*", name) for option in options() for name in names.get(_head(option), [""])]
         raise ConfigError(f"unknown option {path}; did you mean {nearest(path, known)}?")
