@@ -17,6 +17,10 @@ from headscope.errors import LengthError
 # Shares of the target length: what every sample has at least; where its search stops; what the common size aims at.
 LEAST_FILL, GOOD_FILL, COMMON_FILL = 0.9, 0.95, 0.98
 
+# Below this length one unit of context, a whole document, may be more than a tenth of a prompt: then the fullest sample
+# that fits is taken.
+LONG = 4096
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -71,7 +75,7 @@ class Sampler:
         return {split: self.unfitted.read(files, split) for split in ("evaluation", "calibration")}
 
     def samples(self, split: Split, count: int) -> list[Sample]:
-        """Return `count` samples of `split`, each within 90 to 100 % of the length.
+        """Return `count` samples of `split`, each within 90 to 100 % of the length (short prompts: as full as it gets).
 
         Raises:
             LengthError: the length is below the minimum of these samples, or what the task is made of cannot fill it.
@@ -127,7 +131,8 @@ class Sampler:
     def _sample(self, split: Split, index: int, common: int) -> Sample:
         """Return a sample at the first good size, from the common one on: most need no search of their own."""
         _, sample = self._search(split, index, GOOD_FILL, 1, common)
-        if not LEAST_FILL * self.length <= sample.length <= self.length:
+        least = LEAST_FILL * self.length if self.length >= LONG else 0
+        if not least <= sample.length <= self.length:
             raise LengthError(
                 f"sample {index} of {split} has {sample.length} tokens, not 90-100 % of it; one unit of its context is "
                 "too long for so short a prompt, choose a longer one"
