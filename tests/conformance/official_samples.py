@@ -80,7 +80,8 @@ def read_frequencies(sample: dict) -> FrequencyChoices:
     """Choices of a frequent-words sample: the words by rank, answers first, and their order."""
     text = sample["input"].split("\nQuestion: ")[0].split("coded words. ")[1].split(" ")
     words = list(dict.fromkeys(["...", *sample["outputs"], *text]))
-    return FrequencyChoices(words, [words.index(word) for word in text])
+    ranks = {word: rank for rank, word in enumerate(words)}
+    return FrequencyChoices(words, [ranks[word] for word in text])
 
 
 def read_common(sample: dict) -> CommonChoices:
@@ -98,25 +99,26 @@ def _read_list(text: str, answers: list[str]) -> WordList:
 
 
 def _read_numbers(text: str) -> list[str]:
-    """The words of "1. one 2. two": a word may hold spaces, so each is cut off where the next number stands."""
-    words, number = [], 1
-    text = text.removeprefix("1. ")
-    while text:
+    return _read_pieces(text, "{}. ", " ")
+
+
+def _read_pieces(text: str, heading: str, between: str) -> list[str]:
+    """What stands after heading 1, heading 2 and so on; a piece may itself hold spaces, new lines or other numbers."""
+    pieces, number, start = [], 1, len(heading.format(1))
+    assert text.startswith(heading.format(1))
+    while start >= 0:
         number += 1
-        word, _, text = text.partition(f" {number}. ")
-        words.append(word)
-    return words
+        following = between + heading.format(number)
+        end = text.find(following, start)
+        pieces.append(text[start : end if end >= 0 else None])
+        start = end + len(following) if end >= 0 else -1
+    return pieces
 
 
 def read_documents(sample: dict) -> tuple[QuestionChoices, Library]:
     """Choices of a question-answering sample, and a library of nothing but its documents."""
     body, _, question = sample["input"].rpartition("Question: ")
     body = body.split("\n\nThe following are given documents.\n\n", 1)[1].rpartition("\n\nAnswer the question")[0]
-    documents, number = [], 1
-    body = body.removeprefix("Document 1:\n")
-    while body:
-        number += 1
-        document, _, body = body.partition(f"\n\nDocument {number}:\n")
-        documents.append(document)
+    documents = _read_pieces(body, "Document {}:\n", "\n\n")
     asked = Question(question, sample["outputs"], gold=[], always=[], near=[])
     return QuestionChoices(0, list(range(len(documents)))), library(documents, [asked])

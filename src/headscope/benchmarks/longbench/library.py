@@ -87,7 +87,7 @@ def without_strings(source: str) -> str:
     return STRING_OR_COMMENT.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), source)
 
 
-def doc_paragraphs(source: str) -> list[str]:
-    """Return the paragraphs of the documentation in a source, each on one line."""
+def documentation(source: str) -> list[list[str]]:
+    """Return the texts in three quotes of a source, each as its paragraphs, each paragraph on one line."""
     texts = (match[0][3:-3] for match in STRING_OR_COMMENT.finditer(source) if match[1])
-    return [" ".join(paragraph.split()) for text in texts for paragraph in re.split(r"\n\s*\n", text)]
+    return [[" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)] for text in texts]

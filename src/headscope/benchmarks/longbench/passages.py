@@ -1,4 +1,7 @@
-"""Numbered paragraphs of the standard library's documentation, in the form of LongBench's `passage_retrieval_en`."""
+"""Numbered paragraphs of the standard library's documentation, in the form of LongBench's `passage_retrieval_en`.
+
+As in its few-shot subsets the context ends with worked examples: sentences with the number of their paragraph.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -6,28 +9,39 @@ from functools import partial
 from itertools import count
 from random import Random
 
-from headscope.benchmarks.longbench.library import doc_paragraphs
+from headscope.benchmarks.longbench.library import documentation
 from headscope.benchmarks.prose import sentences
 from headscope.benchmarks.sizes import fitting_size
 from headscope.errors import LengthError
 
-WORDS = range(50, 101)
-QUERY_WORDS = range(6, 41)
+WORDS = range(60, 131)
+LEAST_WORDS, LEAST_SENTENCE = 6, 5
+EXAMPLES = 3
+SMALLEST = EXAMPLES + 1
 GOOD_FILL = 0.93
 
 
 def paragraphs(sources: Sequence[str]) -> list[str]:
-    """Return the paragraphs of prose that hold a sentence to ask for, each once."""
-    found = (paragraph for source in sources for paragraph in doc_paragraphs(source))
-    return [paragraph for paragraph in dict.fromkeys(found) if _is_prose(paragraph) and _queries(paragraph)]
+    """Return paragraphs of WORDS words, each once: neighbours in the documentation, joined where they are short."""
+    found: list[str] = []
+    for text in (text for source in sources for text in documentation(source)):
+        joined: list[str] = []
+        for paragraph in [*text, ""]:
+            if _is_prose(paragraph):
+                joined.append(paragraph)
+            words = sum(len(part.split()) for part in joined)
+            if words >= WORDS.start or not _is_prose(paragraph):
+                found += [" ".join(joined)] * (words in WORDS)
+                joined = []
+    return [paragraph for paragraph in dict.fromkeys(found) if _sentences(paragraph)]
 
 
 def draws(
     sources: Sequence[str], seed: str, tokens: Callable[[str, str], int], limit: int
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield numbered paragraphs, a sentence out of one of them, and that one's name, which is the answer.
+    """Yield numbered paragraphs with worked examples, a sentence of another of them, and that one's name: the answer.
 
-    Every place is as likely. Sample i depends on the seed and i.
+    Every place is as likely. Sample i depends on the seed and i. Where all paragraphs fit, all are taken.
 
     Args:
         sources: the modules to take paragraphs from.
@@ -36,45 +50,20 @@ def draws(
         limit: tokens that it may have.
 
     Raises:
-        LengthError: the limit is too short for two paragraphs, or longer than all of them.
+        LengthError: the limit is too short for the examples' paragraphs and one more, or the sources have no more.
     """
     pool = paragraphs(sources)
-    size = 2
+    if len(pool) < SMALLEST:
+        raise LengthError(f"only {len(pool)} paragraphs of documentation, not {SMALLEST}; give all of the library")
+    size = SMALLEST
     for index in count():
         measured = partial(_measured, pool, f"{seed}/{index}", tokens)
-        size = fitting_size(measured, 2, GOOD_FILL * limit, limit, size)
+        all_fit = size == len(pool) or measured(len(pool)) <= limit
+        size = len(pool) if all_fit else fitting_size(measured, SMALLEST, GOOD_FILL * limit, limit, size)
         context, query, answer = _sample(pool, f"{seed}/{index}", size)
         if tokens(context, query) > limit:
-            raise LengthError(f"{limit} tokens are too few for two paragraphs and a question; choose a greater length")
+            raise LengthError(
+                f"{limit} tokens are too few for {SMALLEST} paragraphs, of which {EXAMPLES} are worked examples; "
+                "choose a greater length"
+            )
         yield context, query, answer
-
-
-def _measured(pool: Sequence[str], seed: str, tokens: Callable[[str, str], int], size: int) -> int:
-    context, query, _ = _sample(pool, seed, size)
-    return tokens(context, query)
-
-
-def _sample(pool: Sequence[str], seed: str, size: int) -> tuple[str, str, str]:
-    """Return context, query and answer; more paragraphs keep the order of the first ones."""
-    rng = Random(seed)
-    place, choice = rng.random(), rng.random()
-    chosen = rng.sample(pool, len(pool))[:size]
-    at = int(place * len(chosen))
-    queries = _queries(chosen[at])
-    numbered = (f"Paragraph {number}: {paragraph}" for number, paragraph in enumerate(chosen, start=1))
-    return "\n\n".join(numbered), queries[int(choice * len(queries))], f"Paragraph {at + 1}"
-
-
-def _queries(paragraph: str) -> list[str]:
-    return [sentence for sentence in sentences(paragraph) if len(sentence.split()) in QUERY_WORDS]
-
-
-def _is_prose(paragraph: str) -> bool:
-    """Tell sentences from signatures, examples and tables."""
-    marks = (">>>", "==", "--", "|", "::")
-    return (
-        len(paragraph.split()) in WORDS
-        and re.match("[A-Z]", paragraph) is not None
-        and paragraph.endswith(".")
-        and not any(mark in paragraph for mark in marks)
-    )
