@@ -22,7 +22,7 @@ from headscope.pipeline.predictions import score_files
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["experiment=smoke", "model=tiny", "benchmark=[ruler,longbench_local]", "benchmark.ruler.lengths=[640]"]
-OPTIONS += ["benchmark.longbench_local.lengths=[640]", "benchmark.longbench_local.samples.evaluation=2"]
+OPTIONS += ["benchmark.longbench_local.lengths=[1500]", "benchmark.longbench_local.samples.evaluation=2"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def write(file: Path, rows: list[dict]) -> Path:
 
 def test_every_prompt_is_exported_in_rulers_field_names(exported):
     files = {path.relative_to(exported).as_posix() for path in exported.rglob("*.jsonl")}
-    local = {f"longbench_local/640/{task}.jsonl" for task in ("lcc_local", "passage_retrieval_local")}
+    local = {f"longbench_local/1500/{task}.jsonl" for task in ("lcc_local", "passage_retrieval_local")}
     ruler = {f"ruler/640/{task}{split}.jsonl" for task in ("fwe", "niah_single_1") for split in ("", ".calibration")}
     assert files == local | ruler
     [first, second] = lines(exported / "ruler/640/niah_single_1.jsonl")
@@ -117,9 +117,9 @@ def test_answers_are_joined_to_exported_prompts_by_id_or_index(exported, tmp_pat
     rows = lines(exported / "ruler/640/niah_single_1.jsonl")
     by_id = [{"id": rows[1]["id"], "pred": f"it is {rows[1]['outputs'][0]}"}, {"id": rows[0]["id"], "pred": " \n"}]
     write(tmp_path / "ruler/640/niah_single_1.jsonl", by_id)
-    code = lines(exported / "longbench_local/640/lcc_local.jsonl")
+    code = lines(exported / "longbench_local/1500/lcc_local.jsonl")
     exact = [{"index": row["index"], "prediction": row["outputs"][0]} for row in code]
-    write(tmp_path / "longbench_local/640/lcc_local.jsonl", exact)
+    write(tmp_path / "longbench_local/1500/lcc_local.jsonl", exact)
     table = tmp_path / "table.csv"
     assert cli.main(["benchmark", "score", str(tmp_path), "--prompts", str(exported), "--csv", str(table)]) == 0
     found = {row["task"]: row for row in csv.DictReader(table.open())}

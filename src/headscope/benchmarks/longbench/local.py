@@ -32,7 +32,7 @@ class LocalTask:
         name: the task's.
         metric: name of the metric.
         max_new_tokens: tokens that an answer may take.
-        chat: whether a chat template may stand around the text.
+        stop_text: an answer also stops at this text's last token.
         template: with `context` and, if the task has one, `input`.
         draws: yields context, input and answer of one row after the other.
     """
@@ -40,13 +40,14 @@ class LocalTask:
     name: str
     metric: str
     max_new_tokens: int
-    chat: bool
+    stop_text: str
     template: Template
     draws: Draws
 
+    # Both continue a text, as LongBench's code and few-shot tasks do.
+    chat = False
     halves_apart = True
     min_new_tokens = 0
-    stop_text = ""
 
     def needs(self, length: int) -> list[str]:
         """The sources."""
@@ -98,14 +99,14 @@ def _template(text: str) -> Template:
 
 CODE = "Complete the Python code below.\n\n```python\n{context}```\n\nNext line of code:\n```python\n"
 PASSAGES = (
-    "Below are numbered paragraphs from the documentation of Python, and then a sentence out of one of them. Find the "
-    "paragraph that the sentence is from.\n\n{context}\n\nThe sentence is:\n\n{input}\n\nGive the number of its "
-    'paragraph, in the form "Paragraph 1", "Paragraph 2", and so on.\n\nThe answer is: '
+    "Below are numbered paragraphs from the documentation of Python, and then sentences out of them.\n\n"
+    + "{context}\n\n"
+    + passages.EXAMPLE.format("{input}", "").rstrip()
 )
 
 TASKS = {
-    "lcc_local": LocalTask("lcc_local", "code_sim", 64, False, _template(CODE), completion.draws),
+    "lcc_local": LocalTask("lcc_local", "code_sim", 64, "", _template(CODE), completion.draws),
     "passage_retrieval_local": LocalTask(
-        "passage_retrieval_local", "retrieval", 32, True, _template(PASSAGES), passages.draws
+        "passage_retrieval_local", "retrieval", 32, "\n\n", _template(PASSAGES), passages.draws
     ),
 }

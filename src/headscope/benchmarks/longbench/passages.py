@@ -18,6 +18,7 @@ WORDS = range(60, 131)
 LEAST_WORDS, LEAST_SENTENCE = 6, 5
 EXAMPLES = 3
 SMALLEST = EXAMPLES + 1
+EXAMPLE = 'The sentence "{}" is from Paragraph {}'
 GOOD_FILL = 0.93
 
 
@@ -57,13 +58,47 @@ def draws(
         raise LengthError(f"only {len(pool)} paragraphs of documentation, not {SMALLEST}; give all of the library")
     size = SMALLEST
     for index in count():
-        measured = partial(_measured, pool, f"{seed}/{index}", tokens)
-        all_fit = size == len(pool) or measured(len(pool)) <= limit
-        size = len(pool) if all_fit else fitting_size(measured, SMALLEST, GOOD_FILL * limit, limit, size)
-        context, query, answer = _sample(pool, f"{seed}/{index}", size)
-        if tokens(context, query) > limit:
+        measured = partial(_measured, pool, f"{seed}/{index}", tokens, limit)
+        size = fitting_size(measured, SMALLEST, GOOD_FILL * limit, limit, size)
+        if measured(size) > limit:
             raise LengthError(
-                f"{limit} tokens are too few for {SMALLEST} paragraphs, of which {EXAMPLES} are worked examples; "
+                f"{limit} tokens are too few for {SMALLEST} paragraphs, {EXAMPLES} of them for worked examples; "
                 "choose a greater length"
             )
-        yield context, query, answer
+        yield _sample(pool, f"{seed}/{index}", size)
+
+
+def _measured(pool: Sequence[str], seed: str, tokens: Callable[[str, str], int], limit: int, size: int) -> int:
+    """Return the tokens of a sample; more paragraphs than there are never fit."""
+    if size > len(pool):
+        return limit + 1
+    context, query, _ = _sample(pool, seed, size)
+    return tokens(context, query)
+
+
+def _sample(pool: Sequence[str], seed: str, size: int) -> tuple[str, str, str]:
+    """Return context, query and answer."""
+    rng = Random(seed)
+    place, choice = rng.random(), rng.random()
+    chosen = rng.sample(pool, len(pool))[:size]
+    at = int(place * size)
+    examples = rng.sample([number for number in range(size) if number != at], EXAMPLES)
+    lines = [f"Paragraph {number}: {paragraph}" for number, paragraph in enumerate(chosen, start=1)]
+    lines += [EXAMPLE.format(rng.choice(_sentences(chosen[number])), number + 1) for number in examples]
+    queries = _sentences(chosen[at])
+    return "\n\n".join(lines), queries[int(choice * len(queries))], f"Paragraph {at + 1}"
+
+
+def _sentences(paragraph: str) -> list[str]:
+    return [sentence for sentence in sentences(paragraph) if len(sentence.split()) >= LEAST_SENTENCE]
+
+
+def _is_prose(paragraph: str) -> bool:
+    """Tell sentences from signatures, examples and tables."""
+    marks = (">>>", "==", "--", "|", "::")
+    return (
+        len(paragraph.split()) >= LEAST_WORDS
+        and re.match("[A-Z]", paragraph) is not None
+        and paragraph.endswith(".")
+        and not any(mark in paragraph for mark in marks)
+    )
