@@ -1,4 +1,8 @@
-"""Completion of code from the standard library, in the form of LongBench's `lcc`."""
+"""Completion of code from the standard library: the next line, as in LongBench's `lcc`.
+
+The last lines are the input, as in `repobench-p`, and the text ends with them, without the end of its last line: models
+write that and the next line's indentation as one token.
+"""
 
 import builtins
 import re
@@ -14,6 +18,7 @@ from headscope.errors import LengthError
 
 # The line to write uses a name that the lines just before it do not show.
 NEAR_LINES = 25
+INPUT_LINES = 5
 LINE_LENGTHS = range(20, 101)
 LEAST_LETTERS = 6
 NAME = re.compile(r"[A-Za-z_]\w*")
@@ -55,14 +60,16 @@ class Code:
         far = self._far_names(target)
         return any(far & names for names in self.names[max(0, target - size) : target - NEAR_LINES])
 
-    def context(self, target: int, size: int) -> str:
-        """Return the `size` lines before the target."""
-        return "".join(self.lines[max(0, target - size) : target])
+    def before(self, target: int, size: int) -> tuple[str, str]:
+        """Return context and input: of the `size` lines before the target, the last INPUT_LINES are the input."""
+        at = target - INPUT_LINES
+        return "".join(self.lines[max(0, target - size) : at]), "".join(self.lines[at:target]).rstrip("\n")
 
     def _can_be_scored(self, index: int) -> bool:
-        """Tell whether a line is of fair length, and none that the metric takes for a comment or a fence."""
+        """Tell whether a line is of fair length, none that the metric takes for no code, and has lines before it."""
         line = self.lines[index].strip()
-        return len(line) in LINE_LENGTHS and not re.search("`|#|//", line)
+        has_input = any(map(str.strip, self.lines[index - INPUT_LINES : index]))
+        return len(line) in LINE_LENGTHS and has_input and not re.search("`|#|//", line)
 
     def _far_names(self, index: int) -> frozenset[str]:
         return self.names[index].difference(*self.names[max(0, index - NEAR_LINES) : index])
@@ -71,7 +78,7 @@ class Code:
 def draws(
     sources: Sequence[str], seed: str, tokens: Callable[[str, str], int], limit: int
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield context, input (none) and the next line, which is the answer, with its indentation.
+    """Yield context, input (the last lines) and the next line, which is the answer, with its indentation.
 
     Args:
         sources: the modules to take lines from.
@@ -88,7 +95,7 @@ def draws(
         size = fitting_size(measured, NEAR_LINES + 1, GOOD_FILL * limit, limit, size)
         if code.needs_context(target, size) and measured(size) <= limit:
             misses = 0
-            yield code.context(target, size), "", code.lines[target].rstrip()
+            yield *code.before(target, size), code.lines[target].rstrip()
         elif (misses := misses + 1) == TRIES:
             break
     raise LengthError(
@@ -98,7 +105,7 @@ def draws(
 
 
 def _measured(code: Code, target: int, tokens: Callable[[str, str], int], size: int) -> int:
-    return tokens(code.context(target, size), "")
+    return tokens(*code.before(target, size))
 
 
 def _lines(source: str) -> list[str]:

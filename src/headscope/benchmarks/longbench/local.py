@@ -33,7 +33,7 @@ class LocalTask:
         metric: name of the metric.
         max_new_tokens: tokens that an answer may take.
         stop_text: an answer also stops at this text's last token.
-        template: with `context` and, if the task has one, `input`.
+        template: with `context` and, after it, `input`, where the question starts.
         draws: yields context, input and answer of one row after the other.
     """
 
@@ -61,7 +61,8 @@ class LocalTask:
             ConfigError: a split that is asked for has no module.
             LengthError: the length is too short for the task, or longer than the library.
         """
-        return {split: [self._example(row) for row in self.rows(request, split)] for split in request.samples}
+        splits: tuple[Split, ...] = ("evaluation", "calibration")
+        return {split: [self._example(row) for row in self.rows(request, split)] for split in splits}
 
     def rows(self, request: Request, split: Split) -> list[dict[str, Any]]:
         """Return rows of LongBench's own form, as many as are asked for."""
@@ -89,15 +90,14 @@ class LocalTask:
         }
 
     def _example(self, row: dict[str, Any]) -> Example:
-        question = "input" if "input" in self.template.names else ""
-        return example_of(record_of(row, f"a row of {self.name}"), self.template, question)
+        return example_of(record_of(row, f"a row of {self.name}"), self.template, "input")
 
 
 def _template(text: str) -> Template:
     return format_style(text, {"context", "input"}, "a template of local.py")
 
 
-CODE = "Complete the Python code below.\n\n```python\n{context}```\n\nNext line of code:\n```python\n"
+CODE = "Complete the Python code below.\n\n{context}{input}"
 PASSAGES = (
     "Below are numbered paragraphs from the documentation of Python, and then sentences out of them.\n\n"
     + "{context}\n\n"

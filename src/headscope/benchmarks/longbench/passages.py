@@ -19,7 +19,8 @@ LEAST_WORDS, LEAST_SENTENCE = 6, 5
 EXAMPLES = 3
 SMALLEST = EXAMPLES + 1
 EXAMPLE = 'The sentence "{}" is from Paragraph {}'
-GOOD_FILL = 0.93
+# A sample whose fewest paragraphs are too long is passed over, but not many of them one after the other.
+GOOD_FILL, TRIES = 0.93, 100
 
 
 def paragraphs(sources: Sequence[str]) -> list[str]:
@@ -42,7 +43,7 @@ def draws(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield numbered paragraphs with worked examples, a sentence of another of them, and that one's name: the answer.
 
-    Every place is as likely. Sample i depends on the seed and i. Where all paragraphs fit, all are taken.
+    Every place is as likely. Where all paragraphs fit, all are taken.
 
     Args:
         sources: the modules to take paragraphs from.
@@ -56,16 +57,18 @@ def draws(
     pool = paragraphs(sources)
     if len(pool) < SMALLEST:
         raise LengthError(f"only {len(pool)} paragraphs of documentation, not {SMALLEST}; give all of the library")
-    size = SMALLEST
+    size, misses = SMALLEST, 0
     for index in count():
         measured = partial(_measured, pool, f"{seed}/{index}", tokens, limit)
         size = fitting_size(measured, SMALLEST, GOOD_FILL * limit, limit, size)
-        if measured(size) > limit:
+        if measured(size) <= limit:
+            misses = 0
+            yield _sample(pool, f"{seed}/{index}", size)
+        elif (misses := misses + 1) == TRIES:
             raise LengthError(
                 f"{limit} tokens are too few for {SMALLEST} paragraphs, {EXAMPLES} of them for worked examples; "
                 "choose a greater length"
             )
-        yield _sample(pool, f"{seed}/{index}", size)
 
 
 def _measured(pool: Sequence[str], seed: str, tokens: Callable[[str, str], int], limit: int, size: int) -> int:

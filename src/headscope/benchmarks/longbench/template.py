@@ -48,11 +48,11 @@ def format_style(text: str, known: set[str], where: str) -> Template:
     """Read a template with placeholders of Python's `str.format`, plain ones only.
 
     Raises:
-        AssetError: a brace has no partner, or a placeholder is none of `known`; `where` names the template.
+        AssetError: it is no text, a brace has no partner, or a placeholder is none of `known`; `where` names it.
     """
     try:
         parsed = list(Formatter().parse(text))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise AssetError(f"{where} is no template ({error}); fetch it again") from error
     for _, name, form, conversion in parsed:
         if name is not None and (name not in known or form or conversion):

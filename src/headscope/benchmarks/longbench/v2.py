@@ -83,7 +83,7 @@ def read_questions(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise AssetError(f"{path} does not exist; give LongBench-v2's data.json")
     content = path.read_bytes()
-    if content.lstrip()[:1] == b"[":
+    if content[:80].lstrip().startswith(b"["):
         try:
             found = json.loads(content)
         except ValueError as error:
