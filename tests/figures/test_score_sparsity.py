@@ -118,5 +118,8 @@ def test_each_benchmark_has_a_mean_of_its_own_and_says_what_its_scores_do_not_te
     footer = figure.texts[-1].get_text().replace("\n", " ")
     assert "longbench_e 0-4k: 50% of the prompts lost their middle." in footer
     assert "The metric failed on 3 answers, which score 0." in footer
-    _, differences = summary.draw(tables, title, resamples=20)
+    figure, differences = summary.draw(tables, title, resamples=20)
     assert set(differences["benchmark"]) == set(dense.index)
+    shown = differences[(differences["versus"] != "") & (differences["task"] == "mean")]
+    for panel in (ax for ax in figure.axes if ax.get_title() == "Paired differences"):
+        assert panel.get_xlim()[0] < shown["low"].min() and shown["high"].max() < panel.get_xlim()[1]

@@ -53,6 +53,7 @@ def draw(
     for row, panel in zip(axes, panels, strict=True):
         _score_panel(row[0], _at(shown, panel, versus=False), panel)
         _difference_panel(row[1], _at(shown, panel, versus=True))
+    _reach(axes[0, 1], shown[shown["versus"] != ""])
     style.finish(figure, title, bootstrap.METHOD.format(resamples=resamples) + ", paired.",
                  "Better or worse: the interval leaves out 0; not corrected for the number of comparisons.",
                  *_apart_note(table, floor), *scores.notes(tables.rows))  # fmt: skip
@@ -149,8 +150,14 @@ def _difference_panel(ax: Axes, table: pd.DataFrame) -> None:
         _beside(ax, place, row.verdict, colour)
     labels = [f"{short[row.criterion]} - {short[row.versus]}" for row in style.records(table)]
     _rows(ax, labels, "paired difference in score (points)")
-    ax.set_xlim(min(ax.get_xlim()[0], -5), max(ax.get_xlim()[1], 5))
     ax.set_title("Paired differences")
+
+
+def _reach(ax: Axes, differences: pd.DataFrame) -> None:
+    """Let the axis that all panels share reach every interval, and a few points at least."""
+    low, high = min(differences["low"].min(), -5), max(differences["high"].max(), 5)
+    margin = 0.05 * (high - low)
+    ax.set_xlim(low - margin, high + margin)
 
 
 def _beside(ax: Axes, place: int, text: str, colour: str) -> None:
