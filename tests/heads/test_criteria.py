@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from headscope.errors import ConfigError
+from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import LayerView, build, share_below
-from headscope.heads.estimators import LayerCache
 from headscope.heads.estimators import build as build_estimator
 
 QUERY = torch.randn(2, 4, 3, 8, generator=torch.Generator().manual_seed(0))
@@ -15,7 +15,7 @@ GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": Fal
 def view(layer: int = 3) -> LayerView:
     estimator = build_estimator(GAUSSIAN, {})
     keys = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(1))
-    summary = estimator.summarise(LayerCache(layer, keys, keys), 4, 30)
+    summary = estimator.summarise(Bulk.between(LayerCache(layer, keys, keys), 4, 30))
     window = torch.linspace(-2, 2, 24).view(2, 4, 3)
     return LayerView(layer, 0.35, window, torch.tensor([26, 27, 28]), {"g": summary}, lambda: torch.zeros(2, 4, 3))
 

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.heads.estimators import LayerCache, build
+from headscope.heads.bulk import Bulk, LayerCache
+from headscope.heads.estimators import build
 from headscope.heads.mass import log_masses
 from headscope.heads.moments import KeyMoments, gaussian_log_mass
 from headscope.heads.window import Window
@@ -96,7 +97,7 @@ def test_moments_of_another_text_replace_those_of_the_prompt() -> None:
     spec = {"kind": "gaussian", "name": "other", "covariance": "full", "capped": False, "moments": "random_words"}
     other = KeyMoments.of(keys(2, 9, 4, seed=7))
     estimator = build(spec, {"random_words": {3: other}})
-    cache = LayerCache(3, keys(2, 30, 4), keys(2, 30, 4))
-    assert estimator.summarise(cache, 2, 20) is other
-    own = build({**spec, "moments": "prompt"}, {}).summarise(cache, 2, 20)
-    torch.testing.assert_close(own.mean, cache.keys[:, 2:20].mean(1))
+    bulk = Bulk.between(LayerCache(3, keys(2, 30, 4), keys(2, 30, 4)), 2, 20)
+    assert estimator.summarise(bulk) is other
+    own = build({**spec, "moments": "prompt"}, {}).summarise(bulk)
+    torch.testing.assert_close(own.mean, bulk.cache.keys[:, 2:20].mean(1))

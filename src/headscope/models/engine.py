@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from headscope.errors import ShapeError
+from headscope.heads.bulk import LayerCache
 from headscope.heads.criteria import Criterion
-from headscope.heads.estimators import LayerCache
 from headscope.heads.window import Window
 from headscope.models.attention import attention
 from headscope.models.shared_prefix import SharedPrefix

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headscope.heads.estimators import Estimator, LayerCache
+from headscope.heads.bulk import Bulk, LayerCache
+from headscope.heads.estimators import Estimator
 from headscope.heads.mass import Masses, log_masses, precise
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall, attention, causal_attention
@@ -59,11 +60,10 @@ class MassRecorder:
         query = call.query[:, :, self.boundary :]
         position = torch.arange(self.boundary, call.key.shape[2], device=query.device)
         masses = log_masses(query, call.key, position, self.window, call.scale)
-        cache = LayerCache(call.layer, call.key[0], call.value[0])
-        first, last = self.window.summarised(self.boundary)
+        cache = LayerCache(call.layer, call.key[0], call.value[0], call.scale)
+        bulk = Bulk.between(cache, *self.window.summarised(self.boundary))
         estimates = {
-            e.name: e.log_mass(query, e.summarise(cache, first, last), masses.bulk_size, call.scale)[0]
-            for e in self.estimators
+            e.name: e.log_mass(query, e.summarise(bulk), masses.bulk_size, call.scale)[0] for e in self.estimators
         }
         return LayerRecord(masses, estimates, self._bulk_scores(call))
 

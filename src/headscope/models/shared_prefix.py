@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import Criterion, LayerView
-from headscope.heads.estimators import LayerCache
 from headscope.heads.mass import group_heads, masked_log_mass, precise, query_chunks
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall
@@ -31,10 +31,11 @@ class SharedPrefix:
         self.groups = list(criteria)
         self.rows = sum(rows for _, rows in criteria)
         self.counts = LocalCounts(self.rows)
-        first, last = window.summarised(self.length)
+        between = window.summarised(self.length)
         used = {c.estimator.name: c.estimator for c, _ in criteria if c.estimator is not None}
         self.summaries = [
-            {name: estimator.summarise(layer, first, last) for name, estimator in used.items()} for layer in prefix
+            {name: estimator.summarise(Bulk.between(layer, *between)) for name, estimator in used.items()}
+            for layer in prefix
         ]
 
     def keep(self, rows: Tensor) -> None:

@@ -1,29 +1,15 @@
 """Estimators of the bulk's log mass, one file each, found by name.
 
-Shapes: B rows, H query heads, K KV heads, Q queries, T keys, D head_dim.
+Shapes: B rows, H query heads, Q queries, D head_dim.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class LayerCache:
-    """What an estimator may read of one layer at the boundary.
-
-    Attributes:
-        layer: index of the layer in the model.
-        keys: rotated keys, [K, T, D].
-        values: [K, T, D].
-    """
-
-    layer: int
-    keys: Tensor
-    values: Tensor
+from headscope.heads.bulk import Bulk
 
 
 class Estimator(Protocol):
@@ -31,8 +17,8 @@ class Estimator(Protocol):
 
     name: str
 
-    def summarise(self, cache: LayerCache, first: int, last: int) -> Any:
-        """Summarise the keys first <= j < last of a layer, once, at the boundary."""
+    def summarise(self, bulk: Bulk) -> Any:
+        """Summarise a layer's bulk, once, at the boundary."""
 
     def log_mass(self, query: Tensor, summary: Any, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimate logsumexp of the scores of `bulk_size` [Q] keys for each query [B, H, Q, D]: [B, H, Q]."""

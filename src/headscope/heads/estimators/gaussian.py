@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from headscope.heads.estimators import LayerCache
+from headscope.heads.bulk import Bulk
 from headscope.heads.moments import Covariance, KeyMoments, gaussian_log_mass
 
 
@@ -31,11 +31,11 @@ class Gaussian:
     capped: bool = False
     moments: Mapping[int, KeyMoments] | None = None
 
-    def summarise(self, cache: LayerCache, first: int, last: int) -> KeyMoments:
-        """Moments of the keys first <= j < last, or of the other text."""
+    def summarise(self, bulk: Bulk) -> KeyMoments:
+        """Moments of the bulk's keys, or of the other text."""
         if self.moments is not None:
-            return self.moments[cache.layer]
-        return KeyMoments.of(cache.keys[:, first:last])
+            return self.moments[bulk.cache.layer]
+        return KeyMoments.of(bulk.keys)
 
     def log_mass(self, query: Tensor, summary: KeyMoments, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimated bulk log mass, [B, H, Q]; the count is the true one, not that of the summary."""

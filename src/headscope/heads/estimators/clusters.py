@@ -1,0 +1,120 @@
+"""Clusters of keys, each with Gaussian scores: the bulk's log mass and mean value from a few centres.
+
+One Gaussian fails where the bulk holds several kinds of keys (repeated text, thousands of tokens); centres see them.
+The clusters share one covariance, up to a factor each. Reads 2 C D + D (D + 1) / 2 + 2 C numbers a KV head and takes
+about (C + D) D multiply-adds a query, and C D more for the mean value, whatever T is.
+
+Shapes: B rows, H query heads, K KV heads, G = H // K, Q queries, N bulk keys, C clusters, P probes, D head_dim.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from headscope.heads.bulk import Bulk
+from headscope.heads.mass import group_heads, precise
+
+ROUNDS = 6
+RIDGE = 1e-3
+"""Added to the metric, as a share of its mean: directions that no probe looks into still tell keys apart."""
+
+
+@dataclass(frozen=True)
+class ClusterSummary:
+    """What is kept of a layer's bulk.
+
+    Attributes:
+        size: keys of each cluster, [K, C].
+        key: their mean, [K, C, D].
+        value: mean of their values, [K, C, D].
+        covariance: of the keys about their cluster's mean, over all clusters, [K, D, D].
+        spread: each cluster's own variance over that of all, in the metric of the clusters, [K, C].
+    """
+
+    size: Tensor
+    key: Tensor
+    value: Tensor
+    covariance: Tensor
+    spread: Tensor
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Mixture of Gaussians, frozen at the boundary; one cluster is the Gaussian of the prompt's own moments.
+
+    Attributes:
+        name: how tables call it.
+        clusters: centres a KV head.
+    """
+
+    name: str
+    clusters: int
+
+    def summarise(self, bulk: Bulk) -> ClusterSummary:
+        """Find the clusters by k-means in the probes' metric (without probes: Euclid's)."""
+        keys, values, count = precise(bulk.keys), precise(bulk.values), bulk.index.shape[1]
+        if not count:
+            # Nothing was seen: as the Gaussian, take scores of zero.
+            keys, values, count = keys.new_zeros(keys.shape[0], 1, keys.shape[2]), values[:, :0].sum(1, keepdim=True), 1
+        seen = keys @ _metric(bulk, keys)
+        member = one_hot(_kmeans(seen, min(self.clusters, count)), min(self.clusters, count)).to(keys.dtype)
+        size = member.sum(1)
+        share = (member / size.clamp(min=1)[:, None]).transpose(1, 2)
+        mean = share @ keys
+        rest = keys - member @ mean
+        distance = (seen - member @ (share @ seen)).square().sum(-1, keepdim=True)
+        average = distance.mean(1).clamp(min=torch.finfo(keys.dtype).tiny)
+        spread = (share @ distance)[..., 0] / average
+        return ClusterSummary(size, mean, share @ values, rest.transpose(1, 2) @ rest / count, spread)
+
+    def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
+        """Estimated bulk log mass, [B, H, Q]; the count is the true one, not that of the summary."""
+        masses = _cluster_masses(query, summary, scale)
+        growth = bulk_size.to(masses.dtype).log() - summary.size[0].sum().log()
+        return masses.logsumexp(-1) + growth
+
+    def value(self, query: Tensor, summary: ClusterSummary, scale: float) -> Tensor:
+        """Estimated mean value of the bulk under the query's attention, [B, H, Q, D]."""
+        weights = group_heads(_cluster_masses(query, summary, scale).softmax(-1), summary.key.shape[0])
+        return (weights @ summary.value[:, None]).flatten(1, 2)
+
+
+def _cluster_masses(query: Tensor, summary: ClusterSummary, scale: float) -> Tensor:
+    """Log mass of every cluster, [B, H, Q, C]."""
+    grouped = group_heads(precise(query), summary.key.shape[0]).to(summary.key.dtype)
+    mean = grouped @ summary.key.transpose(1, 2)[:, None] * scale
+    variance = ((grouped @ summary.covariance[:, None]) * grouped).sum(-1, keepdim=True).clamp(min=0) * scale**2
+    masses = summary.size.log()[:, None, None] + mean + variance * summary.spread[:, None, None] / 2
+    return masses.flatten(1, 2)
+
+
+def _metric(bulk: Bulk, keys: Tensor) -> Tensor:
+    """Factor L of the probes' mean q q' = L L', [K, D, D]: distances of k L are mean differences of scores."""
+    identity = torch.eye(keys.shape[2], dtype=keys.dtype, device=keys.device)
+    if bulk.cache.probes is None:
+        return identity.expand(keys.shape[0], -1, -1)
+    queries = bulk.cache.probes.queries.to(keys.dtype).reshape(keys.shape[0], -1, keys.shape[2])
+    metric = queries.transpose(1, 2) @ queries / queries.shape[1]
+    ridge = RIDGE * metric.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
+    factor: Tensor = torch.linalg.cholesky(metric + ridge * identity)
+    return factor
+
+
+def _kmeans(points: Tensor, clusters: int) -> Tensor:
+    """Cluster of each point, [K, N], after a few rounds of Lloyd from evenly spaced points [K, N, D]."""
+    start = torch.linspace(0, points.shape[1] - 1, clusters, device=points.device).round().long()
+    centres = points[:, start]
+    for _ in range(ROUNDS):
+        member = one_hot(torch.cdist(points, centres).argmin(-1), clusters).to(points.dtype)
+        size = member.sum(1)[..., None]
+        centres = torch.where(size > 0, member.transpose(1, 2) @ points / size.clamp(min=1), centres)
+    return torch.cdist(points, centres).argmin(-1)
+
+
+def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Clusters:
+    """Make the estimator."""
+    return Clusters(spec["name"], spec["clusters"])

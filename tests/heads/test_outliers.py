@@ -1,0 +1,116 @@
+"""Which keys are outliers, and what is left of the bulk without them."""
+
+import layers
+import pytest
+import torch
+
+from headscope.errors import ConfigError
+from headscope.heads.bulk import Bulk, LayerCache, Probes
+from headscope.heads.outliers import choose, importance
+
+RULES = ["mahalanobis", "query_metric", "probe_attention", "recent", "random"]
+
+
+def test_a_bulk_without_some_keys_is_the_others_in_order() -> None:
+    bulk = layers.bulk()
+    chosen = torch.tensor([[4, 10, 49], [5, 6, 7]])
+    rest = bulk.without(chosen)
+    for head in range(2):
+        kept = [position for position in range(4, 50) if position not in chosen[head].tolist()]
+        assert rest.index[head].tolist() == kept
+        torch.testing.assert_close(rest.keys[head], bulk.cache.keys[head, kept], rtol=0, atol=0)
+        torch.testing.assert_close(rest.values[head], bulk.cache.values[head, kept], rtol=0, atol=0)
+
+
+def test_an_empty_bulk_has_no_outliers() -> None:
+    bulk = layers.bulk(first=16, last=10)
+    assert bulk.keys.shape == (2, 0, 8)
+    assert choose(["mahalanobis"], bulk, 4).shape == (2, 0)
+    assert bulk.without(choose(["recent"], bulk, 4)).index.shape == (2, 0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_chooses_distinct_bulk_keys_in_order(rule: str) -> None:
+    chosen = choose([rule], layers.bulk(), 6)
+    assert chosen.shape == (2, 6)
+    assert (chosen.diff(dim=1) > 0).all() and chosen.min() >= 4 and chosen.max() < 50
+    assert torch.equal(chosen, choose([rule], layers.bulk(), 6))
+    assert choose([rule], layers.bulk(), 100).tolist() == [list(range(4, 50))] * 2
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_importance_of_half_precision_keys_is_that_of_their_float_copies(rule: str) -> None:
+    half = layers.bulk(dtype=torch.bfloat16)
+    cache = half.cache
+    probes = Probes(cache.probes.queries.float(), cache.probes.weight.float())
+    whole = Bulk(LayerCache(1, cache.keys.float(), cache.values.float(), cache.scale, probes), half.index)
+    torch.testing.assert_close(importance(rule, half), importance(rule, whole))
+
+
+def test_mahalanobis_finds_the_key_that_is_far_for_its_direction() -> None:
+    cache = layers.layer(60)
+    keys = cache.keys.clone()
+    keys[..., 0] *= 100
+    keys[:, 20, 1] += 15  # near in plain distance: the first dimension is much wider
+    found = Bulk.between(LayerCache(1, keys, cache.values), 4, 50)
+    assert choose(["mahalanobis"], found, 1).tolist() == [[20], [20]]
+    centred = keys[0, 4:50] - keys[0, 4:50].mean(0)
+    inverse = torch.linalg.inv(centred.T @ centred / 46)
+    expected = torch.einsum("nd,de,ne->n", centred, inverse, centred)
+    torch.testing.assert_close(importance("mahalanobis", found)[0], expected, rtol=0.05, atol=0.05)
+
+
+def test_equal_keys_have_no_distance_and_the_first_are_chosen() -> None:
+    cache = LayerCache(1, torch.ones(2, 30, 8), torch.ones(2, 30, 8))
+    assert choose(["mahalanobis"], Bulk.between(cache, 4, 20), 3).tolist() == [[4, 5, 6]] * 2
+
+
+def test_probe_attention_is_what_the_probes_would_add() -> None:
+    bulk = layers.bulk()
+    cache, found = bulk.cache, importance("probe_attention", bulk)
+    for kv in range(2):
+        values = cache.values[kv, 4:50]
+        added = (values - values.mean(0)).norm(dim=-1)
+        seen = torch.zeros(46, dtype=torch.float64)
+        for head in range(3 * kv, 3 * kv + 3):
+            scores = cache.probes.queries[head] @ cache.keys[kv].T * layers.SCALE
+            seen += cache.probes.weight[head] * scores.softmax(-1).mean(0)[4:50]
+        torch.testing.assert_close(found[kv].double(), (seen * added).log(), rtol=1e-4, atol=1e-4)
+
+
+def test_query_metric_is_the_mean_square_of_centred_scores() -> None:
+    bulk = layers.bulk()
+    centred = bulk.keys - bulk.keys.mean(1, keepdim=True)
+    scores = [centred[head // 3] @ bulk.cache.probes.queries[head].T for head in range(6)]
+    expected = torch.stack([torch.cat(scores[3 * kv : 3 * kv + 3], 1).square().mean(1) for kv in range(2)])
+    torch.testing.assert_close(importance("query_metric", bulk).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["query_metric", "probe_attention"])
+def test_a_rule_that_needs_probes_says_so(rule: str) -> None:
+    with pytest.raises(ConfigError, match="needs probes"):
+        importance(rule, layers.bulk(probes=0))
+
+
+def test_two_rules_choose_in_turn() -> None:
+    bulk = layers.bulk()
+    far = importance("mahalanobis", bulk).argsort(dim=1, descending=True)[:, :3] + 4
+    both = choose(["recent", "mahalanobis"], bulk, 6)
+    for kv in range(2):
+        assert {49, 48, 47} | set(far[kv].tolist()) == set(both[kv].tolist())
+    assert choose(["recent", "mahalanobis"], bulk, 1).tolist() == [[49], [49]]
+
+
+def test_random_keys_differ_between_layers_and_heads() -> None:
+    cache = layers.layer(60)
+    first = choose(["random"], Bulk.between(cache, 4, 50), 8)
+    other = choose(["random"], Bulk.between(LayerCache(2, cache.keys, cache.values), 4, 50), 8)
+    assert first[0].tolist() != first[1].tolist() and not torch.equal(first, other)
+
+
+def test_a_key_that_is_not_a_number_is_chosen_last() -> None:
+    cache = layers.layer(60)
+    cache.values[0, 10] = torch.nan
+    found = Bulk(LayerCache(1, cache.keys, cache.values, cache.scale, cache.probes), layers.bulk().index)
+    assert torch.isnan(importance("probe_attention", found)[0]).all()  # the mean value is lost with it
+    assert choose(["probe_attention", "recent"], found, 2).shape == (2, 2)
