@@ -18,33 +18,34 @@ from common import default_asset, environment, load_asset
 from headscope.benchmarks.encoding import Encoded, encode
 from headscope.benchmarks.registry import find
 from headscope.benchmarks.sampling import Sampler
-from headscope.heads.criteria import Criterion, build
+from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.window import Window
 from headscope.models.engine import Answer, decode
+from headscope.models.shared_prefix import Rows
 
 GAUSSIAN = {"kind": "gaussian", "name": "gaussian", "covariance": "full", "capped": False, "moments": "prompt"}
 THRESHOLDS = [{"threshold": threshold} for threshold in (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0)]
 
 
-def criteria() -> list[tuple[Criterion, int]]:
+def criteria() -> list[Rows]:
     """25 rows: dense, local, one static ranking, 11 targets each of oracle and QAdA."""
     ranking = [{"layers": list(range(30)), "long": [[1, 0, 0] * 3] * 30}]
     return [
-        (build({"kind": "dense"}, [], None), 1),
-        (build({"kind": "local"}, [], None), 1),
-        (build({"kind": "static"}, ranking, None), 1),
-        (build({"kind": "oracle"}, THRESHOLDS, None), 11),
-        (build({"kind": "qada"}, THRESHOLDS, build_estimator(GAUSSIAN, {})), 11),
+        Rows(build({"kind": "dense"}, [], None), 1),
+        Rows(build({"kind": "local"}, [], None), 1),
+        Rows(build({"kind": "static"}, ranking, None), 1),
+        Rows(build({"kind": "oracle"}, THRESHOLDS, None), 11),
+        Rows(build({"kind": "qada"}, THRESHOLDS, build_estimator(GAUSSIAN, {})), 11),
     ]
 
 
-def alone() -> list[list[tuple[Criterion, int]]]:
+def alone() -> list[list[Rows]]:
     """The same rows, each a batch of its own."""
-    return [[(criterion.take(torch.tensor([row])), 1)] for criterion, rows in criteria() for row in range(rows)]
+    return [[Rows(group.criterion.take(torch.tensor([row])))] for group in criteria() for row in range(group.count)]
 
 
-def timed(model: torch.nn.Module, prompt: Encoded, rows: list[tuple[Criterion, int]], tokens: int) -> list[Answer]:
+def timed(model: torch.nn.Module, prompt: Encoded, rows: list[Rows], tokens: int) -> list[Answer]:
     """Decode without stop tokens, so that both ways do the same work."""
     return decode(model, prompt.ids, prompt.boundary, rows, Window(), tokens, eos=[])
 

@@ -3,11 +3,12 @@ import torch
 
 from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.criteria import LayerView, build, share_below
+from headscope.heads.criteria import LayerView, below, build
 from headscope.heads.estimators import build as build_estimator
 
 QUERY = torch.randn(2, 4, 3, 8, generator=torch.Generator().manual_seed(0))
-TARGETS = [{"threshold": 0.5}, {"threshold": -2.0}]
+WEIGHTS = {"layers": [1, 3], "weights": [[0.0] * 4, [0.0, -0.5, 1.0, 2.0]]}
+TARGETS = [{"threshold": 0.5, **WEIGHTS}, {"threshold": -2.0, **WEIGHTS}]
 RANKING = [{"layers": [1, 3], "long": [[1, 0, 0, 1], [0, 0, 1, 1]]}, {"layers": [1, 3], "long": [[0] * 4, [1] * 4]}]
 GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "prompt"}
 
@@ -17,33 +18,48 @@ def view(layer: int = 3) -> LayerView:
     keys = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(1))
     summary = estimator.summarise(Bulk.between(LayerCache(layer, keys, keys), 4, 30))
     window = torch.linspace(-2, 2, 24).view(2, 4, 3)
-    return LayerView(layer, 0.35, window, torch.tensor([26, 27, 28]), {"g": summary}, lambda: torch.zeros(2, 4, 3))
+    outputs = torch.randn(2, 2, 4, 3, 8, generator=torch.Generator().manual_seed(2))
+    return LayerView(
+        layer,
+        0.35,
+        window,
+        torch.tensor([26, 27, 28]),
+        {"g": summary},
+        attend_window=lambda: outputs[0],
+        exact_mass=lambda: torch.zeros(2, 4, 3),
+        exact_output=lambda: outputs[1],
+    )
+
+
+KINDS = ["dense", "local", "oracle", "oracle_output", "static", "qada", "lost_output"]
+PEEKING = {"oracle", "oracle_output"}
 
 
 def criterion(kind: str):
     if kind == "static":
         return build({"kind": kind}, RANKING, None)
-    return build({"kind": kind}, TARGETS, build_estimator(GAUSSIAN, {}) if kind == "qada" else None)
+    return build({"kind": kind}, TARGETS, build_estimator(GAUSSIAN, {}) if kind in ("qada", "lost_output") else None)
 
 
-@pytest.mark.parametrize("kind", ["dense", "local", "oracle", "static", "qada"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_labels_have_the_shape_of_the_queries(kind: str) -> None:
     long = criterion(kind).select(QUERY, view()).long
     assert long.shape == (2, 4, 3) and long.dtype == torch.bool
 
 
-@pytest.mark.parametrize(("kind", "peeks"), [("local", False), ("static", False), ("qada", False), ("oracle", True)])
-def test_only_the_oracle_reads_exact_bulk_masses(kind: str, peeks: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_oracles_read_the_bulk(kind: str) -> None:
     seen = view()
     criterion(kind).select(QUERY, seen)
-    assert seen.peeked is peeks
+    assert seen.peeked is (kind in PEEKING)
 
 
-@pytest.mark.parametrize("kind", ["dense", "local", "oracle", "static", "qada"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_row_alone_gets_the_labels_it_gets_among_others(kind: str) -> None:
     together, full = criterion(kind), view()
     one = view()
-    one.window_mass, one.exact = full.window_mass[1:], lambda: torch.zeros(1, 4, 3)
+    one.window_mass, one.exact_mass = full.window_mass[1:], lambda: torch.zeros(1, 4, 3)
+    one.attend_window, one.exact_output = lambda: full.attend_window()[1:], lambda: full.exact_output()[1:]
     alone = together.take(torch.tensor([1])).select(QUERY[1:], one).long
     assert torch.equal(alone, together.select(QUERY, full).long[1:])
 
@@ -60,13 +76,46 @@ def test_static_labels_are_those_of_the_layer_for_every_query() -> None:
 
 
 def test_an_undecided_pair_reads_the_bulk() -> None:
-    nan = torch.full((1, 1, 1), torch.nan)
-    assert share_below(nan, torch.zeros(1, 1, 1), torch.tensor([0.0])).all()
+    assert below(torch.full((1, 1, 1), torch.nan), torch.tensor([0.0])).all()
+
+
+@pytest.mark.parametrize("kind", ["oracle", "oracle_output", "qada", "lost_output"])
+def test_a_query_that_is_not_a_number_reads_the_bulk(kind: str) -> None:
+    seen = view()
+    seen.window_mass = seen.window_mass.clone()
+    seen.window_mass[0, 1, 2] = torch.nan
+    assert criterion(kind).select(QUERY, seen).long[0, 1, 2]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_lost_output_is_the_norm_of_the_difference_to_the_whole_output(exact: bool) -> None:
+    seen = view()
+    found = criterion("oracle_output" if exact else "lost_output")
+    window, bulk, mass = seen.window_output(), seen.exact_output(), seen.exact_mass()
+    if not exact:
+        estimator = found.estimator
+        mass = estimator.log_mass(QUERY, seen.summaries["g"], seen.bulk_size, seen.scale)
+        bulk = estimator.value(QUERY, seen.summaries["g"], seen.scale)
+    share = mass.exp() / (mass.exp() + seen.window_mass.exp())
+    whole = (1 - share)[..., None] * window + share[..., None] * bulk
+    weight = torch.tensor(WEIGHTS["weights"][1]).exp()[:, None]
+    expected = -((whole - window).norm(dim=-1) * weight).log()
+    torch.testing.assert_close(found.margin(QUERY, seen), expected.double(), rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.select(QUERY, seen).long[0], found.margin(QUERY, seen)[0] < 0.5)
+
+
+def test_an_estimator_that_knows_no_values_is_refused_for_lost_output() -> None:
+    spec = {"kind": "outliers", "name": "o", "rules": ["recent"], "count": 2, "rest": GAUSSIAN}
+    for estimator in (None, build_estimator(spec, {})):
+        with pytest.raises(ConfigError, match="estimator"):
+            build({"kind": "lost_output"}, TARGETS, estimator)
 
 
 def test_an_empty_bulk_is_local_whatever_the_threshold() -> None:
-    local, bulk = torch.zeros(1, 2, 1), torch.full((1, 2, 1), -torch.inf)
-    assert not share_below(local, bulk, torch.tensor([1e9])).any()
+    for kind in PEEKING:
+        seen = view()
+        seen.exact_mass = lambda: torch.full((2, 4, 3), -torch.inf)
+        assert not criterion(kind).select(QUERY, seen).long.any()
 
 
 def test_qada_without_an_estimator_is_refused() -> None:

@@ -12,6 +12,7 @@ from headscope.heads.estimators import build as build_estimator
 from headscope.heads.window import Window
 from headscope.models.engine import Answer, decode
 from headscope.models.generation import greedy_answer, stop_tokens
+from headscope.models.shared_prefix import Rows
 from headscope.models.tiny import tiny_tokenizer
 
 WINDOW = Window(sink=4, recent=16)
@@ -24,11 +25,11 @@ def criteria(layers: int = 3, heads: int = 4) -> list:
     labels = [[[1, 0] * (heads // 2)] * layers, [[0, 0, 0, 1]] * layers]
     rankings = [{"layers": [*range(layers)], "long": long} for long in labels]
     return [
-        (build({"kind": "dense"}, [], None), 1),
-        (build({"kind": "local"}, [], None), 1),
-        (build({"kind": "oracle"}, THRESHOLDS, None), 3),
-        (build({"kind": "static"}, rankings, None), 2),
-        (build({"kind": "qada"}, THRESHOLDS, build_estimator(GAUSSIAN, {})), 3),
+        Rows(build({"kind": "dense"}, [], None), 1),
+        Rows(build({"kind": "local"}, [], None), 1),
+        Rows(build({"kind": "oracle"}, THRESHOLDS, None), 3),
+        Rows(build({"kind": "static"}, rankings, None), 2),
+        Rows(build({"kind": "qada"}, THRESHOLDS, build_estimator(GAUSSIAN, {})), 3),
     ]
 
 
@@ -53,11 +54,11 @@ def test_each_row_equals_its_criterion_run_alone_in_float32(family: str) -> None
     model = tiny_model(family, torch.float32)
     together = run(model, criteria())
     first = 0
-    for criterion, rows in criteria():
-        for row in range(rows):
-            (alone,) = run(model, [(criterion.take(torch.tensor([row])), 1)])
+    for group in criteria():
+        for row in range(group.count):
+            (alone,) = run(model, [Rows(group.criterion.take(torch.tensor([row])))])
             assert alone == together[first + row]
-        first += rows
+        first += group.count
 
 
 def test_the_criteria_differ_so_that_the_tests_above_mean_something() -> None:

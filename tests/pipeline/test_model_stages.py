@@ -176,7 +176,7 @@ class Counter:
     def __call__(self, model, ids, boundary, criteria, *rest):
         if len(self.batches) + 1 == self.fail_at:
             raise KeyboardInterrupt
-        self.batches.append(sum(rows for _, rows in criteria))
+        self.batches.append(sum(group.count for group in criteria))
         return self.decode(model, ids, boundary, criteria, *rest)
 
 

@@ -71,6 +71,8 @@ class Bulk:
 
     def without(self, positions: Tensor) -> "Bulk":
         """The keys that are not at these positions of the cache, [K, M]; all of them must be in the bulk, once."""
+        if not positions.shape[1]:
+            return self
         kept = ~(self.index[:, :, None] == positions[:, None, :]).any(-1)
         return replace(self, index=self.index[kept].view(self.index.shape[0], -1))
 

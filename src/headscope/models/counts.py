@@ -29,12 +29,12 @@ class LocalCounts:
         self.active = self.active[rows]
 
     def add(self, layer: int, long: Tensor, kv_heads: int, counted: Tensor) -> None:
-        """Add one layer's labels, bool [R, H, Q], at the queries that have a bulk, bool [Q]."""
+        """Add one layer's labels, bool [R, H, Q], at the queries that have a bulk, bool [R, Q]."""
         self.layers.add(layer)
         self.heads, self.groups = long.shape[1], kv_heads
-        local = ~long & counted
+        local = ~long & counted[:, None]
         groups = local.view(len(local), kv_heads, -1, local.shape[2]).all(2)
-        self.layer_queries[self.active] += int(counted.sum())
+        self.layer_queries[self.active] += counted.sum(1).cpu()
         self.local_heads[self.active] += local.sum((1, 2)).cpu()
         self.local_groups[self.active] += groups.sum((1, 2)).cpu()
 

@@ -15,10 +15,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from headscope.errors import ShapeError
 from headscope.heads.bulk import LayerCache
-from headscope.heads.criteria import Criterion
 from headscope.heads.window import Window
 from headscope.models.attention import attention
-from headscope.models.shared_prefix import SharedPrefix
+from headscope.models.shared_prefix import Rows, SharedPrefix
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def decode(
     model: PreTrainedModel,
     ids: Sequence[int],
     boundary: int,
-    criteria: Sequence[tuple[Criterion, int]],
+    criteria: Sequence[Rows],
     window: Window,
     max_new_tokens: int,
     eos: Sequence[int],
@@ -66,7 +65,7 @@ def decode(
         ids: the prompt's tokens.
         boundary: first token of the question; what lies before is prefilled densely, the rest goes through as one
             chunk under each row's criterion (`scope=question`).
-        criteria: each with its number of rows (targets).
+        criteria: the rows of each.
         window: the local window.
         max_new_tokens: a row stops there.
         eos: stop tokens; a row that produced one leaves the batch.

@@ -1,19 +1,74 @@
 """Attention of many rows over one shared prefix, each row under its criterion.
 
-Shapes: R rows, H query heads, K KV heads, G = H // K, Q queries, P prefix keys, S own keys of a row, D head_dim.
+Shapes: R rows (r of one group), H query heads, K KV heads, G = H // K, Q queries, P prefix keys, S own keys of a row,
+T = P + S, M outlier keys, D head_dim.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import Criterion, LayerView
 from headscope.heads.mass import group_heads, masked_log_mass, precise, query_chunks
+from headscope.heads.outliers import NO_OUTLIERS, Outliers
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall
 from headscope.models.counts import LocalCounts
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one criterion, which differ in their targets.
+
+    Attributes:
+        criterion: labels them.
+        count: how many there are.
+        outliers: keys that belong to their window too.
+    """
+
+    criterion: Criterion
+    count: int = 1
+    outliers: Outliers = NO_OUTLIERS
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What the boundary leaves of one layer for the rows with the same outliers.
+
+    Attributes:
+        outliers: their positions for each query head, [H, M].
+        marks: the same as a mask, bool [H, 1, P].
+        summaries: each estimator's summary of the other bulk keys, by the estimator's name.
+    """
+
+    outliers: Tensor
+    marks: Tensor
+    summaries: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of some queries and what they may see.
+
+    Attributes:
+        call: the attention call.
+        scores: [R, H, Q, T].
+        local: the plain window, bool [Q, T].
+        bulk: all other visible keys, bool [Q, T].
+        bulk_size: [Q].
+    """
+
+    call: LayerCall
+    scores: Tensor
+    local: Tensor
+    bulk: Tensor
+    bulk_size: Tensor
 
 
 class SharedPrefix:
@@ -25,27 +80,20 @@ class SharedPrefix:
         counts: labels given so far, of all rows.
     """
 
-    def __init__(self, prefix: Sequence[LayerCache], criteria: Sequence[tuple[Criterion, int]], window: Window):
-        self.prefix, self.window = prefix, window
+    def __init__(self, prefix: Sequence[LayerCache], groups: Sequence[Rows], window: Window):
+        self.prefix, self.window, self.groups = prefix, window, list(groups)
         self.length = prefix[0].keys.shape[1]
-        self.groups = list(criteria)
-        self.rows = sum(rows for _, rows in criteria)
+        self.rows = sum(group.count for group in groups)
         self.counts = LocalCounts(self.rows)
-        between = window.summarised(self.length)
-        used = {c.estimator.name: c.estimator for c, _ in criteria if c.estimator is not None}
-        self.summaries = [
-            {name: estimator.summarise(Bulk.between(layer, *between)) for name, estimator in used.items()}
-            for layer in prefix
-        ]
+        self.frozen: dict[tuple[int, Outliers], Frozen] = {}
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows (indices into the present ones) alone."""
-        groups, first = [], 0
-        for criterion, size in self.groups:
-            inside = rows[(rows >= first) & (rows < first + size)] - first
+        groups = []
+        for group, span in self._spans():
+            inside = rows[(rows >= span.start) & (rows < span.stop)] - span.start
             if len(inside):
-                groups.append((criterion.take(inside), len(inside)))
-            first += size
+                groups.append(Rows(group.criterion.take(inside), len(inside), group.outliers))
         self.groups, self.rows = groups, len(rows)
         self.counts.keep(rows)
 
@@ -56,49 +104,89 @@ class SharedPrefix:
         parts = [self._attend(call, part) for part in query_chunks(call.query.shape[2], scores_per_query)]
         return torch.cat(parts, dim=2)
 
+    def _spans(self) -> Iterator[tuple[Rows, slice]]:
+        """Each group with its rows."""
+        first = 0
+        for group in self.groups:
+            yield group, slice(first, first + group.count)
+            first += group.count
+
     def _attend(self, call: LayerCall, part: slice) -> Tensor:
         query = call.query[:, :, part]
         device, own = query.device, call.key.shape[2]
-        offset = self.length + own - call.query.shape[2]
-        position = torch.arange(part.start, part.stop, device=device) + offset
+        position = torch.arange(part.start, part.stop, device=device) + self.length + own - call.query.shape[2]
         key_position = torch.arange(self.length + own, device=device)
         scores = self._scores(call, query)
         if call.sliding is None:
             local, bulk = self.window.local(position, key_position), self.window.bulk(position, key_position)
-            long = self._select(call, query, scores, position, local, bulk)
-            visible = local | (bulk & long[..., None])
+            visible = self._visible(Scored(call, scores, local, bulk, self.window.bulk_size(position)), query)
         else:
             visible = Window(0, call.sliding).local(position, key_position)
         # A query sees at least its own key, so no row of the softmax is empty.
         weights = scores.masked_fill_(~visible, -torch.inf).softmax(-1)
-        return self._weighted_values(call, weights).to(query.dtype)
+        return self._weighted_values(call, weights, slice(None)).to(query.dtype)
 
-    def _select(
-        self, call: LayerCall, query: Tensor, scores: Tensor, position: Tensor, local: Tensor, bulk: Tensor
-    ) -> Tensor:
-        """Ask every criterion about its rows: bool [R, H, Q]."""
-        columns = local.any(0).nonzero()[:, 0]
-        window_mass = masked_log_mass(scores[..., columns], local[:, columns])
-        bulk_size = self.window.bulk_size(position)
-        long, first = [], 0
-        for criterion, size in self.groups:
-            rows = slice(first, first + size)
-            view = LayerView(
-                call.layer,
-                call.scale,
-                window_mass[rows],
-                bulk_size,
-                self.summaries[call.layer],
-                _bulk_mass(scores[rows], bulk),
-            )
-            long.append(criterion.select(query[rows], view).long)
-            first += size
+    def _visible(self, scored: Scored, query: Tensor) -> Tensor:
+        """Ask every criterion about its rows; returns what each pair sees, bool [R, H, Q, T]."""
+        long, counted = [], []
+        for group, rows in self._spans():
+            view = self._view(scored, group, rows)
+            long.append(group.criterion.select(query[rows], view).long)
+            counted.append((view.bulk_size > 0).expand(group.count, -1))
         labels = torch.cat(long)
-        self.counts.add(call.layer, labels, call.key.shape[1], bulk_size > 0)
-        return labels
+        self.counts.add(scored.call.layer, labels, scored.call.key.shape[1], torch.cat(counted))
+        visible = scored.local | (scored.bulk & labels[..., None])
+        for group, rows in self._spans():
+            if group.outliers.count:
+                visible[rows, ..., : self.length] |= self._frozen(scored.call, group.outliers).marks
+        return visible
+
+    def _view(self, scored: Scored, group: Rows, rows: slice) -> LayerView:
+        """What a group's criterion may look at."""
+        call, scores = scored.call, scored.scores[rows]
+        frozen = self._frozen(call, group.outliers)
+        columns = scored.local.any(0).nonzero()[:, 0]
+        window_mass = masked_log_mass(scores[..., columns], scored.local[:, columns])
+        window, bulk = scored.local, scored.bulk
+        if group.outliers.count:
+            # They are bulk keys of every query from the boundary on: the plain window only moves away from them.
+            index = frozen.outliers[None, :, None].expand(*scores.shape[:3], -1)
+            window_mass = torch.logaddexp(window_mass, scores.gather(-1, index).logsumexp(-1))
+            marks = pad(frozen.marks, (0, scores.shape[-1] - self.length))
+            window, bulk = window | marks, bulk & ~marks
+        return LayerView(
+            call.layer,
+            call.scale,
+            window_mass,
+            (scored.bulk_size - frozen.outliers.shape[1]).clamp(min=0),
+            frozen.summaries,
+            attend_window=partial(self._attend_side, call, scores, window, rows),
+            exact_mass=_bulk_mass(scores, bulk),
+            exact_output=partial(self._attend_side, call, scores, bulk, rows),
+        )
+
+    def _frozen(self, call: LayerCall, outliers: Outliers) -> Frozen:
+        """Choose a layer's outliers and summarise the other bulk keys, once for all rows that ask for the same ones."""
+        key = (call.layer, outliers)
+        if key not in self.frozen:
+            cache = replace(self.prefix[call.layer], scale=call.scale)
+            bulk = Bulk.between(cache, *self.window.summarised(self.length))
+            chosen = outliers.choose(bulk)
+            used = [group.criterion.estimator for group in self.groups if group.outliers == outliers]
+            rest = bulk.without(chosen)
+            summaries = {found.name: found.summarise(rest) for found in used if found is not None}
+            index = chosen.repeat_interleave(call.query.shape[1] // chosen.shape[0], 0)
+            marks = torch.zeros(len(index), self.length, dtype=torch.bool, device=index.device).scatter(1, index, True)
+            self.frozen[key] = Frozen(index, marks[:, None], summaries)
+        return self.frozen[key]
+
+    def _attend_side(self, call: LayerCall, scores: Tensor, side: Tensor, rows: slice) -> Tensor:
+        """Attention of some rows over the keys of one side alone, [r, H, Q, D]; zero where it has none."""
+        weights = scores.masked_fill(~side, -torch.inf).softmax(-1).nan_to_num(nan=0.0)
+        return self._weighted_values(call, weights, rows)
 
     def _scores(self, call: LayerCall, query: Tensor) -> Tensor:
-        """Scores of prefix and own keys, [R, H, Q, P + S]; one product reads the prefix for all rows."""
+        """Scores of prefix and own keys, [R, H, Q, T]; one product reads the prefix for all rows."""
         rows, heads, queries, _ = query.shape
         prefix, own = precise(self.prefix[call.layer].keys), precise(call.key)
         grouped = group_heads(precise(query), own.shape[1])
@@ -108,10 +196,10 @@ class SharedPrefix:
         scores = torch.cat([shared, separate], dim=-1).view(rows, heads, queries, -1)
         return scores.mul_(call.scale)
 
-    def _weighted_values(self, call: LayerCall, weights: Tensor) -> Tensor:
-        """Sum the values under [R, H, Q, P + S] weights: [R, H, Q, D]."""
+    def _weighted_values(self, call: LayerCall, weights: Tensor, among: slice) -> Tensor:
+        """Sum the values of these rows under [r, H, Q, T] weights: [r, H, Q, D]."""
         rows, heads, queries, _ = weights.shape
-        prefix, own = precise(self.prefix[call.layer].values), precise(call.value)
+        prefix, own = precise(self.prefix[call.layer].values), precise(call.value[among])
         grouped = group_heads(weights, own.shape[1])
         shared = grouped[..., : self.length].transpose(0, 1).flatten(1, 3) @ prefix
         shared = shared.view(own.shape[1], rows, -1, queries, prefix.shape[-1]).transpose(0, 1)

@@ -18,14 +18,18 @@ from headscope.heads.estimators import Estimator
 class LayerView:
     """What a criterion may look at in one layer.
 
+    The window of a row may hold outlier keys too; the bulk is what is left.
+
     Attributes:
         layer: index of the layer in the model.
         scale: factor of the scores.
         window_mass: log mass of the window, [B, H, Q].
         bulk_size: bulk keys of each query, [Q].
         summaries: each estimator's summary of this layer's bulk, by the estimator's name.
-        exact: computes the true bulk log mass; only through `bulk_mass`, so that a peek is seen.
-        peeked: set once `bulk_mass` was asked for.
+        attend_window: computes the attention's output over the window alone: what a local head gives.
+        exact_mass: computes the true bulk log mass; only through `bulk_mass`, so that a peek is seen.
+        exact_output: computes the attention's output over the bulk alone; only through `bulk_output`.
+        peeked: set once the bulk's keys were asked for.
     """
 
     layer: int
@@ -33,13 +37,24 @@ class LayerView:
     window_mass: Tensor
     bulk_size: Tensor
     summaries: Mapping[str, Any]
-    exact: Callable[[], Tensor] = field(repr=False)
+    attend_window: Callable[[], Tensor] = field(repr=False)
+    exact_mass: Callable[[], Tensor] = field(repr=False)
+    exact_output: Callable[[], Tensor] = field(repr=False)
     peeked: bool = False
+
+    def window_output(self) -> Tensor:
+        """Attention over the window alone, [B, H, Q, D]."""
+        return self.attend_window()
 
     def bulk_mass(self) -> Tensor:
         """Exact log mass of the bulk, [B, H, Q]: reads every key, so only a reference may ask for it."""
         self.peeked = True
-        return self.exact()
+        return self.exact_mass()
+
+    def bulk_output(self) -> Tensor:
+        """Exact attention over the bulk alone, [B, H, Q, D]; zero without a bulk. Only a reference may ask for it."""
+        self.peeked = True
+        return self.exact_output()
 
 
 @dataclass(frozen=True)
@@ -67,18 +82,16 @@ class Criterion(Protocol):
         """The criterion for these of its rows (indices), after others have stopped."""
 
 
-def share_below(local: Tensor, bulk: Tensor, thresholds: Tensor) -> Tensor:
-    """True where the window's share of the mass is below the row's threshold: [B, H, Q].
+def below(margin: Tensor, thresholds: Tensor) -> Tensor:
+    """True where a pair's margin for being local is below the row's threshold: [B, H, Q].
 
-    Shares are compared as log-odds, L_local - L_bulk, which do not saturate where a share nears 0 or 1. A NaN
-    reads the bulk: an undecided head must not lose its context.
+    A NaN reads the bulk: an undecided head must not lose its context. An empty bulk has the margin +inf.
 
     Args:
-        local: window log mass, [B, H, Q].
-        bulk: exact or estimated bulk log mass, [B, H, Q].
-        thresholds: log-odds, [B].
+        margin: larger where the head can do with its window, [B, H, Q].
+        thresholds: in the margin's unit, [B].
     """
-    return ~(local - bulk >= thresholds.to(local.device)[:, None, None])
+    return ~(margin >= thresholds.to(margin.device)[:, None, None])
 
 
 def build(spec: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> Criterion:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from headscope.heads.criteria import LayerView, Selection, share_below, thresholds_of
+from headscope.heads.criteria import LayerView, Selection, below, thresholds_of
 from headscope.heads.estimators import Estimator
 
 
@@ -26,9 +26,13 @@ class Oracle:
     thresholds: Tensor
     estimator: Estimator | None = None
 
+    def margin(self, query: Tensor, view: LayerView) -> Tensor:
+        """Log-odds of the window's share, which do not saturate where a share nears 0 or 1, [B, H, Q]."""
+        return view.window_mass - view.bulk_mass()
+
     def select(self, query: Tensor, view: LayerView) -> Selection:
         """Label by the exact masses."""
-        return Selection(share_below(view.window_mass, view.bulk_mass(), self.thresholds))
+        return Selection(below(self.margin(query, view), self.thresholds))
 
     def take(self, rows: Tensor) -> "Oracle":
         """Keep these rows' thresholds."""

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from headscope.errors import ConfigError
-from headscope.heads.criteria import LayerView, Selection, share_below, thresholds_of
+from headscope.heads.criteria import LayerView, Selection, below, thresholds_of
 from headscope.heads.estimators import Estimator
 
 
@@ -26,10 +26,14 @@ class Qada:
     thresholds: Tensor
     estimator: Estimator
 
+    def margin(self, query: Tensor, view: LayerView) -> Tensor:
+        """Log-odds of the window's share by the estimate, [B, H, Q]."""
+        summary = view.summaries[self.estimator.name]
+        return view.window_mass - self.estimator.log_mass(query, summary, view.bulk_size, view.scale)
+
     def select(self, query: Tensor, view: LayerView) -> Selection:
         """Label by the estimate; the bulk's keys are not read."""
-        estimate = self.estimator.log_mass(query, view.summaries[self.estimator.name], view.bulk_size, view.scale)
-        return Selection(share_below(view.window_mass, estimate, self.thresholds))
+        return Selection(below(self.margin(query, view), self.thresholds))
 
     def take(self, rows: Tensor) -> "Qada":
         """Keep these rows' thresholds."""

@@ -5,7 +5,7 @@ Shapes: B rows, H query heads, Q queries, D head_dim.
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,14 @@ class Estimator(Protocol):
 
     def log_mass(self, query: Tensor, summary: Any, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimate logsumexp of the scores of `bulk_size` [Q] keys for each query [B, H, Q, D]: [B, H, Q]."""
+
+
+@runtime_checkable
+class ValueEstimator(Estimator, Protocol):
+    """Knows what the bulk would bring too."""
+
+    def value(self, query: Tensor, summary: Any, scale: float) -> Tensor:
+        """Estimate the attention's output over the bulk alone for each query [B, H, Q, D]: [B, H, Q, D]."""
 
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:

@@ -6,12 +6,33 @@ Shapes: H query heads, K KV heads, G = H // K, N bulk keys, M chosen keys, D hea
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from headscope.heads.bulk import Bulk
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Which keys belong to the window besides the first and the last.
+
+    Attributes:
+        rules: that choose them, modules here; several choose in turn.
+        count: outliers of each KV head.
+    """
+
+    rules: tuple[str, ...] = ()
+    count: int = 0
+
+    def choose(self, bulk: Bulk) -> Tensor:
+        """Positions of the outliers in the cache, ascending, [K, M]."""
+        return choose(self.rules, bulk, self.count)
+
+
+NO_OUTLIERS = Outliers()
 
 
 def importance(rule: str, bulk: Bulk) -> Tensor:

@@ -16,6 +16,7 @@ from headscope.heads.window import Window
 from headscope.models.engine import decode
 from headscope.models.generation import stop_tokens
 from headscope.models.loading import LoadedModel
+from headscope.models.shared_prefix import Rows
 from headscope.pipeline.cells import Cells
 from headscope.pipeline.code import code_digest
 from headscope.pipeline.files import digest, results_root
@@ -155,7 +156,7 @@ class _Evaluation:
         for name, members in grouped.items():
             criterion = self.spec["criteria"][name]
             estimator = criterion["estimator"] and self.estimators[criterion["estimator"]["name"]]
-            criteria.append((build(criterion, [row.found for row in members], estimator), len(members)))
+            criteria.append(Rows(build(criterion, [row.found for row in members], estimator), len(members)))
         encoded, asked, model = prompt.encoded, prompt.row, self.loaded.model
         eos = stop_tokens(model, self.loaded.tokenizer, asked["stop_text"])
         limits = asked["max_new_tokens"], eos, asked["min_new_tokens"]

@@ -1,0 +1,82 @@
+"""Local iff little of the head's output would be lost: the bulk's share times how far its values are from the window's.
+
+A head whose bulk holds much of the mass loses little if the bulk's values say what the window's say; the share alone
+(the oracle, QAdA) cannot see that. Mass and mean value of the bulk are estimated, so its keys are not read.
+
+Shapes: B rows, L layers, H query heads, Q queries, D head_dim.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from headscope.errors import ConfigError
+from headscope.heads.criteria import LayerView, Selection, below, thresholds_of
+from headscope.heads.estimators import Estimator, ValueEstimator
+
+
+@dataclass(frozen=True)
+class LostOutput:
+    """Local iff the estimated norm of what the head's output loses, times the head's weight, is small enough.
+
+    Attributes:
+        thresholds: of the negative log of the weighted norm, for each row, [B].
+        weights: log weight of each head, by layer, [H].
+        estimator: of the bulk's log mass and mean value.
+    """
+
+    thresholds: Tensor
+    weights: Mapping[int, Tensor]
+    estimator: ValueEstimator
+
+    def margin(self, query: Tensor, view: LayerView) -> Tensor:
+        """Negative log of the weighted norm, [B, H, Q]."""
+        summary = view.summaries[self.estimator.name]
+        mass = self.estimator.log_mass(query, summary, view.bulk_size, view.scale)
+        value = self.estimator.value(query, summary, view.scale)
+        loss = log_lost_output(view.window_mass, view.window_output(), mass, value)
+        return -loss - self.weights[view.layer].to(loss.device)[:, None]
+
+    def select(self, query: Tensor, view: LayerView) -> Selection:
+        """Label by the estimate; the bulk's keys are not read."""
+        return Selection(below(self.margin(query, view), self.thresholds))
+
+    def take(self, rows: Tensor) -> "LostOutput":
+        """Keep these rows' thresholds."""
+        return LostOutput(self.thresholds[rows], self.weights, self.estimator)
+
+
+def log_lost_output(window_mass: Tensor, window_output: Tensor, bulk_mass: Tensor, bulk_output: Tensor) -> Tensor:
+    """Log norm of the difference between a head's whole output and its output over the window, [B, H, Q].
+
+    The whole output is the mean of both sides by their masses, so that the difference is
+    sigmoid(bulk_mass - window_mass) (bulk_output - window_output). Without a bulk it is -inf.
+
+    Args:
+        window_mass: log mass, [B, H, Q].
+        window_output: attention over the window alone, [B, H, Q, D].
+        bulk_mass: log mass, [B, H, Q].
+        bulk_output: attention over the bulk alone, [B, H, Q, D].
+    """
+    distance = (bulk_output - window_output).norm(dim=-1).log()
+    return torch.where(torch.isneginf(bulk_mass), -torch.inf, logsigmoid(bulk_mass - window_mass) + distance)
+
+
+def weights_of(target: Mapping[str, Any]) -> dict[int, Tensor]:
+    """Log weights of the heads by layer, from what calibration found."""
+    return dict(zip(target["layers"], torch.tensor(target["weights"], dtype=torch.float64), strict=True))
+
+
+def build(targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> LostOutput:
+    """Make it from calibrated thresholds and weights; the weights are the same for all targets.
+
+    Raises:
+        ConfigError: no estimator is named, or one that does not know the bulk's values.
+    """
+    if not isinstance(estimator, ValueEstimator):
+        raise ConfigError("criterion kind lost_output needs an `estimator` of values too: gaussian or clusters")
+    return LostOutput(thresholds_of(targets), weights_of(targets[0]), estimator)

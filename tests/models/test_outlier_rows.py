@@ -1,0 +1,104 @@
+"""Rows whose window holds outlier keys, against attention written out head by head."""
+
+import pytest
+import torch
+from tiny_models import EOS, random_ids, tiny_model
+
+from headscope.heads.bulk import Bulk, LayerCache
+from headscope.heads.criteria import build
+from headscope.heads.estimators import build as build_estimator
+from headscope.heads.outliers import Outliers
+from headscope.heads.window import Window
+from headscope.models.attention import LayerCall, attention
+from headscope.models.engine import decode
+from headscope.models.shared_prefix import Rows
+
+WINDOW, IDS, BOUNDARY, BUDGET = Window(sink=4, recent=16), random_ids(80), 66, 12
+OUTLIERS = Outliers(("mahalanobis", "recent"), 6)
+GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "diagonal", "capped": False, "moments": "prompt"}
+WEIGHTS = {"layers": [0, 1, 2], "weights": [[0.0, 0.3, -0.2, 0.1]] * 3}
+ESTIMATED = ("qada", "lost_output")
+OUTPUT = 0.0
+THRESHOLDS = {"oracle": 0.2, "qada": 0.2, "oracle_output": OUTPUT, "lost_output": OUTPUT}
+
+
+def criterion(kind: str):
+    targets = [{"threshold": THRESHOLDS.get(kind, 0.0), **WEIGHTS}]
+    return build({"kind": kind}, targets, build_estimator(GAUSSIAN, {}) if kind in ESTIMATED else None)
+
+
+class WrittenOut:
+    """Attention of one sequence: dense before the boundary, from there on by the definitions, a head at a time."""
+
+    def __init__(self, kind: str):
+        self.kind, self.labels = kind, []
+
+    def attend(self, call: LayerCall) -> torch.Tensor:
+        output = torch.zeros_like(call.query)
+        group = call.query.shape[1] // call.key.shape[1]
+        bulk = Bulk.between(LayerCache(call.layer, call.key[0], call.value[0]), 4, BOUNDARY - 16)
+        chosen = OUTLIERS.choose(bulk)
+        for head in range(call.query.shape[1]):
+            outliers = set(chosen[head // group].tolist())
+            for position in range(call.query.shape[2]):
+                sides = [range(position + 1), []]
+                if position >= BOUNDARY:
+                    local = [j for j in range(position + 1) if j < 4 or j > position - 16 or j in outliers]
+                    sides = [local, sorted(set(range(position + 1)) - set(local))]
+                output[0, head, position] = self._one(call, head, head // group, position, sides, outliers)
+        return output
+
+    def _one(self, call, head, kv, position, sides, outliers):
+        query, keys, values = call.query[0, head, position], call.key[0, kv], call.value[0, kv]
+        scores = keys[: position + 1] @ query * call.scale
+        if not sides[1]:
+            return scores.softmax(0) @ values[: position + 1]
+        masses = [scores[side].logsumexp(0) for side in sides]
+        outputs = [scores[side].softmax(0) @ values[side] for side in sides]
+        share = torch.sigmoid(masses[1] - masses[0])
+        whole = (1 - share) * outputs[0] + share * outputs[1]
+        if self.kind in ESTIMATED:
+            rest = [j for j in range(4, BOUNDARY - 16) if j not in outliers]
+            mean = keys[rest].mean(0)
+            variance = (keys[rest] - mean).square().mean(0)
+            masses[1] = torch.tensor(float(len(sides[1]))).log() + mean @ query * call.scale
+            masses[1] = masses[1] + variance @ query.square() * call.scale**2 / 2
+            outputs[1] = values[rest].mean(0)
+        margin = masses[0] - masses[1]
+        if self.kind.endswith("output"):
+            lost = torch.sigmoid(-margin) * (outputs[1] - outputs[0]).norm()
+            margin = -lost.log() - WEIGHTS["weights"][call.layer][head]
+        long = {"dense": True, "local": False}.get(self.kind, bool(margin < THRESHOLDS.get(self.kind, 0.0)))
+        self.labels.append((call.layer, head, position, long))
+        return whole if long else outputs[0]
+
+
+@pytest.mark.parametrize("kind", ["dense", "local", "oracle", "qada", "oracle_output", "lost_output"])
+def test_every_token_and_label_is_that_of_the_definitions(kind: str) -> None:
+    model = tiny_model("llama")
+    (answer,) = decode(model, IDS, BOUNDARY, [Rows(criterion(kind), 1, OUTLIERS)], WINDOW, BUDGET, [EOS])
+    fed = answer.tokens if answer.stop == "eos" else answer.tokens[:-1]
+    plain = WrittenOut(kind)
+    with torch.inference_mode(), attention(model):
+        logits = model(torch.tensor([IDS + fed]), use_cache=False, headscope=plain).logits[0, len(IDS) - 1 :]
+    assert logits.argmax(-1).tolist()[: len(answer.tokens)] == answer.tokens
+    labels = torch.tensor([long for *_, long in plain.labels])
+    assert answer.sparsity == pytest.approx(1 - labels.double().mean().item())
+    if kind in THRESHOLDS:
+        assert 0.1 < answer.sparsity < 0.9  # both labels occur
+    assert answer.queries == len(IDS) - BOUNDARY + len(fed)
+
+
+def test_rows_with_other_outliers_do_not_disturb_each_other() -> None:
+    model = tiny_model("llama", torch.float32)
+    choices = [Outliers(), OUTLIERS, Outliers(("random",), 9)]
+    groups = [Rows(criterion(kind), 1, outliers) for kind in ("qada", "lost_output", "oracle") for outliers in choices]
+    together = decode(model, IDS, BOUNDARY, groups, WINDOW, BUDGET, [EOS])
+    assert len({tuple(answer.tokens) for answer in together}) > 1
+    for group, answer in zip(groups, together, strict=True):
+        assert decode(model, IDS, BOUNDARY, [group], WINDOW, BUDGET, [EOS]) == [answer]
+
+
+def test_a_context_inside_the_window_has_no_outliers_and_counts_no_query() -> None:
+    (answer,) = decode(tiny_model("llama"), IDS[:12], 9, [Rows(criterion("oracle"), 1, OUTLIERS)], WINDOW, 3, [EOS])
+    assert answer.queries == 0 and answer.sparsity != answer.sparsity
