@@ -120,4 +120,5 @@ def _output_norms(model: PreTrainedModel, layer: int) -> Tensor:
     heads = geometry(model.config).heads
     weight = model.get_decoder().layers[layer].self_attn.o_proj.weight.float()
     by_head = weight.view(len(weight), heads, -1)
-    return by_head.square().sum((0, 2)).div(by_head.shape[2]).sqrt().cpu()
+    norms: Tensor = by_head.square().sum((0, 2)).div(by_head.shape[2]).sqrt().cpu()
+    return norms
