@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from headscope.benchmarks import registry
-from headscope.pipeline import nodes, plan
+from headscope.pipeline import node as node_module
+from headscope.pipeline import plan
 from headscope.pipeline.compose import groups
-from headscope.pipeline.nodes import ancestors, figures
+from headscope.pipeline.node import ancestors
+from headscope.pipeline.nodes import figures
 from headscope.pipeline.options import find, options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +33,8 @@ def overrides(group, choice):
         return [f"{group}=[{choice}]"]
     if group == "estimator":
         return [f"estimator@criterion.qada.estimator={choice}", "~criterion.qada_random_words"]
+    if group == "outliers":
+        return ["criterion=[dense,oracle,lost_output]", f"outliers@criterion.lost_output.outliers={choice}"]
     return [f"{group}={choice}", *(FOLDER if choice == "folder" else [])]
 
 
@@ -101,10 +105,12 @@ def variants():
     yield ["figure.roc.params.target=0.5"]
     yield ["experiment=paper/qwen2_7b", "assets.mirror=/mine"]
     yield ["experiment=smoke", "benchmark.ruler.source=/samples"]
+    yield ["experiment=smoke", "criterion=[qada,lost_output,oracle_output]"]
+    yield ["experiment=smoke", "criterion=[qada]", "estimator@criterion.qada.estimator=clusters"]
 
 
 def test_every_option_reaches_some_slice(build, monkeypatch):
-    monkeypatch.setattr(nodes, "code_digest", lambda *_: "")  # of modules that do not exist
+    monkeypatch.setattr(node_module, "code_digest", lambda *_: "")  # of modules that do not exist
     for name, of_unknown in (("module_of", ""), ("needs", [])):
         monkeypatch.setattr(registry, name, tolerant(getattr(registry, name), of_unknown))
     read = set()

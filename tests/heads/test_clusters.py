@@ -19,8 +19,7 @@ def clusters(count: int):
 
 def scored(count: int, rest=None):
     rest = rest or {"kind": "clusters", "name": "c", "clusters": 3}
-    spec = {"kind": "outliers", "name": "o", "rules": ["mahalanobis"], "count": count, "rest": rest}
-    return build(spec, {})
+    return build({**rest, "name": "o", "scored": {"rules": ["mahalanobis"], "count": count}}, {})
 
 
 def estimate(estimator, bulk, query, size=None):

@@ -105,7 +105,7 @@ def test_lost_output_is_the_norm_of_the_difference_to_the_whole_output(exact: bo
 
 
 def test_an_estimator_that_knows_no_values_is_refused_for_lost_output() -> None:
-    spec = {"kind": "outliers", "name": "o", "rules": ["recent"], "count": 2, "rest": GAUSSIAN}
+    spec = {**GAUSSIAN, "scored": {"rules": ["recent"], "count": 2}}
     for estimator in (None, build_estimator(spec, {})):
         with pytest.raises(ConfigError, match="estimator"):
             build({"kind": "lost_output"}, TARGETS, estimator)

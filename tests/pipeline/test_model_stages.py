@@ -12,7 +12,8 @@ import pytest
 from headscope.benchmarks.scoring import Score
 from headscope.pipeline import plan
 from headscope.pipeline.commands import stage
-from headscope.pipeline.nodes import Node
+from headscope.pipeline.margin_tables import read_margins
+from headscope.pipeline.node import Node
 from headscope.pipeline.oracle_tables import read_estimates, read_masses
 from headscope.pipeline.stages import evaluation, oracle
 
@@ -241,3 +242,37 @@ def test_one_estimator_more_reads_the_masses_that_are_there(
         assert (mine / after.address / name).read_bytes() == (mine / before.address / name).read_bytes()
     changed = "estimates/gaussian_prompt.parquet"
     assert (mine / after.address / changed).read_bytes() != (mine / before.address / changed).read_bytes()
+
+
+LOST = (
+    "criterion=[dense,oracle,lost_output,oracle_output]",
+    "criterion.lost_output.outliers.count=12",
+    "criterion.oracle_output.outliers.count=12",
+)
+
+
+def test_thresholds_of_recorded_margins_reach_their_targets_on_the_prompts_they_were_fitted_on(
+    results: Path, tmp_path: Path
+) -> None:
+    mine = copied(results, tmp_path)
+    for stage_name in ("dense", "probes", "oracle", "margins", "calibration"):
+        for node in nodes(stage_name, *LOST):
+            make(node, mine)
+    for kind in ("lost_output", "oracle_output"):
+        [node] = nodes("calibration", *LOST, kind=kind)
+        found = json.loads((mine / node.address / "calibration.json").read_text())
+        recorded = [m for parent in node.parents for m in read_margins(mine / parent.address, kind, "calibration")]
+        for target, entry in found["targets"].items():
+            weights = dict(zip(entry["layers"], np.array(entry["weights"]), strict=True))
+            local = [
+                (m.margin - np.stack([weights[x] for x in m.layer]) >= entry["threshold"]).mean() for m in recorded
+            ]
+            assert abs(np.mean(local) - float(target)) < 0.01
+        if kind == "oracle_output":  # its own prediction is the truth, up to the heads' weights
+            quality = [found["quality"][target]["lost_energy"] for target in sorted(found["quality"])]
+            assert quality == sorted(quality) and quality[0] < 0.1
+            for margins in recorded:
+                predicted = -(margins.margin - np.stack([weights[x] for x in margins.layer]))
+                np.testing.assert_allclose(predicted, margins.lost, rtol=1e-3, atol=1e-3)
+    rows = rows_of(mine, "fwe", *LOST)
+    assert {row["criterion"] for row in rows} == {"dense", "oracle", "lost_output", "oracle_output"}

@@ -9,6 +9,10 @@ from headscope.pipeline.plan import STAGES
 
 BASE = "experiment=smoke"
 DOWN = ("oracle", "calibration", "evaluation", "figures")
+# With a criterion that has outliers: its margins come from the dense answers and from probes.
+LOST = "criterion=[dense,oracle,qada,qada_random_words,lost_output]"
+# The smoke experiment has no such criterion.
+PLAIN = tuple(stage for stage in STAGES if stage not in ("probes", "margins"))
 
 
 def renewed(before, after):
@@ -35,11 +39,11 @@ CHANGES = {
     "criterion.qada.estimator.covariance=diagonal": DOWN,
     "figure.roc.params.target=0.5": ("figures",),
     "figure=[roc]": (),
-    "seed=43": tuple(stage for stage in STAGES if stage != "assets"),
+    "seed=43": tuple(stage for stage in PLAIN if stage != "assets"),
     "model.dtype=float64": ("moments", "dense", *DOWN),
     "benchmark.ruler.samples.evaluation=3": ("prompts", "dense", *DOWN),
     "benchmark.ruler.lengths=[1024,2048]": ("prompts", "moments", "dense", *DOWN),
-    "model.source.seed=1": STAGES,
+    "model.source.seed=1": PLAIN,
 }
 
 
@@ -47,6 +51,29 @@ CHANGES = {
 def test_an_option_renews_what_depends_on_it(build, change):
     new, _ = renewed(build(BASE), build(BASE, change))
     assert new == set(CHANGES[change])
+
+
+LOST_CHANGES = {
+    "seed=43": tuple(stage for stage in STAGES if stage != "assets"),
+    "calibration.probes=7": ("probes", "margins", "calibration", "evaluation", "figures"),
+    "criterion.lost_output.outliers.count=9": ("margins", "calibration", "evaluation", "figures"),
+    "criterion.lost_output.outliers.rules=[mahalanobis]": ("margins", "calibration", "evaluation", "figures"),
+    "criterion.lost_output.estimator.covariance=none": ("margins", "calibration", "evaluation", "figures"),
+    "window.recent=64": (*DOWN, "margins"),
+    "calibration.targets=[0.5]": ("calibration", "evaluation", "figures"),
+}
+
+
+@pytest.mark.parametrize("change", LOST_CHANGES)
+def test_an_option_renews_what_depends_on_it_with_outliers_too(build, change):
+    new, _ = renewed(build(BASE, LOST), build(BASE, LOST, change))
+    assert new == set(LOST_CHANGES[change])
+
+
+def test_a_criterion_with_outliers_leaves_the_others_masses_and_calibrations_alone(build):
+    new, kept = renewed(build(BASE, LOST.replace(",lost_output", "")), build(BASE, LOST))
+    assert new == {"probes", "margins", "calibration", "evaluation", "figures"}
+    assert kept == {"assets", "prompts", "moments", "dense", "oracle", "calibration"}
 
 
 def test_only_the_changed_figure_is_drawn_again(build):
@@ -103,7 +130,7 @@ MODULES = {
     "headscope.benchmarks.ruler.metrics": {"evaluation", "figures"},
     "headscope.benchmarks.longbench.metrics": set(),
     "headscope.benchmarks.ruler.prompts": {"prompts", "dense", *DOWN},
-    "headscope.pipeline.assets.model": set(STAGES),
+    "headscope.pipeline.assets.model": set(PLAIN),
     "headscope.pipeline.assets.data": set(),
     "headscope.figures.roc": {"figures"},
     "headscope.figures.style": {"figures"},
@@ -116,6 +143,21 @@ MODULES = {
     "headscope.pipeline.plan": set(),
     "headscope.errors": set(),
 }
+
+
+LOST_MODULES = {
+    "headscope.heads.outliers.probe_attention": {"margins", "calibration", "evaluation", "figures"},
+    "headscope.heads.outliers.mahalanobis": set(),
+    "headscope.heads.criteria.lost_output": {"margins", "calibration", "evaluation", "figures"},
+    "headscope.models.margins": {"margins", "calibration", "evaluation", "figures"},
+}
+
+
+@pytest.mark.parametrize("module", LOST_MODULES)
+def test_code_of_outliers_renews_what_it_makes(build, edit, module):
+    before = [node.address for node in build(BASE, LOST)]
+    edit(module, "\n\nADDED = 1\n")
+    assert {node.stage for node in build(BASE, LOST) if node.address not in before} == LOST_MODULES[module]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -17,6 +17,7 @@ from headscope.errors import ShapeError
 from headscope.heads.bulk import LayerCache
 from headscope.heads.window import Window
 from headscope.models.attention import attention
+from headscope.models.probes import Fitted
 from headscope.models.shared_prefix import Rows, SharedPrefix
 
 
@@ -39,12 +40,16 @@ class Answer:
     queries: int
 
 
-def prefill(model: PreTrainedModel, ids: Sequence[int]) -> list[LayerCache]:
-    """Run the context densely and return every layer's keys and values, [K, P, D] each."""
+def prefill(model: PreTrainedModel, ids: Sequence[int], probes: Fitted | None = None) -> list[LayerCache]:
+    """Run the context densely and return every layer's keys and values, [K, P, D] each, with its probes."""
     # A cache without a config keeps all keys of sliding layers too, so that one rule of positions serves every layer.
     cache = DynamicCache()
     _forward(model, torch.tensor([ids]), 0, cache, None)
-    return [LayerCache(index, layer.keys[0], layer.values[0]) for index, layer in enumerate(cache.layers)]
+    asked = {} if probes is None else {layer: probes.at(model, layer, len(ids)) for layer in probes.queries}
+    return [
+        LayerCache(index, layer.keys[0], layer.values[0], probes=asked.get(index))
+        for index, layer in enumerate(cache.layers)
+    ]
 
 
 @torch.inference_mode()
@@ -57,6 +62,7 @@ def decode(
     max_new_tokens: int,
     eos: Sequence[int],
     min_new_tokens: int = 0,
+    probes: Fitted | None = None,
 ) -> list[Answer]:
     """Decode greedily under every criterion, rows in the given order.
 
@@ -70,6 +76,7 @@ def decode(
         max_new_tokens: a row stops there.
         eos: stop tokens; a row that produced one leaves the batch.
         min_new_tokens: so many first tokens are never stop tokens.
+        probes: of the model, where rules for outliers ask for them.
 
     Raises:
         ShapeError: no token before or after the boundary.
@@ -77,7 +84,7 @@ def decode(
     if not 0 < boundary < len(ids):
         raise ShapeError(f"boundary {boundary} leaves no context or no question in a prompt of {len(ids)} tokens")
     with attention(model):
-        shared = SharedPrefix(prefill(model, ids[:boundary]), criteria, window)
+        shared = SharedPrefix(prefill(model, ids[:boundary], probes), criteria, window)
         return _decode_rows(model, ids, shared, max_new_tokens, set(eos), min_new_tokens)
 
 

@@ -10,7 +10,7 @@ from headscope.benchmarks import registry
 from headscope.errors import ConfigError
 from headscope.pipeline.code import SOURCE, source_file
 from headscope.pipeline.options import find, from_plain, leaves, nearest, refuse_unknown
-from headscope.pipeline.schema import Benchmark, Config, Model
+from headscope.pipeline.schema import Benchmark, Config, Model, Outliers
 
 NAME = re.compile(r"[A-Za-z0-9_.]+(-[A-Za-z0-9_.]+)*")  # no two hyphens: they part a folder's name from its key
 SOURCES = {
@@ -19,7 +19,13 @@ SOURCES = {
     "folder": ("path",),
     "random": ("layers", "heads", "kv_heads", "head_dim", "hidden", "vocab", "positions", "seed"),
 }
-NEEDS = {"oracle": ("calibrated_on",), "static": ("calibrated_on",), "qada": ("calibrated_on", "estimator")}
+NEEDS = {
+    "oracle": ("calibrated_on",),
+    "oracle_output": ("calibrated_on",),
+    "static": ("calibrated_on",),
+    "qada": ("calibrated_on", "estimator"),
+    "lost_output": ("calibrated_on", "estimator"),
+}
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -145,6 +151,11 @@ def _criteria(config: Config) -> None:
         for need in NEEDS.get(criterion.kind, ()):
             if getattr(criterion, need) is None:
                 raise ConfigError(f"option criterion.{name}.{need} must be given: kind {criterion.kind} needs it")
+        _outliers(f"criterion.{name}.outliers", criterion.outliers)
+        if criterion.outliers is not None and criterion.kind == "static":
+            raise ConfigError(
+                f"option criterion.{name}.outliers: kind static is ranked by the plain window; leave it out"
+            )
         for own, benchmark in config.benchmark.items():
             alone = benchmark.calibrated_on in (None, own) and len(benchmark.tasks) < 2
             if criterion.calibrated_on == "other_tasks" and alone:
@@ -166,6 +177,16 @@ def _estimators(config: Config) -> None:
                 f"option criterion.{name}.estimator.name: {estimator.name!r} is already another estimator,"
                 f" that of criterion {other}; give one of the two a name of its own"
             )
+
+        if estimator.kind == "clusters" and estimator.clusters is None:
+            raise ConfigError(f"option criterion.{name}.estimator.clusters must be given: kind clusters needs it")
+
+
+def _outliers(option: str, outliers: Outliers | None) -> None:
+    if outliers is not None:
+        _unique(f"{option}.rules", outliers.rules)
+        for rule in outliers.rules:
+            _module(f"{option}.rules", "heads.outliers", rule)
 
 
 def _figures(config: Config) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from headscope.pipeline.files import atomic_folder
-from headscope.pipeline.nodes import Node
+from headscope.pipeline.node import Node
 from headscope.pipeline.plan import Plan
 
 SPLITS = {"evaluation": "", "calibration": ".calibration"}

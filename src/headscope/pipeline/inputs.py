@@ -5,14 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import torch
 from safetensors.torch import load_file
 
 from headscope.benchmarks.encoding import Encoded, encode
 from headscope.heads.estimators import Estimator, build
 from headscope.heads.moments import KeyMoments
+from headscope.heads.outliers import NO_OUTLIERS, Outliers
 from headscope.models.loading import LoadedModel, load
+from headscope.models.probes import Fitted
+from headscope.pipeline.code import code_digest
 from headscope.pipeline.files import sha256_file
+from headscope.pipeline.node import criterion_modules
 from headscope.pipeline.parents import Parents
+
+LOST_OUTPUT = ("lost_output", "oracle_output")
+"""Kinds of criteria that weigh heads by what their output loses."""
 
 
 @dataclass(frozen=True)
@@ -82,3 +90,44 @@ def estimator_identity(spec: Mapping[str, Any], moments: Mapping[str, TextMoment
     """What makes an estimator's numbers: its parameters and the bytes of the moments it was given; not its name."""
     source = moments.get(spec["moments"])
     return {**{name: value for name, value in spec.items() if name != "name"}, "fitted": source and source.sha256}
+
+
+@dataclass(frozen=True)
+class LoadedProbes:
+    """Probes of all calibration prompts.
+
+    Attributes:
+        fitted: the probes of every parent, one after the other, and the mean of the heads' weights.
+        sha256: of the files they came from, part of every cell they made.
+    """
+
+    fitted: Fitted
+    sha256: list[str]
+
+
+def load_probes(parents: Parents) -> LoadedProbes | None:
+    """Read and join the probes parents; None where there are none."""
+    files = [parent.folder / "probes.safetensors" for parent in parents.all("probes")]
+    if not files:
+        return None
+    found = [load_file(file) for file in files]
+    layers = found[0]["layers"].tolist()
+    queries = {layer: torch.cat([data["queries"][i] for data in found], 1) for i, layer in enumerate(layers)}
+    weight = {layer: torch.stack([data["weight"][i] for data in found]).mean(0) for i, layer in enumerate(layers)}
+    return LoadedProbes(Fitted(queries, weight), [sha256_file(file) for file in files])
+
+
+def build_outliers(spec: Mapping[str, Any] | None) -> Outliers:
+    """Make the outliers that a slice names."""
+    return NO_OUTLIERS if spec is None else Outliers(tuple(spec["rules"]), spec["count"])
+
+
+def criterion_identity(
+    spec: Mapping[str, Any], moments: Mapping[str, TextMoments], probes: LoadedProbes | None
+) -> dict[str, Any]:
+    """What makes a criterion's margins: kind, estimator, outliers, what they were given, and the code of all."""
+    estimator = spec["estimator"] and estimator_identity(spec["estimator"], moments)
+    # Without outliers no probe is asked; a head's weight is in what calibration found.
+    used = probes.sha256 if probes is not None and spec["outliers"] else None
+    identity = {"kind": spec["kind"], "estimator": estimator, "outliers": spec["outliers"], "probes": used}
+    return {**identity, "code": code_digest(*criterion_modules(spec))}

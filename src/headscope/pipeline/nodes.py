@@ -1,110 +1,25 @@
-"""From one checked configuration to its jobs: each a stage, a slice of the options, and parents.
+"""From one checked configuration to its jobs.
 
 A node's key digests its slice, its parents' keys and its stage's code, so its address says all that made the result.
 Tracking, results folder, cores and batch sizes are in no slice.
 """
 
 import dataclasses
-import json
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from headscope.benchmarks import registry
 from headscope.pipeline.assets.packaged import MAKERS
-from headscope.pipeline.code import code_digest
-from headscope.pipeline.files import canonical, digest
-from headscope.pipeline.schema import Benchmark, Config
+from headscope.pipeline.node import Node, Spec, make_node
+from headscope.pipeline.schema import Benchmark, Config, Criterion
 
-Spec = dict[str, Any]
 OFFICIAL = "official"  # name of the asset that holds a task's finished samples
-KEY = re.compile(r"(?P<name>[\w.-]+)--(?P<digest>[0-9a-f]{10})")
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One job.
-
-    Attributes:
-        stage: module of headscope.pipeline.stages.
-        name: for people.
-        spec: the slice, as canonical JSON.
-        parents: nodes that it reads, in the order of the command line.
-    """
-
-    stage: str
-    name: str
-    spec: str
-    parents: tuple["Node", ...] = ()
-
-    @cached_property
-    def code(self) -> str:
-        """Digest of the code that makes it."""
-        return code_digest(*modules(self.stage, json.loads(self.spec)))
-
-    @cached_property
-    def key(self) -> str:
-        """Name of its folder: readable, then the digest of slice, parents and code."""
-        parents = [parent.key for parent in self.parents]
-        return f"{self.name}--{key_digest(self.stage, json.loads(self.spec), parents, self.code)}"
-
-    @property
-    def address(self) -> str:
-        """Its folder below the results folder."""
-        return f"{self.stage}/{self.key}"
-
-
-def key_digest(stage: str, spec: Spec, parents: Sequence[str], code: str) -> str:
-    """Digest all that makes a result: slice, parents' keys and code."""
-    return digest([stage, spec, list(parents), code])
-
-
-def modules(stage: str, spec: Spec) -> list[str]:
-    """Name the modules whose code makes a node: its stage and what its slice names; those they import follow."""
-    criteria = [spec] if stage == "calibration" else spec.get("criteria", {}).values() if stage == "evaluation" else []
-    used = [criterion.get("estimator") for criterion in criteria] if stage == "evaluation" else []
-    used += spec.get("estimators", {}).values()
-    found = {f"headscope.pipeline.stages.{stage}"}
-    found |= {f"headscope.heads.criteria.{criterion['kind']}" for criterion in criteria}
-    found |= {f"headscope.heads.estimators.{estimator['kind']}" for estimator in used if estimator}
-    if stage == "assets":
-        found.add(f"headscope.pipeline.assets.{spec['kind']}")
-        found |= {MAKERS[spec["source"]][0]} if spec["kind"] == "packaged" else set()
-    if stage == "prompts":
-        found |= {registry.module_of(spec["kind"], spec["task"]), f"headscope.benchmarks.{spec['kind']}.prompts"}
-    if stage == "evaluation":
-        found.add(f"headscope.benchmarks.{spec['kind']}.metrics")
-    if stage == "figures":
-        found.add(f"headscope.figures.{spec['figure']}")
-    return sorted(found)
 
 
 def figures(config: Config) -> list[Node]:
     """Return the figure nodes of one configuration; all other nodes are their ancestors."""
     return _Builder(config).figures()
-
-
-def ancestors(nodes: list[Node]) -> Iterator[Node]:
-    """Yield nodes and all they descend from, parents first, each address once."""
-    seen: set[str] = set()
-
-    def visit(node: Node) -> Iterator[Node]:
-        if node.address not in seen:
-            seen.add(node.address)
-            for parent in node.parents:
-                yield from visit(parent)
-            yield node
-
-    for node in nodes:
-        yield from visit(node)
-
-
-def _node(stage: str, words: list[Any], spec: Spec, parents: list[Node]) -> Node:
-    return Node(stage, "-".join(str(word) for word in words), canonical(spec), tuple(parents))
 
 
 def _given(options: Any) -> Spec:
@@ -117,6 +32,15 @@ def official_file(benchmark: Benchmark, task: str) -> Path:
     folder = Path(benchmark.source or "").expanduser()
     written = folder / task / "validation.jsonl"
     return written if written.is_file() else folder / f"{task}.jsonl"
+
+
+def _has_margins(criterion: Criterion) -> bool:
+    """Whether a criterion's margins are recorded for it: masses with the plain window do not tell them."""
+    return criterion.outliers is not None or criterion.kind in ("lost_output", "oracle_output")
+
+
+def _plain(given: Any) -> Spec | None:
+    return None if given is None else dataclasses.asdict(given)
 
 
 class Cell(NamedTuple):
@@ -136,7 +60,7 @@ class _Builder:
         rope = None if self.model.rope is None else _given(self.model.rope)
         self.compute = {"dtype": self.model.dtype, "device": self.model.device, "rope": rope}
         self.compute["device_map"] = self.model.device_map
-        self.assets = _node(
+        self.assets = make_node(
             "assets",
             [self.model.name],
             {
@@ -150,7 +74,7 @@ class _Builder:
         self.estimators = {
             criterion.estimator.name: criterion.estimator
             for criterion in self.criteria.values()
-            if criterion.estimator is not None
+            if criterion.estimator is not None and not _has_margins(criterion)
         }
         self.cells = [
             Cell(name, length, task)
@@ -161,14 +85,18 @@ class _Builder:
         self.files: dict[str, Node] = {}
         self.moments = {length: self._moments(length) for length in sorted({cell.length for cell in self.cells})}
         self.prompts = {cell: self._prompts(cell) for cell in self.cells}
+        self.dense = {cell: self._dense(cell) for cell in self.cells}
+        self.probes: dict[Cell, Node] = {}
         self.oracle = {cell: self._oracle(cell) for cell in self.cells}
+        self.margins: dict[Cell, Node] = {}
         self.calibration: dict[tuple[str, str, int, str | None], Node] = {}
 
     def _moments(self, length: int) -> list[Node]:
         texts = sorted({estimator.moments for estimator in self.estimators.values()} - {"prompt"})
         common = {"length": length, "seed": self.config.seed, "sink": self.window.sink, **self.compute}
         return [
-            _node("moments", [text, length, self.model.name], {"text": text, **common}, [self.assets]) for text in texts
+            make_node("moments", [text, length, self.model.name], {"text": text, **common}, [self.assets])
+            for text in texts
         ]
 
     def _file(self, name: str) -> Node:
@@ -181,14 +109,14 @@ class _Builder:
             else:
                 mirror, local = self.config.assets.mirror, given.pop("local", [])
                 spec = {"kind": "data", **given, **({"mirror": mirror, "local": local} if mirror else {})}
-            self.files[name] = _node("assets", [name], {"name": name, **spec}, [])
+            self.files[name] = make_node("assets", [name], {"name": name, **spec}, [])
         return self.files[name]
 
     def _official(self, benchmark: Benchmark, task: str) -> Node:
         """The node of an official file of finished samples."""
         path = str(official_file(benchmark, task))
         spec = {"kind": "data", "name": OFFICIAL, "source": "file", "path": path}
-        return _node("assets", [OFFICIAL, task], spec, [])
+        return make_node("assets", [OFFICIAL, task], spec, [])
 
     def _prompts(self, cell: Cell) -> Node:
         benchmark = self.config.benchmark[cell.benchmark]
@@ -205,16 +133,43 @@ class _Builder:
             files = [self._official(benchmark, cell.task)]
         else:
             files = [self._file(name) for name in registry.needs(benchmark.kind, cell.task, cell.length)]
-        return _node("prompts", [cell.task, cell.length, self.model.name], spec, [self.assets, *files])
+        return make_node("prompts", [cell.task, cell.length, self.model.name], spec, [self.assets, *files])
 
     def _oracle(self, cell: Cell) -> Node:
-        prompts, spec = self.prompts[cell], {**cell._asdict(), **self.compute}
-        words = [cell.task, cell.length]
-        dense = _node("dense", [*words, self.model.name], spec, [self.assets, prompts])
         estimators = {name: dataclasses.asdict(estimator) for name, estimator in self.estimators.items()}
-        parents = [self.assets, prompts, dense, *self.moments[cell.length]]
-        spec = {**spec, "window": _given(self.window), "estimators": estimators}
-        return _node("oracle", self._windowed(*words), spec, parents)
+        parents = [self.assets, self.prompts[cell], self.dense[cell], *self.moments[cell.length]]
+        spec = {**cell._asdict(), **self.compute, "window": _given(self.window), "estimators": estimators}
+        return make_node("oracle", self._windowed(cell.task, cell.length), spec, parents)
+
+    def _dense(self, cell: Cell) -> Node:
+        words = [cell.task, cell.length, self.model.name]
+        return make_node("dense", words, {**cell._asdict(), **self.compute}, [self.assets, self.prompts[cell]])
+
+    def _probing(self, cell: Cell) -> list[Node]:
+        """The nodes whose probes an evaluated cell is given: those of its calibration prompts."""
+        if not any(_has_margins(criterion) for criterion in self.criteria.values()):
+            return []
+        for other in self._calibrating(cell):
+            if other not in self.probes:
+                spec = {**other._asdict(), "count": self.config.calibration.probes, **self.compute}
+                words = [other.task, other.length, self.model.name]
+                parents = [self.assets, self.prompts[other], self.dense[other]]
+                self.probes[other] = make_node("probes", words, spec, parents)
+        return [self.probes[other] for other in self._calibrating(cell)]
+
+    def _margins(self, cell: Cell) -> Node:
+        """The node with the margins of all criteria that have some of their own."""
+        if cell not in self.margins:
+            criteria = {
+                name: {"kind": c.kind, "estimator": _plain(c.estimator), "outliers": _plain(c.outliers)}
+                for name, c in self.criteria.items()
+                if _has_margins(c) and c.calibrated_on is not None
+            }
+            spec = {**cell._asdict(), **self.compute, "window": _given(self.window), "criteria": criteria}
+            parents = [self.assets, self.prompts[cell], self.dense[cell], *self.moments[cell.length]]
+            parents += self._probing(cell)
+            self.margins[cell] = make_node("margins", self._windowed(cell.task, cell.length), spec, parents)
+        return self.margins[cell]
 
     def _windowed(self, *words: Any) -> list[Any]:
         return [*words, self.model.name, f"s{self.window.sink}r{self.window.recent}"]
@@ -249,7 +204,8 @@ class _Builder:
                 "task": own,
             }
             words = self._windowed(name, own or source, length)
-            node = _node("calibration", words, spec, [self.oracle[other] for other in used])
+            recorded = [self._margins(other) if _has_margins(criterion) else self.oracle[other] for other in used]
+            node = make_node("calibration", words, spec, recorded)
             self.calibration[name, source, length, own] = node
         return self.calibration[name, source, length, own]
 
@@ -265,9 +221,9 @@ class _Builder:
             **self.compute,
         }
         calibrated = [self._calibrated(name, cell) for name in self.criteria]
-        parents = [self.assets, self.prompts[cell], *self.moments[cell.length]]
+        parents = [self.assets, self.prompts[cell], *self.moments[cell.length], *self._probing(cell)]
         parents += [node for node in calibrated if node is not None]
-        return _node("evaluation", self._windowed(cell.task, cell.length), spec, parents)
+        return make_node("evaluation", self._windowed(cell.task, cell.length), spec, parents)
 
     def figures(self) -> list[Node]:
         """All figures, each reading every evaluation, oracle and calibration node of the configuration."""
@@ -288,7 +244,7 @@ class _Builder:
         }
         lengths = "-".join(map(str, self.moments))
         return [
-            _node(
+            make_node(
                 "figures",
                 self._windowed(name, lengths),
                 {"figure": name, "params": figure.params, **common},

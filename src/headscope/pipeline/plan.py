@@ -10,11 +10,23 @@ from headscope.errors import ConfigError
 from headscope.pipeline.assets.data import mirror_paths
 from headscope.pipeline.compose import compose, find_root
 from headscope.pipeline.files import canonical
-from headscope.pipeline.nodes import Node, ancestors, figures
+from headscope.pipeline.node import Node, ancestors
+from headscope.pipeline.nodes import figures
 from headscope.pipeline.options import from_plain
 from headscope.pipeline.schema import Config, Tracking
 
-STAGES = ("assets", "prompts", "moments", "dense", "oracle", "calibration", "evaluation", "figures")
+STAGES = (
+    "assets",
+    "prompts",
+    "moments",
+    "dense",
+    "probes",
+    "oracle",
+    "margins",
+    "calibration",
+    "evaluation",
+    "figures",
+)
 
 # What each stage writes beside spec.yaml and provenance.json; Snakemake looks after these.
 OUTPUTS = {
@@ -23,6 +35,8 @@ OUTPUTS = {
     "moments": ("moments.safetensors",),
     "dense": ("answers.parquet",),
     "oracle": ("masses.parquet", "score_quantiles.parquet"),
+    "probes": ("probes.safetensors",),
+    "margins": ("margins.parquet",),
     "calibration": ("calibration.json",),
     "evaluation": ("rows.parquet", "seconds.parquet"),
     "track": ("tracked.json",),

@@ -152,12 +152,21 @@ class Window:
 
 
 @dataclass
+class Outliers:
+    """A few keys of each KV head, chosen at the boundary."""
+
+    rules: list[str] = option(MISSING, "modules of headscope.heads.outliers; several choose in turn")
+    count: int = option(MISSING, "outliers of a KV head", unit="keys", low=1)
+
+
+@dataclass
 class Estimator:
     """Estimates the log mass of the keys outside the window."""
 
     name: str = option(MISSING, "name of its column; one name, one estimator")
     kind: str = option(MISSING, "module of headscope.heads.estimators")
     covariance: str = option("full", "covariance of the keys", choices=("full", "diagonal", "none"))
+    clusters: int | None = option(None, "clusters: centres a KV head", low=1)
     capped: bool = option(False, "use the expected maximum where the variance is too large for the number of keys")
     moments: str = option("prompt", "text whose keys the moments describe", choices=("prompt", "random_words"))
 
@@ -174,11 +183,14 @@ class Criterion:
         choices=("calibration", "other_tasks", "evaluation"),
     )
     estimator: Estimator | None = field(default=None)
+    outliers: Outliers | None = field(default=None)  # attended with the window
 
 
 @dataclass
 class Calibration:
     """What criteria are fitted to."""
+
+    probes: int = option(256, "queries a head, of each task's calibration prompts, that stand for those to come", low=1)
 
     targets: list[float] = option(MISSING, "shares of local (query, head) pairs to reach", low=0.01, high=0.99)
 

@@ -11,7 +11,7 @@ from headscope.errors import HeadscopeError
 from headscope.pipeline import provenance
 from headscope.pipeline.code import code_digest
 from headscope.pipeline.files import sha256_file
-from headscope.pipeline.nodes import KEY, Node, key_digest, modules
+from headscope.pipeline.node import KEY, Node, key_digest, modules
 from headscope.pipeline.plan import STAGES, Plan
 
 

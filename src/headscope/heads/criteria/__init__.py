@@ -6,7 +6,7 @@ Shapes: B rows of one criterion, H query heads, K KV heads, Q queries, T keys, D
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -80,6 +80,14 @@ class Criterion(Protocol):
 
     def take(self, rows: Tensor) -> "Criterion":
         """The criterion for these of its rows (indices), after others have stopped."""
+
+
+@runtime_checkable
+class MarginCriterion(Criterion, Protocol):
+    """Labels by one number a pair, which calibration fits thresholds to."""
+
+    def margin(self, query: Tensor, view: LayerView) -> Tensor:
+        """How well each pair can do with its window, [B, H, Q]; local iff it reaches the row's threshold."""
 
 
 def below(margin: Tensor, thresholds: Tensor) -> Tensor:

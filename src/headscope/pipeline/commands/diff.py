@@ -14,7 +14,7 @@ import yaml
 from headscope.errors import ConfigError
 from headscope.pipeline import plan as planning
 from headscope.pipeline import provenance
-from headscope.pipeline.nodes import Node
+from headscope.pipeline.node import Node
 from headscope.pipeline.plan import Plan
 
 

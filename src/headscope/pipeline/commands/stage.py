@@ -16,7 +16,7 @@ from headscope.errors import ConfigError
 from headscope.pipeline import provenance, stages
 from headscope.pipeline.code import code_digest
 from headscope.pipeline.files import atomic_folder
-from headscope.pipeline.nodes import KEY, key_digest, modules
+from headscope.pipeline.node import KEY, key_digest, modules
 from headscope.pipeline.parents import Parents
 
 

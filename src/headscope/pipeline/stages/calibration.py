@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headscope.heads.calibration import head_means, static_labels, threshold_for
+from headscope.heads.calibration import energy_weights, head_means, static_labels, threshold_for
 from headscope.heads.quality import label_quality, pair_weights
+from headscope.pipeline.inputs import LOST_OUTPUT
+from headscope.pipeline.margin_tables import PromptMargins, read_margins
 from headscope.pipeline.oracle_tables import PromptMasses, read_estimates, read_masses
 from headscope.pipeline.parents import Parents
 
 Array = NDArray[Any]
+Spec = dict[str, Any]
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
@@ -25,8 +28,12 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     Args:
         spec: criterion, kind, calibrated_on, estimator (a name or null), targets, length, task.
         out: the node's empty folder.
-        parents: oracle nodes; which tasks they hold follows from `calibrated_on`.
+        parents: oracle nodes (margins nodes for a criterion with margins of its own); which tasks they hold follows
+            from `calibrated_on`.
     """
+    if parents.all("margins"):
+        _write(spec, out, *_by_margins(spec, parents))
+        return
     fit = _Pairs(parents, "evaluation" if spec["calibrated_on"] == "evaluation" else "calibration", spec["estimator"])
     test = _Pairs(parents, "evaluation", spec["estimator"])
     targets, quality = {}, {}
@@ -40,9 +47,47 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
             labels = [~(odds >= found["threshold"]) for odds in test.predicted]
         targets[str(target)] = found
         quality[str(target)] = _quality(test, labels, oracle_threshold)
-    result = {**{name: spec[name] for name in ("criterion", "kind")}, "prompts": len(fit.masses)}
+    _write(spec, out, len(fit.masses), targets, quality)
+
+
+def _write(spec: Mapping[str, Any], out: Path, prompts: int, targets: Spec, quality: Spec) -> None:
+    result = {**{name: spec[name] for name in ("criterion", "kind")}, "prompts": prompts}
     text = json.dumps({**result, "targets": targets, "quality": quality}, indent=1)
     (out / "calibration.json").write_text(text, encoding="utf-8")
+
+
+def _by_margins(spec: Mapping[str, Any], parents: Parents) -> tuple[int, Spec, Spec]:
+    """Number of prompts, and thresholds and quality for each target, from recorded margins."""
+    fit, test = (_recorded(spec, parents, split) for split in ("calibration", "evaluation"))
+    weights: dict[str, Any] = {}
+    if spec["kind"] in LOST_OUTPUT:
+        indices, logs = energy_weights([m.lost for m in fit], [-m.margin for m in fit], [m.layer for m in fit])
+        weights = {"layers": indices, "weights": logs.tolist()}
+    weighed = [[_weighed(m, weights) for m in margins] for margins in (fit, test)]
+    targets, quality = {}, {}
+    for target in spec["targets"]:
+        threshold = threshold_for(weighed[0], target)
+        targets[str(target)] = {"threshold": threshold, **weights}
+        local = [margin >= threshold for margin in weighed[1]]
+        energy = [np.exp(2 * m.lost.astype(np.float64)) for m in test]
+        lost = sum(float((e * called).sum() / e.sum()) for e, called in zip(energy, local, strict=True))
+        sparsity = float(np.mean([called.mean() for called in local]))
+        quality[str(target)] = {"sparsity": sparsity, "lost_energy": lost / len(test)}
+    return len(fit), targets, quality
+
+
+def _recorded(spec: Mapping[str, Any], parents: Parents, split: str) -> list[PromptMargins]:
+    found = (read_margins(parent.folder, spec["criterion"], split) for parent in parents.all("margins"))
+    return [margins for node in found for margins in node]
+
+
+def _weighed(margins: PromptMargins, weights: Mapping[str, Any]) -> Array:
+    """The margins as the criterion compares them, [N, H]."""
+    margin: Array = margins.margin.astype(np.float64)
+    if not weights:
+        return margin
+    by_layer = dict(zip(weights["layers"], np.array(weights["weights"]), strict=True))
+    return np.asarray(margin - np.stack([by_layer[layer] for layer in margins.layer.tolist()]))
 
 
 class _Pairs:

@@ -23,9 +23,11 @@ from headscope.pipeline.files import digest, results_root
 from headscope.pipeline.inputs import (
     Prompt,
     build_estimators,
-    estimator_identity,
+    build_outliers,
+    criterion_identity,
     load_model,
     load_moments,
+    load_probes,
     load_prompts,
 )
 from headscope.pipeline.parents import Parents
@@ -78,7 +80,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     Args:
         spec: benchmark, kind, task, length, window, criteria by name, targets, dtype, device, device_map, rope.
         out: the node's empty folder.
-        parents: the model's assets, prompts, moments of other texts, and a calibration for each criterion with targets.
+        parents: the model's assets, prompts, moments of other texts, probes, and a calibration for each criterion with
+            targets.
     """
     evaluation = _Evaluation(spec, out, parents)
     prompts = [p for p in load_prompts(parents, evaluation.loaded) if p.row["split"] == "evaluation"]
@@ -107,7 +110,7 @@ class _Evaluation:
     def __init__(self, spec: Mapping[str, Any], out: Path, parents: Parents):
         self.spec, self.window = spec, Window(**spec["window"])
         self.loaded: LoadedModel = load_model(spec, parents)
-        self.moments = load_moments(parents)
+        self.moments, self.probes = load_moments(parents), load_probes(parents)
         estimators = [c["estimator"] for c in spec["criteria"].values() if c["estimator"] is not None]
         self.estimators = build_estimators(estimators, self.moments)
         self.rows = [
@@ -123,12 +126,7 @@ class _Evaluation:
         self.cells = Cells(results_root(out), "evaluation", context)
 
     def _rows(self, name: str, criterion: Mapping[str, Any], parents: Parents) -> list[Row]:
-        modules = [f"headscope.heads.criteria.{criterion['kind']}"]
-        identity: dict[str, Any] = {"kind": criterion["kind"]}
-        if (estimator := criterion["estimator"]) is not None:
-            modules.append(f"headscope.heads.estimators.{estimator['kind']}")
-            identity["estimator"] = estimator_identity(estimator, self.moments)
-        identity["code"] = code_digest(*modules)
+        identity = criterion_identity(criterion, self.moments, self.probes)
         if criterion["calibrated_on"] is None:
             return [Row(name, float("nan"), {}, digest(identity))]
         file = parents.one("calibration", criterion=name).folder / "calibration.json"
@@ -156,10 +154,11 @@ class _Evaluation:
         for name, members in grouped.items():
             criterion = self.spec["criteria"][name]
             estimator = criterion["estimator"] and self.estimators[criterion["estimator"]["name"]]
-            criteria.append(Rows(build(criterion, [row.found for row in members], estimator), len(members)))
+            built = build(criterion, [row.found for row in members], estimator)
+            criteria.append(Rows(built, len(members), build_outliers(criterion["outliers"])))
         encoded, asked, model = prompt.encoded, prompt.row, self.loaded.model
         eos = stop_tokens(model, self.loaded.tokenizer, asked["stop_text"])
-        limits = asked["max_new_tokens"], eos, asked["min_new_tokens"]
+        limits = asked["max_new_tokens"], eos, asked["min_new_tokens"], self.probes.fitted if self.probes else None
         answers = decode(model, encoded.ids, encoded.boundary, criteria, self.window, *limits)
         ordered = [row for members in grouped.values() for row in members]
         decoded = [self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]

@@ -25,6 +25,7 @@ from headscope.pipeline.inputs import (
     load_moments,
     load_prompts,
 )
+from headscope.pipeline.node import estimator_modules
 from headscope.pipeline.oracle_tables import PromptMasses, as_rows, estimates_table, masses_table
 from headscope.pipeline.parents import Parents
 from headscope.pipeline.progress import progress
@@ -67,7 +68,7 @@ class _Oracle:
         self.identities = {
             name: {
                 **estimator_identity(estimator, moments),
-                "code": code_digest(f"headscope.heads.estimators.{estimator['kind']}"),
+                "code": code_digest(*estimator_modules(estimator)),
             }
             for name, estimator in spec["estimators"].items()
         }

@@ -5,18 +5,16 @@ Reads M keys a KV head more than the rest's estimator and takes M D more multipl
 Shapes: B rows, H query heads, K KV heads, Q queries, M outlier keys, D head_dim.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headscope.heads import estimators
 from headscope.heads.bulk import Bulk
 from headscope.heads.estimators import Estimator
 from headscope.heads.mass import group_heads, precise
-from headscope.heads.outliers import choose
+from headscope.heads.outliers import Outliers
 
 
 @dataclass(frozen=True)
@@ -25,19 +23,17 @@ class Scored:
 
     Attributes:
         name: how tables call it.
-        rules: that choose the outliers.
-        count: outliers of each KV head.
+        outliers: which keys are scored exactly.
         rest: estimator of the other keys.
     """
 
     name: str
-    rules: tuple[str, ...]
-    count: int
+    outliers: Outliers
     rest: Estimator
 
     def summarise(self, bulk: Bulk) -> tuple[Tensor, Any]:
         """The outlier keys, [K, M, D], and the rest's summary."""
-        chosen = choose(self.rules, bulk, self.count)
+        chosen = self.outliers.choose(bulk)
         return Bulk(bulk.cache, chosen).keys, self.rest.summarise(bulk.without(chosen))
 
     def log_mass(self, query: Tensor, summary: tuple[Tensor, Any], bulk_size: Tensor, scale: float) -> Tensor:
@@ -48,8 +44,3 @@ class Scored:
         others = (bulk_size - keys.shape[1]).clamp(min=0)
         estimate = torch.logaddexp(exact, self.rest.log_mass(query, rest, others, scale))
         return estimate.masked_fill(bulk_size == 0, -torch.inf)
-
-
-def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Scored:
-    """Make the estimator; `rest` is a slice of its own."""
-    return Scored(spec["name"], tuple(spec["rules"]), spec["count"], estimators.build(spec["rest"], fitted))

@@ -1,0 +1,99 @@
+"""One dense pass over prompt and answer in which every criterion is asked for its margins.
+
+The state is that of generation, so that what calibration fits is what decides later: outliers and summaries are frozen
+at the boundary, and one function gives the margin.
+
+Shapes: H query heads, Q queries from the boundary on.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from headscope.heads.bulk import LayerCache
+from headscope.heads.criteria import LayerView, MarginCriterion
+from headscope.heads.criteria.lost_output import log_lost_output
+from headscope.heads.window import Window
+from headscope.models.attention import attention
+from headscope.models.engine import prefill
+from headscope.models.probes import Fitted
+from headscope.models.shared_prefix import Rows, Scored, SharedPrefix
+
+
+@dataclass(frozen=True)
+class LayerMargins:
+    """One criterion in one layer.
+
+    Attributes:
+        margin: as the criterion sees it, [H, Q].
+        lost: exact log norm of the output that calling the head local loses, as a share of the residual stream's norm
+            with the criterion's own window, [H, Q]; -inf without a bulk.
+    """
+
+    margin: Tensor
+    lost: Tensor
+
+
+class _Recorder(SharedPrefix):
+    """All groups look at the same one row, which attends densely."""
+
+    def __init__(self, prefix: Sequence[LayerCache], groups: Sequence[Rows], window: Window):
+        super().__init__(prefix, groups, window)
+        self.found: list[dict[int, list[LayerMargins]]] = [{} for _ in groups]
+
+    def _spans(self) -> Iterator[tuple[Rows, slice]]:
+        for group in self.groups:
+            yield group, slice(0, 1)
+
+    def _visible(self, scored: Scored, query: Tensor) -> Tensor:
+        layer = scored.call.layer
+        for (group, rows), found in zip(self._spans(), self.found, strict=True):
+            view = self._view(scored, group, rows)
+            margin = group.criterion.margin(query, view)  # type: ignore[attr-defined]
+            found.setdefault(layer, []).append(LayerMargins(margin[0], self._lost(view)[0]))
+        return scored.local | scored.bulk
+
+    def _lost(self, view: LayerView) -> Tensor:
+        probes = self.prefix[view.layer].probes
+        weight = torch.ones(1) if probes is None else probes.weight
+        lost = log_lost_output(view.window_mass, view.window_output(), view.bulk_mass(), view.bulk_output())
+        return lost + weight.to(lost.device).log()[:, None]
+
+
+@torch.inference_mode()
+def margins(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    boundary: int,
+    criteria: Sequence[Rows],
+    window: Window,
+    probes: Fitted | None,
+) -> list[dict[int, LayerMargins]]:
+    """Margins of each criterion by full-attention layer, on one sequence.
+
+    Args:
+        model: in evaluation mode.
+        ids: the prompt's tokens and those of the dense answer that were read again.
+        boundary: first token of the question.
+        criteria: one row each, all with margins.
+        window: the local window, without outliers.
+        probes: of the model, where rules for outliers ask for them.
+    """
+    assert all(isinstance(group.criterion, MarginCriterion) for group in criteria)
+    device = model.get_input_embeddings().weight.device
+    with attention(model):
+        recorder = _Recorder(prefill(model, ids[:boundary], probes), criteria, window)
+        position = torch.arange(boundary, len(ids), device=device)[None]
+        rest = torch.tensor([ids[boundary:]], device=device)
+        cache = DynamicCache()
+        options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        model(rest, position_ids=position, headscope=recorder, **options)
+    return [{layer: _joined(parts) for layer, parts in found.items()} for found in recorder.found]
+
+
+def _joined(parts: Sequence[LayerMargins]) -> LayerMargins:
+    """Put the chunks of queries together."""
+    return LayerMargins(torch.cat([p.margin for p in parts], 1), torch.cat([p.lost for p in parts], 1))

@@ -1,0 +1,85 @@
+"""The margins node's Parquet table: one row group a prompt and criterion, one row a (layer, query).
+
+Shapes: N rows (layer, query) of one prompt, L layers, H query heads, Q queries.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from headscope.pipeline.oracle_tables import as_rows
+
+Array = NDArray[Any]
+NAME = "margins.parquet"
+
+
+@dataclass(frozen=True)
+class PromptMargins:
+    """One criterion on one prompt.
+
+    Attributes:
+        prompt: its id.
+        split: "evaluation" or "calibration".
+        criterion: its name.
+        layer: [N].
+        query: absolute positions, [N].
+        margin: [N, H], float32.
+        lost: exact log norm of the lost output, [N, H], float32.
+    """
+
+    prompt: str
+    split: str
+    criterion: str
+    layer: Array
+    query: Array
+    margin: Array
+    lost: Array
+
+    @classmethod
+    def of(
+        cls, prompt: str, split: str, criterion: str, positions: Array, cell: Mapping[str, Array]
+    ) -> "PromptMargins":
+        """Lay out a cell's arrays ([L, H, Q]) as rows, without the queries that have no bulk (all margins infinite)."""
+        kept = ~np.isposinf(cell["margin"]).all((0, 1))
+        layers, queries = len(cell["layers"]), int(kept.sum())
+        rows = {name: as_rows(cell[name][:, :, kept]) for name in ("margin", "lost")}
+        place = np.repeat(cell["layers"], queries), np.tile(positions[kept], layers)
+        return cls(prompt, split, criterion, *place, **rows)
+
+    def table(self) -> pa.Table:
+        """The rows as Arrow."""
+        count = len(self.layer)
+        words = {
+            name: pa.array([getattr(self, name)] * count, pa.string()) for name in ("prompt", "split", "criterion")
+        }
+        lists = {
+            name: pa.FixedSizeListArray.from_arrays(
+                pa.array(getattr(self, name).astype(np.float32).ravel()), self.margin.shape[1]
+            )
+            for name in ("margin", "lost")
+        }
+        return pa.table(
+            {**words, "layer": pa.array(self.layer, pa.int16()), "query": pa.array(self.query, pa.int32()), **lists}
+        )
+
+
+def read_margins(folder: Path, criterion: str, split: str) -> Iterator[PromptMargins]:
+    """Stream the prompts of a split for one criterion."""
+    file = pq.ParquetFile(folder / NAME)
+    for index in range(file.num_row_groups):
+        table = file.read_row_group(index)
+        if table.num_rows and (table["criterion"][0].as_py(), table["split"][0].as_py()) == (criterion, split):
+            columns = {name: table[name].to_numpy() for name in ("layer", "query")}
+            lists = {name: _matrix(table[name]) for name in ("margin", "lost")}
+            yield PromptMargins(table["prompt"][0].as_py(), split, criterion, **columns, **lists)
+
+
+def _matrix(column: pa.ChunkedArray) -> Array:
+    values: Array = column.combine_chunks().flatten().to_numpy()
+    return values.reshape(len(column), -1)

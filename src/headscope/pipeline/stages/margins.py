@@ -1,0 +1,110 @@
+"""Margins of criteria with outliers or for the lost output, on the dense model's own answers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from headscope.heads.criteria import build
+from headscope.heads.window import Window
+from headscope.models.geometry import geometry
+from headscope.models.loading import LoadedModel
+from headscope.models.margins import LayerMargins, margins
+from headscope.models.shared_prefix import Rows
+from headscope.pipeline.cells import Cells
+from headscope.pipeline.code import code_digest
+from headscope.pipeline.files import digest, results_root
+from headscope.pipeline.inputs import (
+    Prompt,
+    build_estimators,
+    build_outliers,
+    criterion_identity,
+    load_model,
+    load_moments,
+    load_probes,
+    load_prompts,
+)
+from headscope.pipeline.margin_tables import NAME, PromptMargins
+from headscope.pipeline.parents import Parents
+from headscope.pipeline.progress import progress
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
+    """Write margins.parquet.
+
+    Args:
+        spec: task, length, window, criteria by name, dtype, device, device_map, rope.
+        out: the node's empty folder.
+        parents: the model's assets, prompts, dense answers, probes, and moments of other texts.
+    """
+    loaded = load_model(spec, parents)
+    recorded = _Recorded(spec, out, parents, loaded)
+    answers = {row["id"]: row for row in pq.read_table(parents.one("dense").folder / "answers.parquet").to_pylist()}
+    writer = None
+    for prompt in progress(load_prompts(parents, loaded), f"margins {spec['task']} {spec['length']}"):
+        answer = answers[prompt.id]
+        # A row that stopped by itself read its whole answer; at the length limit the last token was never fed.
+        fed = answer["tokens"] if answer["stop"] == "eos" else answer["tokens"][:-1]
+        positions = np.arange(prompt.encoded.boundary, len(prompt.encoded.ids) + len(fed), dtype=np.int32)
+        for name, cell in recorded.cells_of(prompt, fed).items():
+            table = PromptMargins.of(prompt.id, prompt.row["split"], name, positions, cell).table()
+            writer = writer or pq.ParquetWriter(out / NAME, table.schema)
+            writer.write_table(table)
+    if writer:
+        writer.close()
+
+
+class _Recorded:
+    """Finds the cells of a prompt or computes those that are missing, all in one forward pass."""
+
+    def __init__(self, spec: Mapping[str, Any], out: Path, parents: Parents, loaded: LoadedModel):
+        self.loaded, self.window = loaded, Window(**spec["window"])
+        moments, self.probes = load_moments(parents), load_probes(parents)
+        self.groups = {name: self._rows(criterion, moments) for name, criterion in spec["criteria"].items()}
+        context = {
+            "model": loaded.sha256,
+            **{name: spec[name] for name in ("dtype", "device", "rope", "window")},
+            "code": code_digest("headscope.models.margins", "headscope.benchmarks.encoding"),
+        }
+        self.cells = Cells(results_root(out), "margins", context)
+        self.identities = {
+            name: criterion_identity(criterion, moments, self.probes) for name, criterion in spec["criteria"].items()
+        }
+
+    def _rows(self, criterion: Mapping[str, Any], moments: Mapping[str, Any]) -> Rows:
+        """The criterion without calibration: no threshold, all heads weigh the same."""
+        config = self.loaded.model.config
+        layers = geometry(config).full_layers
+        target = {"threshold": 0.0, "layers": layers, "weights": [[0.0] * geometry(config).heads] * len(layers)}
+        estimator = criterion["estimator"]
+        built = None if estimator is None else build_estimators([estimator], moments)[estimator["name"]]
+        return Rows(build(criterion, [target], built), 1, build_outliers(criterion["outliers"]))
+
+    def cells_of(self, prompt: Prompt, fed: list[int]) -> dict[str, Arrays]:
+        """Margins of every criterion on a prompt with its dense answer."""
+        keys = {name: f"margin-{digest([fed, identity])}" for name, identity in self.identities.items()}
+        kept = {name: self.cells.arrays(prompt.id, key) for name, key in keys.items()}
+        missing = [name for name, arrays in kept.items() if arrays is None]
+        if missing:
+            encoded, groups = prompt.encoded, [self.groups[name] for name in missing]
+            probes = self.probes.fitted if self.probes else None
+            found = margins(self.loaded.model, [*encoded.ids, *fed], encoded.boundary, groups, self.window, probes)
+            for name, layers in zip(missing, found, strict=True):
+                arrays = _arrays(layers)
+                self.cells.add_arrays(prompt.id, keys[name], arrays)
+                kept[name] = arrays
+        return {name: arrays for name, arrays in kept.items() if arrays is not None}
+
+
+def _arrays(layers: Mapping[int, LayerMargins]) -> Arrays:
+    """Stack the layers: margins and losses [L, H, Q], float32."""
+    return {
+        "layers": np.array(list(layers), dtype=np.int16),
+        "margin": np.stack([layer.margin.float().cpu().numpy() for layer in layers.values()]),
+        "lost": np.stack([layer.lost.float().cpu().numpy() for layer in layers.values()]),
+    }

@@ -1,0 +1,42 @@
+"""Queries of the calibration prompts' questions and dense answers, and the heads' weights in the output."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+
+from headscope.errors import ConfigError
+from headscope.models.probes import Answered, fit
+from headscope.pipeline.inputs import load_model, load_prompts
+from headscope.pipeline.parents import Parents
+
+
+def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
+    """Write probes.safetensors: layers [L], queries turned to position 0 [L, H, P, D], weight [L, H].
+
+    Args:
+        spec: benchmark, task, length, count, dtype, device, device_map, rope.
+        out: the node's empty folder.
+        parents: the model's assets, prompts and dense answers.
+
+    Raises:
+        ConfigError: there is no calibration prompt.
+    """
+    loaded = load_model(spec, parents)
+    answers = {row["id"]: row for row in pq.read_table(parents.one("dense").folder / "answers.parquet").to_pylist()}
+    prompts = [prompt for prompt in load_prompts(parents, loaded) if prompt.row["split"] == "calibration"]
+    if not prompts:
+        raise ConfigError(f"task {spec['task']} has no calibration prompt to take probes of; ask for one at least")
+    answered = [
+        Answered([*prompt.encoded.ids, *answers[prompt.id]["tokens"]], prompt.encoded.boundary) for prompt in prompts
+    ]
+    found = fit(loaded.model, answered, spec["count"])
+    layers = list(found.queries)
+    tensors = {
+        "layers": torch.tensor(layers),
+        "queries": torch.stack([found.queries[layer] for layer in layers]),
+        "weight": torch.stack([found.weight[layer] for layer in layers]),
+    }
+    save_file(tensors, out / "probes.safetensors")
