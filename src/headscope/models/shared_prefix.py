@@ -4,7 +4,7 @@ Shapes: R rows (r of one group), H query heads, K KV heads, G = H // K, Q querie
 T = P + S, M outlier keys, D head_dim.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -161,7 +161,7 @@ class SharedPrefix:
             (scored.bulk_size - frozen.outliers.shape[1]).clamp(min=0),
             frozen.summaries,
             attend_window=partial(self._attend_side, call, scores, window, rows),
-            exact_mass=_bulk_mass(scores, bulk),
+            exact_mass=partial(masked_log_mass, scores, bulk),
             exact_output=partial(self._attend_side, call, scores, bulk, rows),
         )
 
@@ -205,7 +205,3 @@ class SharedPrefix:
         shared = shared.view(own.shape[1], rows, -1, queries, prefix.shape[-1]).transpose(0, 1)
         separate = grouped[..., self.length :] @ own[:, :, None]
         return (shared + separate).reshape(rows, heads, queries, -1)
-
-
-def _bulk_mass(scores: Tensor, bulk: Tensor) -> Callable[[], Tensor]:
-    return lambda: masked_log_mass(scores, bulk)

@@ -19,9 +19,6 @@ from headscope.pipeline.files import sha256_file
 from headscope.pipeline.node import criterion_modules
 from headscope.pipeline.parents import Parents
 
-LOST_OUTPUT = ("lost_output", "oracle_output")
-"""Kinds of criteria that weigh heads by what their output loses."""
-
 
 @dataclass(frozen=True)
 class Prompt:

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from headscope.pipeline.oracle_tables import as_rows
+from headscope.pipeline.oracle_tables import as_lists, as_matrix, as_rows, row_groups
 
 Array = NDArray[Any]
 NAME = "margins.parquet"
@@ -58,12 +57,7 @@ class PromptMargins:
         words = {
             name: pa.array([getattr(self, name)] * count, pa.string()) for name in ("prompt", "split", "criterion")
         }
-        lists = {
-            name: pa.FixedSizeListArray.from_arrays(
-                pa.array(getattr(self, name).astype(np.float32).ravel()), self.margin.shape[1]
-            )
-            for name in ("margin", "lost")
-        }
+        lists = {name: as_lists(getattr(self, name)) for name in ("margin", "lost")}
         return pa.table(
             {**words, "layer": pa.array(self.layer, pa.int16()), "query": pa.array(self.query, pa.int32()), **lists}
         )
@@ -71,15 +65,8 @@ class PromptMargins:
 
 def read_margins(folder: Path, criterion: str, split: str) -> Iterator[PromptMargins]:
     """Stream the prompts of a split for one criterion."""
-    file = pq.ParquetFile(folder / NAME)
-    for index in range(file.num_row_groups):
-        table = file.read_row_group(index)
+    for table in row_groups(folder / NAME):
         if table.num_rows and (table["criterion"][0].as_py(), table["split"][0].as_py()) == (criterion, split):
             columns = {name: table[name].to_numpy() for name in ("layer", "query")}
-            lists = {name: _matrix(table[name]) for name in ("margin", "lost")}
+            lists = {name: as_matrix(table[name]) for name in ("margin", "lost")}
             yield PromptMargins(table["prompt"][0].as_py(), split, criterion, **columns, **lists)
-
-
-def _matrix(column: pa.ChunkedArray) -> Array:
-    values: Array = column.combine_chunks().flatten().to_numpy()
-    return values.reshape(len(column), -1)

@@ -13,6 +13,8 @@ from headscope.pipeline.code import code_digest
 from headscope.pipeline.files import canonical, digest
 
 Spec = dict[str, Any]
+LOST_OUTPUT = ("lost_output", "oracle_output")
+"""Kinds of criteria that weigh heads by what their output loses."""
 KEY = re.compile(r"(?P<name>[\w.-]+)--(?P<digest>[0-9a-f]{10})")
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from headscope.benchmarks import registry
 from headscope.pipeline.assets.packaged import MAKERS
-from headscope.pipeline.node import Node, Spec, make_node
+from headscope.pipeline.node import LOST_OUTPUT, Node, Spec, make_node
 from headscope.pipeline.schema import Benchmark, Config, Criterion
 
 OFFICIAL = "official"  # name of the asset that holds a task's finished samples
@@ -36,7 +36,7 @@ def official_file(benchmark: Benchmark, task: str) -> Path:
 
 def _has_margins(criterion: Criterion) -> bool:
     """Whether a criterion's margins are recorded for it: masses with the plain window do not tell them."""
-    return criterion.outliers is not None or criterion.kind in ("lost_output", "oracle_output")
+    return criterion.outliers is not None or criterion.kind in LOST_OUTPUT
 
 
 def _plain(given: Any) -> Spec | None:

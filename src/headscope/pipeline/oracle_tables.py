@@ -62,7 +62,8 @@ def as_rows(values: Array) -> Array:
     return values.transpose(0, 2, 1).reshape(-1, values.shape[1])
 
 
-def _lists(values: Array) -> pa.Array:
+def as_lists(values: Array) -> pa.Array:
+    """Turn [N, H] into a column of float32 lists."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), values.shape[1])
 
 
@@ -76,8 +77,8 @@ def masses_table(masses: PromptMasses) -> pa.Table:
             "layer": pa.array(masses.layer, pa.int16()),
             "query": pa.array(masses.query, pa.int32()),
             "segment": pa.array(masses.segment, pa.string()),
-            "local": _lists(masses.local),
-            "bulk": _lists(masses.bulk),
+            "local": as_lists(masses.local),
+            "bulk": as_lists(masses.bulk),
             "bulk_size": pa.array(masses.bulk_size, pa.int32()),
         }
     )
@@ -86,32 +87,34 @@ def masses_table(masses: PromptMasses) -> pa.Table:
 def estimates_table(masses: PromptMasses, bulk: Array) -> pa.Table:
     """One prompt's rows of an estimator's table; bulk is [N, H], in the order of the masses' rows."""
     columns = masses_table(masses).select(["prompt", "layer", "query"])
-    return columns.append_column("bulk", _lists(bulk))
+    return columns.append_column("bulk", as_lists(bulk))
 
 
 def read_masses(folder: Path, split: str) -> Iterator[PromptMasses]:
     """Stream the prompts of a split."""
-    for table in _row_groups(folder / "masses.parquet"):
+    for table in row_groups(folder / "masses.parquet"):
         if table.num_rows and table["split"][0].as_py() == split:
             columns = {name: table[name].to_numpy() for name in ("layer", "query", "segment", "bulk_size")}
-            masses = {name: _matrix(table[name]) for name in ("local", "bulk")}
+            masses = {name: as_matrix(table[name]) for name in ("local", "bulk")}
             yield PromptMasses(table["prompt"][0].as_py(), split, **columns, **masses)
 
 
 def read_estimates(folder: Path, estimator: str, prompts: set[str]) -> dict[str, Array]:
     """Estimated bulk log masses of these prompts, [N, H] each, in the order of the masses' rows."""
-    tables = _row_groups(folder / "estimates" / f"{estimator}.parquet")
+    tables = row_groups(folder / "estimates" / f"{estimator}.parquet")
     found = ((table["prompt"][0].as_py(), table) for table in tables if table.num_rows)
-    return {prompt: _matrix(table["bulk"]) for prompt, table in found if prompt in prompts}
+    return {prompt: as_matrix(table["bulk"]) for prompt, table in found if prompt in prompts}
 
 
-def _row_groups(file: Path) -> Iterator[pa.Table]:
+def row_groups(file: Path) -> Iterator[pa.Table]:
+    """Stream the row groups of a file."""
     parquet = pq.ParquetFile(file)
     for index in range(parquet.num_row_groups):
         yield parquet.read_row_group(index)
 
 
-def _matrix(column: pa.ChunkedArray) -> Array:
+def as_matrix(column: pa.ChunkedArray) -> Array:
+    """Turn a column of lists into [N, H]."""
     lists = column.combine_chunks()
     values: Array = lists.flatten().to_numpy()
     return values.reshape(len(column), -1)

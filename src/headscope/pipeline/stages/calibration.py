@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from headscope.heads.calibration import energy_weights, head_means, static_labels, threshold_for
 from headscope.heads.quality import label_quality, pair_weights
-from headscope.pipeline.inputs import LOST_OUTPUT
 from headscope.pipeline.margin_tables import PromptMargins, read_margins
+from headscope.pipeline.node import LOST_OUTPUT
 from headscope.pipeline.oracle_tables import PromptMasses, read_estimates, read_masses
 from headscope.pipeline.parents import Parents
 

@@ -73,7 +73,9 @@ class _Recorded:
         }
         self.cells = Cells(results_root(out), "margins", context)
         self.identities = {
-            name: criterion_identity(criterion, moments, self.probes) for name, criterion in spec["criteria"].items()
+            # The recorded loss has the heads' weights in it, which come with the probes even without outliers.
+            name: {**criterion_identity(criterion, moments, self.probes), "weights": self.probes and self.probes.sha256}
+            for name, criterion in spec["criteria"].items()
         }
 
     def _rows(self, criterion: Mapping[str, Any], moments: Mapping[str, Any]) -> Rows:
