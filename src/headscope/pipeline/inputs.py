@@ -116,7 +116,7 @@ def load_probes(parents: Parents) -> LoadedProbes | None:
 
 def build_outliers(spec: Mapping[str, Any] | None) -> Outliers:
     """Make the outliers that a slice names."""
-    return NO_OUTLIERS if spec is None else Outliers(tuple(spec["rules"]), spec["count"])
+    return NO_OUTLIERS if spec is None else Outliers(tuple(spec["rules"]), spec["count"], spec["bits"])
 
 
 def criterion_identity(

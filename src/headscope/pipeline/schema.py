@@ -157,6 +157,7 @@ class Outliers:
 
     rules: list[str] = option(MISSING, "modules of headscope.heads.outliers; several choose in turn")
     count: int = option(MISSING, "outliers of a KV head", unit="keys", low=1)
+    bits: int = option(16, "of a number of their keys and values; 16 keeps the model's", unit="bits", low=2, high=16)
 
 
 @dataclass

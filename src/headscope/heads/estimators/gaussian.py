@@ -67,3 +67,9 @@ def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Gaussian:
     """Make the estimator; `moments` names another text, or `prompt`."""
     moments = None if spec["moments"] == "prompt" else fitted[spec["moments"]]
     return Gaussian(spec["name"], spec["covariance"], spec["capped"], moments)
+
+
+def numbers(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
+    """Numbers of a KV head's summary: mean, the covariance's (it is symmetric) and, for values, their mean."""
+    spread = {"full": head_dim * (head_dim + 1) / 2, "diagonal": head_dim, "none": 0}[spec["covariance"]]
+    return spread + head_dim * (1 + values)

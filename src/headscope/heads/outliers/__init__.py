@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from headscope.heads.bulk import Bulk
+from headscope.heads.quantised import FULL
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,12 @@ class Outliers:
     Attributes:
         rules: that choose them, modules here; several choose in turn.
         count: outliers of each KV head.
+        bits: of a number of their keys and values, as the window holds them; 16 keeps the model's own.
     """
 
     rules: tuple[str, ...] = ()
     count: int = 0
+    bits: int = FULL
 
     def choose(self, bulk: Bulk) -> Tensor:
         """Positions of the outliers in the cache, ascending, [K, M]."""

@@ -1,0 +1,40 @@
+"""Vectors in few bits: what a cache of outlier keys and values holds, rounded per vector about the mean vector.
+
+Shapes: K KV heads, M vectors, D head_dim.
+"""
+
+import torch
+from torch import Tensor
+
+FULL = 16
+"""From so many bits on a vector is kept as the model has it."""
+
+
+def rounded(vectors: Tensor, bits: int) -> Tensor:
+    """Round [K, M, D] to `bits` a number: 2^bits equal steps between each vector's least and largest number.
+
+    Steps start from the vector's distance to the mean over M; mean, least number and step are kept in 16 bits.
+    """
+    if bits >= FULL or not vectors.shape[1]:
+        return vectors
+    centre = vectors.float().mean(1, keepdim=True).bfloat16().float()
+    apart = vectors.float() - centre
+    low, high = apart.amin(-1, keepdim=True).bfloat16().float(), apart.amax(-1, keepdim=True)
+    # Rounded up, so that the last step reaches the largest number in spite of the 8 bits that bfloat16 keeps.
+    step = ((high - low) * (1 + 2**-7) / (2**bits - 1)).bfloat16().float()
+    code = ((apart - low) / step.clamp(min=torch.finfo(torch.float32).tiny)).round().clamp(0, 2**bits - 1)
+    return (centre + low + code * step).to(vectors.dtype)
+
+
+def vectors_bytes(count: int, bits: int, head_dim: int, width: int) -> float:
+    """Bytes of `count` vectors: the codes, least number and step of each, and their mean.
+
+    Args:
+        count: vectors.
+        bits: of a number.
+        head_dim: numbers of a vector.
+        width: bytes of a number of the model, which unrounded vectors have.
+    """
+    if bits >= FULL:
+        return count * head_dim * width
+    return count * (head_dim * bits / 8 + 4) + 2 * head_dim

@@ -1,0 +1,44 @@
+"""What criteria read beyond the window, and the rounding that makes outliers cheaper."""
+
+import pytest
+import torch
+
+from headscope.heads.cost import beyond_window
+from headscope.heads.quantised import rounded, vectors_bytes
+from headscope.heads.window import Window
+
+GAUSSIAN = {"kind": "gaussian", "covariance": "diagonal"}
+
+
+def cost(kind: str, estimator: dict | None, outliers: dict | None) -> float:
+    return beyond_window({"kind": kind, "estimator": estimator, "outliers": outliers}, Window(16, 128), 64, 1000)
+
+
+def test_costs_are_bytes_over_the_windows_bytes() -> None:
+    window = 144 * 2 * 64 * 2
+    assert cost("static", None, None) == 0
+    assert cost("qada", {**GAUSSIAN, "covariance": "full"}, None) == (64 + 64 * 65 / 2) * 4 / window
+    assert cost("lost_output", GAUSSIAN, {"count": 72, "bits": 16}) == 0.5 + 3 * 64 * 4 / window
+    clusters = {"kind": "clusters", "clusters": 16}
+    assert cost("lost_output", clusters, None) == (16 * (2 * 64 + 2) + 64 * 65 / 2) * 4 / window
+    assert cost("oracle", None, {"count": 10, "bits": 8}) == 2 * (10 * 68 + 128) / window
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_rounding_errs_by_half_a_step_of_each_vector_at_most(bits: int) -> None:
+    vectors = torch.randn(2, 50, 16, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 9, 16) + 30
+    apart = vectors - vectors.mean(1, keepdim=True)
+    step = (apart.amax(-1) - apart.amin(-1)) / (2**bits - 1)
+    error = (rounded(vectors, bits) - vectors).abs().amax(-1)
+    # bfloat16 keeps 8 bits of the vector's ends.
+    assert (error <= 0.52 * step + apart.abs().amax(-1) * 2**-8).all()
+    assert error.max() > 0.2 * step.min()
+
+
+def test_sixteen_bits_are_the_models_own_and_equal_numbers_stay() -> None:
+    vectors = torch.randn(1, 5, 8)
+    assert rounded(vectors, 16) is vectors
+    assert torch.isfinite(rounded(torch.full((1, 1, 8), 3.0), 4)).all()
+    torch.testing.assert_close(rounded(torch.full((1, 3, 8), 3.0), 4), torch.full((1, 3, 8), 3.0))
+    assert rounded(vectors[:, :0], 4).shape == (1, 0, 8)
+    assert vectors_bytes(10, 16, 64, 2) == 1280 and vectors_bytes(10, 4, 64, 2) == 10 * 36 + 128
