@@ -122,4 +122,5 @@ def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Clusters:
 
 def numbers(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
     """Numbers of a KV head's summary: each cluster's mean, size and spread, one covariance, and the values' means."""
-    return spec["clusters"] * (head_dim * (1 + values) + 2) + head_dim * (head_dim + 1) / 2
+    clusters: int = spec["clusters"]
+    return clusters * (head_dim * (1 + values) + 2) + head_dim * (head_dim + 1) / 2

@@ -71,5 +71,5 @@ def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Gaussian:
 
 def numbers(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
     """Numbers of a KV head's summary: mean, the covariance's (it is symmetric) and, for values, their mean."""
-    spread = {"full": head_dim * (head_dim + 1) / 2, "diagonal": head_dim, "none": 0}[spec["covariance"]]
+    spread: float = {"full": head_dim * (head_dim + 1) / 2, "diagonal": head_dim, "none": 0}[spec["covariance"]]
     return spread + head_dim * (1 + values)
