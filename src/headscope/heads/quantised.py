@@ -23,7 +23,8 @@ def rounded(vectors: Tensor, bits: int) -> Tensor:
     # Rounded up, so that the last step reaches the largest number in spite of the 8 bits that bfloat16 keeps.
     step = ((high - low) * (1 + 2**-7) / (2**bits - 1)).bfloat16().float()
     code = ((apart - low) / step.clamp(min=torch.finfo(torch.float32).tiny)).round().clamp(0, 2**bits - 1)
-    return (centre + low + code * step).to(vectors.dtype)
+    result: Tensor = (centre + low + code * step).to(vectors.dtype)
+    return result
 
 
 def vectors_bytes(count: int, bits: int, head_dim: int, width: int) -> float:
