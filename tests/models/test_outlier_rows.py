@@ -8,6 +8,7 @@ from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.outliers import Outliers
+from headscope.heads.quantised import rounded
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall, attention
 from headscope.models.engine import decode
@@ -15,6 +16,7 @@ from headscope.models.shared_prefix import Rows
 
 WINDOW, IDS, BOUNDARY, BUDGET = Window(sink=4, recent=16), random_ids(80), 66, 12
 OUTLIERS = Outliers(("mahalanobis", "recent"), 6)
+ROUNDED = Outliers(OUTLIERS.rules, OUTLIERS.count, bits=3)
 GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "diagonal", "capped": False, "moments": "prompt"}
 WEIGHTS = {"layers": [0, 1, 2], "weights": [[0.0, 0.3, -0.2, 0.1]] * 3}
 ESTIMATED = ("qada", "lost_output")
@@ -30,14 +32,19 @@ def criterion(kind: str):
 class WrittenOut:
     """Attention of one sequence: dense before the boundary, from there on by the definitions, a head at a time."""
 
-    def __init__(self, kind: str):
-        self.kind, self.labels = kind, []
+    def __init__(self, kind: str, outliers: Outliers):
+        self.kind, self.outliers, self.labels = kind, outliers, []
 
     def attend(self, call: LayerCall) -> torch.Tensor:
         output = torch.zeros_like(call.query)
         group = call.query.shape[1] // call.key.shape[1]
         bulk = Bulk.between(LayerCache(call.layer, call.key[0], call.value[0]), 4, BOUNDARY - 16)
-        chosen = OUTLIERS.choose(bulk)
+        chosen = self.outliers.choose(bulk)
+        index = chosen[..., None].expand(-1, -1, call.key.shape[-1])
+        self.held = [
+            data.scatter(1, index, rounded(data.gather(1, index), self.outliers.bits))
+            for data in (call.key[0], call.value[0])
+        ]
         for head in range(call.query.shape[1]):
             outliers = set(chosen[head // group].tolist())
             for position in range(call.query.shape[2]):
@@ -53,10 +60,10 @@ class WrittenOut:
         scores = keys[: position + 1] @ query * call.scale
         if not sides[1]:
             return scores.softmax(0) @ values[: position + 1]
-        masses = [scores[side].logsumexp(0) for side in sides]
-        outputs = [scores[side].softmax(0) @ values[side] for side in sides]
-        share = torch.sigmoid(masses[1] - masses[0])
-        whole = (1 - share) * outputs[0] + share * outputs[1]
+        held = self.held[0][kv][sides[0]] @ query * call.scale
+        masses = [held.logsumexp(0), scores[sides[1]].logsumexp(0)]
+        outputs = [held.softmax(0) @ self.held[1][kv][sides[0]], scores[sides[1]].softmax(0) @ values[sides[1]]]
+        whole = scores.softmax(0) @ values[: position + 1]
         if self.kind in ESTIMATED:
             rest = [j for j in range(4, BOUNDARY - 16) if j not in outliers]
             mean = keys[rest].mean(0)
@@ -73,12 +80,13 @@ class WrittenOut:
         return whole if long else outputs[0]
 
 
+@pytest.mark.parametrize("outliers", [OUTLIERS, ROUNDED], ids=["exact", "rounded"])
 @pytest.mark.parametrize("kind", ["dense", "local", "oracle", "qada", "oracle_output", "lost_output"])
-def test_every_token_and_label_is_that_of_the_definitions(kind: str) -> None:
+def test_every_token_and_label_is_that_of_the_definitions(kind: str, outliers: Outliers) -> None:
     model = tiny_model("llama")
-    (answer,) = decode(model, IDS, BOUNDARY, [Rows(criterion(kind), 1, OUTLIERS)], WINDOW, BUDGET, [EOS])
+    (answer,) = decode(model, IDS, BOUNDARY, [Rows(criterion(kind), 1, outliers)], WINDOW, BUDGET, [EOS])
     fed = answer.tokens if answer.stop == "eos" else answer.tokens[:-1]
-    plain = WrittenOut(kind)
+    plain = WrittenOut(kind, outliers)
     with torch.inference_mode(), attention(model):
         logits = model(torch.tensor([IDS + fed]), use_cache=False, headscope=plain).logits[0, len(IDS) - 1 :]
     assert logits.argmax(-1).tolist()[: len(answer.tokens)] == answer.tokens
@@ -91,7 +99,7 @@ def test_every_token_and_label_is_that_of_the_definitions(kind: str) -> None:
 
 def test_rows_with_other_outliers_do_not_disturb_each_other() -> None:
     model = tiny_model("llama", torch.float32)
-    choices = [Outliers(), OUTLIERS, Outliers(("random",), 9)]
+    choices = [Outliers(), OUTLIERS, ROUNDED, Outliers(("random",), 9)]
     groups = [Rows(criterion(kind), 1, outliers) for kind in ("qada", "lost_output", "oracle") for outliers in choices]
     together = decode(model, IDS, BOUNDARY, groups, WINDOW, BUDGET, [EOS])
     assert len({tuple(answer.tokens) for answer in together}) > 1

@@ -48,13 +48,13 @@ class _Recorder(SharedPrefix):
         for group in self.groups:
             yield group, slice(0, 1)
 
-    def _visible(self, scored: Scored, query: Tensor) -> Tensor:
+    def _label(self, scored: Scored) -> Tensor:
         layer = scored.call.layer
         for (group, rows), found in zip(self._spans(), self.found, strict=True):
             view = self._view(scored, group, rows)
-            margin = group.criterion.margin(query, view)  # type: ignore[attr-defined]
+            margin = group.criterion.margin(scored.query[rows], view)  # type: ignore[attr-defined]
             found.setdefault(layer, []).append(LayerMargins(margin[0], self._lost(view)[0]))
-        return scored.local | scored.bulk
+        return torch.ones(scored.scores.shape[:3], dtype=torch.bool, device=scored.scores.device)
 
     def _lost(self, view: LayerView) -> Tensor:
         probes = self.prefix[view.layer].probes

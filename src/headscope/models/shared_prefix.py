@@ -7,7 +7,6 @@ T = P + S, M outlier keys, D head_dim.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from headscope.heads.outliers import NO_OUTLIERS, Outliers
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall
 from headscope.models.counts import LocalCounts
+from headscope.models.frozen import Frozen, freeze
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,12 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """What the boundary leaves of one layer for the rows with the same outliers.
-
-    Attributes:
-        outliers: their positions for each query head, [H, M].
-        marks: the same as a mask, bool [H, 1, P].
-        summaries: each estimator's summary of the other bulk keys, by the estimator's name.
-    """
-
-    outliers: Tensor
-    marks: Tensor
-    summaries: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Scored:
     """Scores of some queries and what they may see.
 
     Attributes:
         call: the attention call.
+        query: its queries, [R, H, Q, D].
         scores: [R, H, Q, T].
         local: the plain window, bool [Q, T].
         bulk: all other visible keys, bool [Q, T].
@@ -65,6 +51,7 @@ class Scored:
     """
 
     call: LayerCall
+    query: Tensor
     scores: Tensor
     local: Tensor
     bulk: Tensor
@@ -117,29 +104,39 @@ class SharedPrefix:
         position = torch.arange(part.start, part.stop, device=device) + self.length + own - call.query.shape[2]
         key_position = torch.arange(self.length + own, device=device)
         scores = self._scores(call, query)
-        if call.sliding is None:
-            local, bulk = self.window.local(position, key_position), self.window.bulk(position, key_position)
-            visible = self._visible(Scored(call, scores, local, bulk, self.window.bulk_size(position)), query)
-        else:
+        if call.sliding is not None:
             visible = Window(0, call.sliding).local(position, key_position)
-        # A query sees at least its own key, so no row of the softmax is empty.
-        weights = scores.masked_fill_(~visible, -torch.inf).softmax(-1)
-        return self._weighted_values(call, weights, slice(None)).to(query.dtype)
+            return self._weighted_values(call, _softmax(scores, visible), slice(None)).to(query.dtype)
+        local, bulk = self.window.local(position, key_position), self.window.bulk(position, key_position)
+        scored = Scored(call, query, scores, local, bulk, self.window.bulk_size(position))
+        return self._output(scored, self._label(scored)).to(query.dtype)
 
-    def _visible(self, scored: Scored, query: Tensor) -> Tensor:
-        """Ask every criterion about its rows; returns what each pair sees, bool [R, H, Q, T]."""
+    def _label(self, scored: Scored) -> Tensor:
+        """Ask every criterion about its rows; returns what is long, bool [R, H, Q]."""
         long, counted = [], []
         for group, rows in self._spans():
             view = self._view(scored, group, rows)
-            long.append(group.criterion.select(query[rows], view).long)
+            long.append(group.criterion.select(scored.query[rows], view).long)
             counted.append((view.bulk_size > 0).expand(group.count, -1))
         labels = torch.cat(long)
         self.counts.add(scored.call.layer, labels, scored.call.key.shape[1], torch.cat(counted))
-        visible = scored.local | (scored.bulk & labels[..., None])
-        for group, rows in self._spans():
-            if group.outliers.count:
-                visible[rows, ..., : self.length] |= self._frozen(scored.call, group.outliers).marks
-        return visible
+        return labels
+
+    def _output(self, scored: Scored, long: Tensor) -> Tensor:
+        """Attention of every row as its labels say, [R, H, Q, D]; overwrites the scores."""
+        call, scores = scored.call, scored.scores
+        visible = scored.local | (scored.bulk & long[..., None])
+        held = [(rows, self._frozen(call, group.outliers)) for group, rows in self._spans() if group.outliers.count]
+        for rows, frozen in held:
+            visible[rows, ..., : self.length] |= frozen.marks
+            if frozen.key_error is not None:
+                rounded = frozen.rounded_scores(scored.query[rows], scores[rows], call.scale)
+                scores[rows] = torch.where(long[rows, ..., None], scores[rows], rounded)
+        weights = _softmax(scores, visible)
+        output = self._weighted_values(call, weights, slice(None))
+        for rows, frozen in held:
+            output[rows] += frozen.rounding_of(weights[rows]) * ~long[rows, ..., None]
+        return output
 
     def _view(self, scored: Scored, group: Rows, rows: slice) -> LayerView:
         """What a group's criterion may look at."""
@@ -147,11 +144,11 @@ class SharedPrefix:
         frozen = self._frozen(call, group.outliers)
         columns = scored.local.any(0).nonzero()[:, 0]
         window_mass = masked_log_mass(scores[..., columns], scored.local[:, columns])
-        window, bulk = scored.local, scored.bulk
+        window, bulk, held = scored.local, scored.bulk, scores
         if group.outliers.count:
             # They are bulk keys of every query from the boundary on: the plain window only moves away from them.
-            index = frozen.outliers[None, :, None].expand(*scores.shape[:3], -1)
-            window_mass = torch.logaddexp(window_mass, scores.gather(-1, index).logsumexp(-1))
+            held = frozen.rounded_scores(scored.query[rows], scores, call.scale)
+            window_mass = torch.logaddexp(window_mass, frozen.outlier_mass(held))
             marks = pad(frozen.marks, (0, scores.shape[-1] - self.length))
             window, bulk = window | marks, bulk & ~marks
         return LayerView(
@@ -160,30 +157,29 @@ class SharedPrefix:
             window_mass,
             (scored.bulk_size - frozen.outliers.shape[1]).clamp(min=0),
             frozen.summaries,
-            attend_window=partial(self._attend_side, call, scores, window, rows),
+            attend_window=partial(self._attend_window, call, held, window, rows, frozen),
             exact_mass=partial(masked_log_mass, scores, bulk),
-            exact_output=partial(self._attend_side, call, scores, bulk, rows),
+            exact_output=partial(self._attend_bulk, call, scores, bulk, rows),
         )
 
     def _frozen(self, call: LayerCall, outliers: Outliers) -> Frozen:
-        """Choose a layer's outliers and summarise the other bulk keys, once for all rows that ask for the same ones."""
+        """Outliers and summaries of a layer, made once for all rows that ask for the same ones."""
         key = (call.layer, outliers)
         if key not in self.frozen:
             cache = replace(self.prefix[call.layer], scale=call.scale)
             bulk = Bulk.between(cache, *self.window.summarised(self.length))
-            chosen = outliers.choose(bulk)
             used = [group.criterion.estimator for group in self.groups if group.outliers == outliers]
-            rest = bulk.without(chosen)
-            summaries = {found.name: found.summarise(rest) for found in used if found is not None}
-            index = chosen.repeat_interleave(call.query.shape[1] // chosen.shape[0], 0)
-            marks = torch.zeros(len(index), self.length, dtype=torch.bool, device=index.device).scatter(1, index, True)
-            self.frozen[key] = Frozen(index, marks[:, None], summaries)
+            self.frozen[key] = freeze(bulk, call.query.shape[1], outliers, used)
         return self.frozen[key]
 
-    def _attend_side(self, call: LayerCall, scores: Tensor, side: Tensor, rows: slice) -> Tensor:
-        """Attention of some rows over the keys of one side alone, [r, H, Q, D]; zero where it has none."""
-        weights = scores.masked_fill(~side, -torch.inf).softmax(-1).nan_to_num(nan=0.0)
-        return self._weighted_values(call, weights, rows)
+    def _attend_window(self, call: LayerCall, scores: Tensor, window: Tensor, rows: slice, frozen: Frozen) -> Tensor:
+        """Attention of some rows over the window alone, [r, H, Q, D]: what a local pair gives."""
+        weights = _softmax(scores, window)
+        return self._weighted_values(call, weights, rows) + frozen.rounding_of(weights)
+
+    def _attend_bulk(self, call: LayerCall, scores: Tensor, bulk: Tensor, rows: slice) -> Tensor:
+        """Attention of some rows over the bulk alone, [r, H, Q, D]; zero where it has none."""
+        return self._weighted_values(call, _softmax(scores, bulk).nan_to_num(nan=0.0), rows)
 
     def _scores(self, call: LayerCall, query: Tensor) -> Tensor:
         """Scores of prefix and own keys, [R, H, Q, T]; one product reads the prefix for all rows."""
@@ -205,3 +201,8 @@ class SharedPrefix:
         shared = shared.view(own.shape[1], rows, -1, queries, prefix.shape[-1]).transpose(0, 1)
         separate = grouped[..., self.length :] @ own[:, :, None]
         return (shared + separate).reshape(rows, heads, queries, -1)
+
+
+def _softmax(scores: Tensor, visible: Tensor) -> Tensor:
+    """Attention weights over the visible keys, [r, H, Q, T]; NaN where there is none (a query sees its own key)."""
+    return scores.masked_fill(~visible, -torch.inf).softmax(-1)
