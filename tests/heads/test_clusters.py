@@ -19,7 +19,7 @@ def clusters(count: int):
 
 def scored(count: int, rest=None):
     rest = rest or {"kind": "clusters", "name": "c", "clusters": 3}
-    return build({**rest, "name": "o", "scored": {"rules": ["mahalanobis"], "count": count}}, {})
+    return build({**rest, "name": "o", "scored": {"rules": ["mahalanobis"], "count": count, "bits": 16}}, {})
 
 
 def estimate(estimator, bulk, query, size=None):
