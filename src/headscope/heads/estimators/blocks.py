@@ -88,7 +88,7 @@ class Blocks:
             masses, top = self._masses(part, summary, scale)
             weights, blocks = masses.softmax(-1), len(summary.size)
             exact = (weights[..., blocks:, None] * _chosen(summary.values, top)).sum(-2)
-            found.append(weights[..., :blocks] @ summary.mean_value[:, None] + exact)
+            found.append(torch.einsum("bkgqc,kcd->bkgqd", weights[..., :blocks], summary.mean_value) + exact)
         return torch.cat(found, -2).flatten(1, 2)
 
     def _parts(self, query: Tensor, summary: BlockSummary) -> list[Tensor]:
@@ -102,7 +102,7 @@ class Blocks:
 
         A top one's own mass is -inf: its keys stand for it.
         """
-        scores = grouped @ summary.mean_key[:, None].transpose(2, 3) * scale
+        scores = torch.einsum("bkgqd,kcd->bkgqc", grouped, summary.mean_key) * scale
         top = scores.topk(min(self.top, len(summary.size)), -1).indices
         exact = (_chosen(summary.keys, top) @ grouped[..., None])[..., 0] * scale
         there = torch.arange(self.block, device=top.device) < summary.size[top][..., None]

@@ -82,8 +82,8 @@ class LowRankKeys:
 
     def value(self, query: Tensor, summary: LowRankSummary, scale: float) -> Tensor:
         """Mean value by the approximate scores, [B, H, Q, D]."""
-        values = summary.values[:, None]
-        parts = [scores.softmax(-1) @ values for scores in _scores(query, summary, scale)]
+        weights = (scores.softmax(-1) for scores in _scores(query, summary, scale))
+        parts = [torch.einsum("bkgqn,knd->bkgqd", part, summary.values) for part in weights]
         return torch.cat(parts, -2).flatten(1, 2)
 
 
@@ -91,9 +91,10 @@ def _scores(query: Tensor, summary: LowRankSummary, scale: float) -> Iterator[Te
     """Approximate scores of all keys, [B, K, G, q, N], in chunks of queries."""
     grouped = group_heads(precise(query), summary.keys.shape[0]).to(summary.keys.dtype)
     for part in query_chunks(query.shape[2], query[:, :, 0, 0].numel() * summary.keys.shape[1]):
-        of_mean = grouped[..., part, :] @ summary.centre[:, None, :, None]
-        apart = grouped[..., part, :] @ summary.of_query[:, None] @ summary.keys.transpose(1, 2)[:, None]
-        yield (of_mean + apart) * scale
+        of_mean = torch.einsum("bkgqd,kd->bkgq", grouped[..., part, :], summary.centre)
+        projected = torch.einsum("bkgqd,kdr->bkgqr", grouped[..., part, :], summary.of_query)
+        apart = torch.einsum("bkgqr,knr->bkgqn", projected, summary.keys)
+        yield (of_mean[..., None] + apart) * scale
 
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> LowRankKeys:

@@ -90,13 +90,14 @@ class Sampled:
 
     def value(self, query: Tensor, summary: Sample, scale: float) -> Tensor:
         """Mean value of the sample under the query's attention, [B, H, Q, D]."""
-        return (_scores(query, summary, scale).softmax(-1) @ summary.values[:, None]).flatten(1, 2)
+        weights = _scores(query, summary, scale).softmax(-1)
+        return torch.einsum("bkgqs,ksd->bkgqd", weights, summary.values).flatten(1, 2)
 
 
 def _scores(query: Tensor, summary: Sample, scale: float) -> Tensor:
     """Scores of the sample, [B, K, G, Q, S]."""
     grouped = group_heads(precise(query), summary.keys.shape[0]).to(summary.keys.dtype)
-    return grouped @ summary.keys.transpose(1, 2)[:, None] * scale
+    return torch.einsum("bkgqd,ksd->bkgqs", grouped, summary.keys) * scale
 
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Sampled:

@@ -76,7 +76,7 @@ class Scored:
         if not summary.keys.shape[1]:
             return rest
         scores = _scores(query, summary.keys, scale)
-        exact = (scores.softmax(-1) @ precise(summary.values)[:, None]).flatten(1, 2)
+        exact = torch.einsum("bkgqm,kmd->bkgqd", scores.softmax(-1), precise(summary.values)).flatten(1, 2)
         others = torch.full((query.shape[2],), summary.others, device=query.device)
         apart = scores.logsumexp(-1).flatten(1, 2) - self.rest.log_mass(query, summary.rest, others, scale)
         return torch.lerp(rest, exact.to(rest.dtype), apart.sigmoid().to(rest.dtype)[..., None])
@@ -84,4 +84,4 @@ class Scored:
 
 def _scores(query: Tensor, keys: Tensor, scale: float) -> Tensor:
     """Scores of each group's queries, [B, K, G, Q, M]."""
-    return group_heads(precise(query), keys.shape[0]) @ precise(keys).transpose(1, 2)[:, None] * scale
+    return torch.einsum("bkgqd,kmd->bkgqm", group_heads(precise(query), keys.shape[0]), precise(keys)) * scale
