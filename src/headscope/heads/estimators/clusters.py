@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from headscope.heads.bulk import Bulk
-from headscope.heads.mass import for_size, group_heads, precise
+from headscope.heads.mass import group_heads, precise
 from headscope.heads.metric import metric_factor
 
 ROUNDS = 6
@@ -92,7 +92,8 @@ class Clusters:
     def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimated bulk log mass, [B, H, Q]; the count is the true one, not that of the summary."""
         masses = _cluster_masses(query, summary, scale)
-        return for_size(masses.logsumexp(-1), max(int(summary.size[0].sum()), 1), bulk_size)
+        growth = bulk_size.to(masses.dtype).log() - summary.size[0].sum().clamp(min=1).log()
+        return masses.logsumexp(-1) + growth
 
     def value(self, query: Tensor, summary: ClusterSummary, scale: float) -> Tensor:
         """Estimated mean value of the bulk under the query's attention, [B, H, Q, D]."""
