@@ -106,7 +106,8 @@ def variants():
     yield ["experiment=paper/qwen2_7b", "assets.mirror=/mine"]
     yield ["experiment=smoke", "benchmark.ruler.source=/samples"]
     yield ["experiment=smoke", "criterion=[qada,lost_output,oracle_output]"]
-    yield ["experiment=smoke", "criterion=[qada]", "estimator@criterion.qada.estimator=clusters"]
+    for name in GROUPS["estimator"]:
+        yield ["experiment=smoke", "criterion=[qada]", f"estimator@criterion.qada.estimator={name}"]
 
 
 def test_every_option_reaches_some_slice(build, monkeypatch):

@@ -7,6 +7,7 @@ from headscope.heads.cost import beyond_window
 from headscope.heads.quantised import rounded, vectors_bytes
 from headscope.heads.window import Window
 
+WINDOW = 144 * 2 * 64 * 2
 GAUSSIAN = {"kind": "gaussian", "covariance": "diagonal"}
 
 
@@ -15,13 +16,34 @@ def cost(kind: str, estimator: dict | None, outliers: dict | None) -> float:
 
 
 def test_costs_are_bytes_over_the_windows_bytes() -> None:
-    window = 144 * 2 * 64 * 2
     assert cost("static", None, None) == 0
-    assert cost("qada", {**GAUSSIAN, "covariance": "full"}, None) == (64 + 64 * 65 / 2) * 4 / window
-    assert cost("lost_output", GAUSSIAN, {"count": 72, "bits": 16}) == 0.5 + 3 * 64 * 4 / window
+    assert cost("qada", {**GAUSSIAN, "covariance": "full"}, None) == (64 + 64 * 65 / 2) * 4 / WINDOW
+    assert cost("lost_output", GAUSSIAN, {"count": 72, "bits": 16}) == 0.5 + 3 * 64 * 4 / WINDOW
     clusters = {"kind": "clusters", "clusters": 16}
-    assert cost("lost_output", clusters, None) == (16 * (2 * 64 + 2) + 64 * 65 / 2) * 4 / window
-    assert cost("oracle", None, {"count": 10, "bits": 8}) == 2 * (10 * 68 + 128) / window
+    assert cost("lost_output", clusters, None) == (16 * (2 * 64 + 2) + 64 * 65 / 2) * 4 / WINDOW
+    assert cost("oracle", None, {"count": 10, "bits": 8}) == 2 * (10 * 68 + 128) / WINDOW
+
+
+def test_outliers_that_are_scored_are_keys_alone_unless_values_are_asked_for() -> None:
+    for bits, read in ((16, 10 * 128), (4, 10 * 36 + 128)):
+        estimator = {**GAUSSIAN, "scored": {"count": 10, "bits": bits}}
+        assert cost("qada", estimator, None) - cost("qada", GAUSSIAN, None) == pytest.approx(read / WINDOW)
+        more = cost("lost_output", estimator, None) - cost("lost_output", GAUSSIAN, None)
+        assert more == pytest.approx(2 * read / WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "numbers"),
+    [
+        ({"kind": "gaussian", "covariance": "low_rank", "rank": 8}, (8 + 1 + 1) * 64),
+        ({"kind": "blocks", "block": 32, "top": 4}, (32 + 4 * 32) * 64),  # 1,000 keys are 32 blocks
+        ({"kind": "low_rank_keys", "rank": 16, "bits": 4}, 64 + 64 * 16 + (1000 * (8 + 4) + 32) / 4),
+        ({"kind": "low_rank_keys", "rank": 16, "bits": 16}, 64 + 64 * 16 + 1000 * 16),
+        ({"kind": "sampled", "count": 128}, 128 * 64),
+    ],
+)
+def test_a_summary_costs_the_numbers_that_a_query_reads(estimator: dict, numbers: float) -> None:
+    assert cost("qada", estimator, None) == pytest.approx(numbers * 4 / WINDOW)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

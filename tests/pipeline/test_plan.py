@@ -8,6 +8,7 @@ import pytest
 
 from headscope.errors import ConfigError
 from headscope.pipeline import compose
+from headscope.pipeline.node import modules
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,3 +144,38 @@ def test_outside_a_clone_the_plan_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(compose, "__file__", str(tmp_path / "src" / "compose.py"))
     with pytest.raises(ConfigError, match="clone of headscope"):
         compose.find_root(tmp_path)
+
+
+PROBING = "outliers@criterion.qada.estimator.scored=mahalanobis_metric"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "probes"),
+    [
+        (["criterion=[qada_outliers]"], False),
+        (["criterion=[qada]", "estimator@criterion.qada.estimator=clusters"], True),
+        (["criterion=[qada]", "estimator@criterion.qada.estimator=low_rank_keys"], True),
+        (["criterion=[qada]", f"+{PROBING}"], True),
+    ],
+)
+def test_an_estimator_that_looks_at_probes_is_calibrated_with_them(build, overrides, probes):
+    nodes = build("experiment=smoke", *overrides).nodes
+    [oracle, *_] = nodes["oracle"].values()
+    assert bool(nodes["probes"]) == bool(nodes["margins"]) == probes
+    assert bool(json.loads(oracle.spec)["estimators"]) != probes
+    for node in [*nodes["margins"].values(), *nodes["evaluation"].values()]:
+        assert any(parent.stage == "probes" for parent in node.parents) == probes
+
+
+def test_the_code_of_a_rule_that_scores_outliers_is_part_of_the_key(build):
+    node = next(iter(build("experiment=smoke", "criterion=[qada_outliers]").nodes["oracle"].values()))
+    found = modules("oracle", json.loads(node.spec))
+    assert {"headscope.heads.outliers.mahalanobis", "headscope.heads.estimators.scored"} <= set(found)
+
+
+def test_moments_of_another_text_are_made_for_a_criterion_with_margins_too(build):
+    overrides = ["criterion=[lost_output]", "estimator@criterion.lost_output.estimator=gaussian_random_words"]
+    nodes = build("experiment=smoke", *overrides).nodes
+    assert nodes["moments"]
+    for node in [*nodes["margins"].values(), *nodes["evaluation"].values()]:
+        assert any(parent.stage == "moments" for parent in node.parents)

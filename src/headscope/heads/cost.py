@@ -1,6 +1,7 @@
-"""What a criterion reads beyond the plain window: outliers and summaries, in windows (bytes of its keys and values).
+"""What a criterion costs beyond the plain window: what a query reads of outliers and summaries, and multiply-adds.
 
 Outlier keys and values are as wide as the model's, or quantised; summaries are float32, as they are computed with.
+Reading is counted in windows: bytes of its keys and values.
 """
 
 from collections.abc import Mapping
@@ -27,12 +28,33 @@ def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int, k
     estimator, outliers = criterion["estimator"], criterion["outliers"]
     read = 0.0 if outliers is None else 2 * vectors_bytes(outliers["count"], outliers["bits"], head_dim, width)
     if estimator is not None:
-        read += SUMMARY_BYTES * summary_numbers(estimator, head_dim, keys, values=criterion["kind"] == "lost_output")
+        values = criterion["kind"] == "lost_output"
+        read += SUMMARY_BYTES * summary_numbers(estimator, head_dim, keys, values)
+        if (scored := estimator.get("scored")) is not None:
+            read += (1 + values) * vectors_bytes(scored["count"], scored["bits"], head_dim, width)
     return read / of_window
 
 
 def summary_numbers(estimator: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
-    """Numbers in an estimator's summary of one KV head; `values`: with those that tell the bulk's output."""
-    module = import_module(f"headscope.heads.estimators.{estimator['kind']}")
-    found: float = module.numbers(estimator, head_dim, keys, values)
+    """Float32 numbers that a query reads of an estimator's summary of one KV head, outliers scored exactly left out.
+
+    Args:
+        estimator: `kind` and its options.
+        head_dim: size of a head.
+        keys: bulk keys; only summaries that grow with T ask.
+        values: with those that tell the bulk's output.
+    """
+    found: float = _module(estimator).numbers(estimator, head_dim, keys, values)
     return found
+
+
+def multiply_adds(estimator: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
+    """Multiply-adds of one query of one head, outliers scored exactly included; arguments as of `summary_numbers`."""
+    scored = estimator.get("scored")
+    outliers = 0 if scored is None else scored["count"] * head_dim * (1 + values)
+    found: float = outliers + _module(estimator).multiply_adds(estimator, head_dim, keys, values)
+    return found
+
+
+def _module(estimator: Mapping[str, Any]) -> Any:
+    return import_module(f"headscope.heads.estimators.{estimator['kind']}")

@@ -15,6 +15,33 @@ Covariance = Literal["full", "diagonal", "none"]
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """A covariance by its top eigenvectors, and the variance that these leave in each dimension.
+
+    Attributes:
+        factor: eigenvectors times the roots of their eigenvalues, [K, D, R].
+        residual: [K, D], not negative.
+    """
+
+    factor: Tensor
+    residual: Tensor
+
+    @classmethod
+    def of(cls, covariance: Tensor, rank: int) -> "LowRank":
+        """Keep `rank` eigenvectors of [K, D, D]; no more than there are dimensions."""
+        # eigh raises where it meets a NaN; the residual carries it on.
+        values, vectors = torch.linalg.eigh(covariance.nan_to_num())
+        factor = vectors[..., -rank:] * values[..., None, -rank:].clamp(min=0).sqrt()
+        left = covariance.diagonal(dim1=1, dim2=2) - factor.square().sum(-1)
+        return cls(factor, left.clamp(min=0))
+
+    def along(self, grouped: Tensor) -> Tensor:
+        """Variance q' Sigma q of grouped queries [B, K, G, Q, D]: [B, K, G, Q]."""
+        rest = torch.einsum("bkgqd,kd->bkgq", grouped.square(), self.residual)
+        return (grouped @ self.factor[:, None]).square().sum(-1) + rest
+
+
+@dataclass(frozen=True)
 class KeyMoments:
     """Count, mean and covariance of the rotated keys of each KV head.
 
@@ -47,15 +74,24 @@ class KeyMoments:
         covariance = (1 - share) * self.covariance + share * other.covariance + spread
         return KeyMoments(count, self.mean + share * shift, covariance)
 
-    def score_moments(self, query: Tensor, scale: float, covariance: Covariance = "full") -> tuple[Tensor, Tensor]:
+    def score_moments(
+        self, query: Tensor, scale: float, covariance: Covariance | LowRank = "full"
+    ) -> tuple[Tensor, Tensor]:
         """Mean and variance of the scores of keys with these moments, both [B, H, Q].
+
+        Args:
+            query: [B, H, Q, D].
+            scale: factor of the scores.
+            covariance: how much of it counts; a low rank replaces it.
 
         Raises:
             ShapeError: query heads are no multiple of the KV heads.
         """
         grouped = group_heads(precise(query), self.mean.shape[0]).to(self.mean.dtype)
         mean = torch.einsum("bkgqd,kd->bkgq", grouped, self.mean) * scale
-        if covariance == "full":
+        if isinstance(covariance, LowRank):
+            spread = covariance.along(grouped)
+        elif covariance == "full":
             spread = ((grouped @ self.covariance[:, None]) * grouped).sum(-1)
         elif covariance == "diagonal":
             spread = torch.einsum("bkgqd,kd->bkgq", grouped.square(), self.covariance.diagonal(dim1=1, dim2=2))

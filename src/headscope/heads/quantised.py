@@ -10,14 +10,15 @@ FULL = 16
 """From so many bits on a vector is kept as the model has it."""
 
 
-def rounded(vectors: Tensor, bits: int) -> Tensor:
+def rounded(vectors: Tensor, bits: int, about: Tensor | None = None) -> Tensor:
     """Round [K, M, D] to `bits` a number: 2^bits equal steps between each vector's least and largest number.
 
-    Steps start from the vector's distance to the mean over M; mean, least number and step are kept in 16 bits.
+    Steps start from the vector's distance to `about`, [K, 1, D], by default the mean over M; that, least number and
+    step are kept in 16 bits.
     """
     if bits >= FULL or not vectors.shape[1]:
         return vectors
-    centre = vectors.float().mean(1, keepdim=True).bfloat16().float()
+    centre = (vectors.float().mean(1, keepdim=True) if about is None else about).bfloat16().float()
     apart = vectors.float() - centre
     low, high = apart.amin(-1, keepdim=True).bfloat16().float(), apart.amax(-1, keepdim=True)
     # Rounded up, so that the last step reaches the largest number in spite of the 8 bits that bfloat16 keeps.

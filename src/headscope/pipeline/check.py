@@ -10,7 +10,7 @@ from headscope.benchmarks import registry
 from headscope.errors import ConfigError
 from headscope.pipeline.code import SOURCE, source_file
 from headscope.pipeline.options import find, from_plain, leaves, nearest, refuse_unknown
-from headscope.pipeline.schema import Benchmark, Config, Model, Outliers
+from headscope.pipeline.schema import Benchmark, Config, Estimator, Model, Outliers
 
 NAME = re.compile(r"[A-Za-z0-9_.]+(-[A-Za-z0-9_.]+)*")  # no two hyphens: they part a folder's name from its key
 SOURCES = {
@@ -25,6 +25,14 @@ NEEDS = {
     "static": ("calibrated_on",),
     "qada": ("calibrated_on", "estimator"),
     "lost_output": ("calibrated_on", "estimator"),
+}
+OF_ESTIMATORS = {
+    "gaussian": (),
+    "low_rank": ("rank",),  # a gaussian's covariance
+    "clusters": ("clusters",),
+    "blocks": ("block", "top"),
+    "low_rank_keys": ("rank", "bits"),
+    "sampled": ("count",),
 }
 
 
@@ -177,9 +185,25 @@ def _estimators(config: Config) -> None:
                 f"option criterion.{name}.estimator.name: {estimator.name!r} is already another estimator,"
                 f" that of criterion {other}; give one of the two a name of its own"
             )
+        _estimator(f"criterion.{name}.estimator", estimator, config.model.expect.head_dim)
 
-        if estimator.kind == "clusters" and estimator.clusters is None:
-            raise ConfigError(f"option criterion.{name}.estimator.clusters must be given: kind clusters needs it")
+
+def _estimator(option: str, estimator: Estimator, head_dim: int) -> None:
+    """An estimator has the options that its kind needs, and no others'."""
+    kind = estimator.kind
+    if kind == "scored":
+        raise ConfigError(f"option {option}.kind: scored is no kind; name that of the rest, and give {option}.scored")
+    if kind == "gaussian" and estimator.covariance == "low_rank":
+        kind = "low_rank"
+    for need in sorted({need for needs in OF_ESTIMATORS.values() for need in needs}):
+        wanted, value = need in OF_ESTIMATORS.get(kind, ()), getattr(estimator, need)
+        if wanted and value is None:
+            raise ConfigError(f"option {option}.{need} must be given: {kind} needs it")
+        if value is not None and not wanted:
+            raise ConfigError(f"option {option}.{need}: {value} has no meaning for {kind}; leave it out")
+    if estimator.rank is not None and estimator.rank > head_dim:
+        raise ConfigError(f"option {option}.rank: {estimator.rank} is beyond the model's head_dim {head_dim}")
+    _outliers(f"{option}.scored", estimator.scored)
 
 
 def _outliers(option: str, outliers: Outliers | None) -> None:

@@ -154,6 +154,8 @@ def _compose(words: Sequence[str], root: Path) -> dict[str, Any]:
         raise ConfigError(f"a file of conf/ is no YAML: {' '.join(str(error).split())}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error, words) from error
+    except (AssertionError, AttributeError) as error:  # OmegaConf has no message for an option of a group that is null
+        raise _null_group(words) or error from error
     assert isinstance(config, dict)
     plain = {str(name): value for name, value in config.items()}
     check(plain)
@@ -215,6 +217,16 @@ def _explain(error: Exception, words: Sequence[str]) -> ConfigError:
     value = next((word.split("=", 1)[1] for word in words if _key(word) == path and "=" in word), None)
     given = f"{value!r} is not " if value is not None else f"{reason}; it is "
     return ConfigError(f"option {path}: {given}{option.accepts}")
+
+
+def _null_group(words: Sequence[str]) -> ConfigError | None:
+    groups = {"estimator": "estimator", "outliers": "outliers", "scored": "outliers"}
+    for path in sorted(map(_key, words), key=len, reverse=True):
+        for head in (path, path.rpartition(".")[0]):
+            if group := groups.get(head.rpartition(".")[2]):
+                remedy = f"choose one of conf/{group}, +{group}@{head}=..."
+                return ConfigError(f"option {path}: {head} is null here; {remedy}")
+    return None
 
 
 def _first_line(error: BaseException) -> str:

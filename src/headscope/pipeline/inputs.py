@@ -16,7 +16,7 @@ from headscope.models.loading import LoadedModel, load
 from headscope.models.probes import Fitted
 from headscope.pipeline.code import code_digest
 from headscope.pipeline.files import sha256_file
-from headscope.pipeline.node import criterion_modules
+from headscope.pipeline.node import asks_probes, criterion_modules
 from headscope.pipeline.parents import Parents
 
 
@@ -84,9 +84,13 @@ def build_estimators(specs: Iterable[Mapping[str, Any]], moments: Mapping[str, T
 
 
 def estimator_identity(spec: Mapping[str, Any], moments: Mapping[str, TextMoments]) -> dict[str, Any]:
-    """What makes an estimator's numbers: its parameters and the bytes of the moments it was given; not its name."""
+    """What makes an estimator's numbers: its parameters and the bytes of the moments it was given; not its name.
+
+    Options that are null are left out, so that one which a later kind adds renews no cell.
+    """
     source = moments.get(spec["moments"])
-    return {**{name: value for name, value in spec.items() if name != "name"}, "fitted": source and source.sha256}
+    given = {name: value for name, value in spec.items() if name != "name" and value is not None}
+    return {**given, "fitted": source and source.sha256}
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def criterion_identity(
 ) -> dict[str, Any]:
     """What makes a criterion's margins: kind, estimator, outliers, what they were given, and the code of all."""
     estimator = spec["estimator"] and estimator_identity(spec["estimator"], moments)
-    # Without outliers no probe is asked; a head's weight is in what calibration found.
-    used = probes.sha256 if probes is not None and spec["outliers"] else None
+    # A head's weight is in what calibration found.
+    used = probes.sha256 if probes is not None and (spec["outliers"] or asks_probes(spec)) else None
     identity = {"kind": spec["kind"], "estimator": estimator, "outliers": spec["outliers"], "probes": used}
     return {**identity, "code": code_digest(*criterion_modules(spec))}

@@ -15,6 +15,8 @@ from headscope.pipeline.files import canonical, digest
 Spec = dict[str, Any]
 LOST_OUTPUT = ("lost_output", "oracle_output")
 """Kinds of criteria that weigh heads by what their output loses."""
+ASK_PROBES = ("clusters", "low_rank_keys", "query_metric", "probe_attention")
+"""Estimators and rules for outliers that look at the probes, where there are some."""
 KEY = re.compile(r"(?P<name>[\w.-]+)--(?P<digest>[0-9a-f]{10})")
 
 
@@ -83,6 +85,11 @@ def criterion_modules(criterion: Mapping[str, Any]) -> list[str]:
     found = [f"headscope.heads.criteria.{criterion['kind']}"]
     found += estimator_modules(estimator) if estimator else []
     return found + _rule_modules(outliers)
+
+
+def asks_probes(criterion: Mapping[str, Any]) -> bool:
+    """Whether a criterion's margins depend on the probes."""
+    return any(module.rpartition(".")[2] in ASK_PROBES for module in criterion_modules(criterion))
 
 
 def estimator_modules(estimator: Mapping[str, Any]) -> list[str]:

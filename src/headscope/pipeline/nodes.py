@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from headscope.benchmarks import registry
 from headscope.pipeline.assets.packaged import MAKERS
-from headscope.pipeline.node import LOST_OUTPUT, Node, Spec, make_node
+from headscope.pipeline.node import LOST_OUTPUT, Node, Spec, asks_probes, make_node
 from headscope.pipeline.schema import Benchmark, Config, Criterion
 
 OFFICIAL = "official"  # name of the asset that holds a task's finished samples
@@ -35,8 +35,9 @@ def official_file(benchmark: Benchmark, task: str) -> Path:
 
 
 def _has_margins(criterion: Criterion) -> bool:
-    """Whether a criterion's margins are recorded for it: masses with the plain window do not tell them."""
-    return criterion.outliers is not None or criterion.kind in LOST_OUTPUT
+    """Whether a criterion's margins are recorded for it: oracle tables know the plain window and no probes."""
+    own = criterion.outliers is not None or criterion.kind in LOST_OUTPUT
+    return own or asks_probes(dataclasses.asdict(criterion))
 
 
 def _plain(given: Any) -> Spec | None:
@@ -92,7 +93,8 @@ class _Builder:
         self.calibration: dict[tuple[str, str, int, str | None], Node] = {}
 
     def _moments(self, length: int) -> list[Node]:
-        texts = sorted({estimator.moments for estimator in self.estimators.values()} - {"prompt"})
+        estimators = [criterion.estimator for criterion in self.criteria.values()]
+        texts = sorted({estimator.moments for estimator in estimators if estimator is not None} - {"prompt"})
         common = {"length": length, "seed": self.config.seed, "sink": self.window.sink, **self.compute}
         return [
             make_node("moments", [text, length, self.model.name], {"text": text, **common}, [self.assets])

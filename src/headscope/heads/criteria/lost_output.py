@@ -78,5 +78,5 @@ def build(targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> 
         ConfigError: no estimator is named, or one that does not know the bulk's values.
     """
     if not isinstance(estimator, ValueEstimator):
-        raise ConfigError("criterion kind lost_output needs an `estimator` of values too: gaussian or clusters")
+        raise ConfigError("criterion kind lost_output needs an `estimator`; name one of conf/estimator")
     return LostOutput(thresholds_of(targets), weights_of(targets[0]), estimator)

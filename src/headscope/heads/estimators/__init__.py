@@ -1,6 +1,6 @@
 """Estimators of the bulk's log mass, one file each, found by name.
 
-Shapes: B rows, H query heads, Q queries, D head_dim.
+Shapes: B rows, H query heads, K KV heads, Q queries, N tokens, D head_dim.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,19 @@ from headscope.heads.outliers import Outliers
 
 
 class Estimator(Protocol):
-    """Estimates the log mass of bulk keys from a summary of them, never from the keys themselves."""
+    """Estimates the log mass of bulk keys from a summary of them.
+
+    Its module also states the cost: `numbers(spec, head_dim, keys, values)`, float32 numbers of a KV head that a query
+    reads, and `multiply_adds` of the same arguments, those of a query; see headscope.heads.cost.
+    """
 
     name: str
 
     def summarise(self, bulk: Bulk) -> Any:
         """Summarise a layer's bulk, once, at the boundary."""
+
+    def update(self, summary: Any, keys: Tensor, values: Tensor) -> Any:
+        """Add tokens that leave the window, rotated keys and values [K, N, D]; the given summary stays as it is."""
 
     def log_mass(self, query: Tensor, summary: Any, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimate logsumexp of the scores of `bulk_size` [Q] keys for each query [B, H, Q, D]: [B, H, Q]."""
@@ -44,6 +51,6 @@ def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:
     estimator: Estimator = import_module(f"{__name__}.{spec['kind']}").build(spec, fitted)
     if (scored := spec.get("scored")) is None:
         return estimator
-    outliers = Outliers(tuple(scored["rules"]), scored["count"])
+    outliers = Outliers(tuple(scored["rules"]), scored["count"], scored["bits"])
     wrapped: Estimator = import_module(f"{__name__}.scored").Scored(spec["name"], outliers, estimator)
     return wrapped

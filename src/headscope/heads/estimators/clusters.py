@@ -1,14 +1,14 @@
 """Clusters of keys, each with Gaussian scores: the bulk's log mass and mean value from a few centres.
 
 One Gaussian fails where the bulk holds several kinds of keys (repeated text, thousands of tokens); centres see them.
-The clusters share one covariance, up to a factor each. Reads 2 C D + D (D + 1) / 2 + 2 C numbers a KV head and takes
-about (C + D) D multiply-adds a query, and C D more for the mean value, whatever T is.
+The clusters share one covariance, up to a factor each. Reads C D + D (D + 1) / 2 + 2 C numbers a KV head and takes
+about (C + D) D multiply-adds a query, and C D more of both for the mean value, whatever T is.
 
-Shapes: B rows, H query heads, K KV heads, G = H // K, Q queries, N bulk keys, C clusters, P probes, D head_dim.
+Shapes: B rows, H query heads, K KV heads, G = H // K, Q queries, N bulk keys, C clusters, D head_dim.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,10 +17,9 @@ from torch.nn.functional import one_hot
 
 from headscope.heads.bulk import Bulk
 from headscope.heads.mass import group_heads, precise
+from headscope.heads.metric import metric_factor
 
 ROUNDS = 6
-RIDGE = 1e-3
-"""Added to the metric, as a share of its mean: directions that no probe looks into still tell keys apart."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,12 @@ class ClusterSummary:
     """What is kept of a layer's bulk.
 
     Attributes:
-        size: keys of each cluster, [K, C].
+        size: keys of each cluster, [K, C]; all zero where none was seen.
         key: their mean, [K, C, D].
         value: mean of their values, [K, C, D].
         covariance: of the keys about their cluster's mean, over all clusters, [K, D, D].
         spread: each cluster's own variance over that of all, in the metric of the clusters, [K, C].
+        metric: factor of the metric, [K, D, D]; only `update` reads it.
     """
 
     size: Tensor
@@ -40,11 +40,12 @@ class ClusterSummary:
     value: Tensor
     covariance: Tensor
     spread: Tensor
+    metric: Tensor
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Mixture of Gaussians, frozen at the boundary; one cluster is the Gaussian of the prompt's own moments.
+    """Mixture of Gaussians; one cluster is the Gaussian of the prompt's own moments.
 
     Attributes:
         name: how tables call it.
@@ -57,10 +58,11 @@ class Clusters:
     def summarise(self, bulk: Bulk) -> ClusterSummary:
         """Find the clusters by k-means in the probes' metric (without probes: Euclid's)."""
         keys, values, count = precise(bulk.keys), precise(bulk.values), bulk.index.shape[1]
+        metric = metric_factor(bulk, keys.dtype)
         if not count:
-            # Nothing was seen: as the Gaussian, take scores of zero.
-            keys, values, count = keys.new_zeros(keys.shape[0], 1, keys.shape[2]), values[:, :0].sum(1, keepdim=True), 1
-        seen = keys @ _metric(bulk, keys)
+            zero = keys.new_zeros(keys.shape[0], 1, keys.shape[2])
+            return ClusterSummary(zero[..., 0], zero, zero, torch.zeros_like(metric), zero[..., 0], metric)
+        seen = keys @ metric
         member = one_hot(_kmeans(seen, min(self.clusters, count)), min(self.clusters, count)).to(keys.dtype)
         size = member.sum(1)
         share = (member / size.clamp(min=1)[:, None]).transpose(1, 2)
@@ -69,12 +71,28 @@ class Clusters:
         distance = (seen - member @ (share @ seen)).square().sum(-1, keepdim=True)
         average = distance.mean(1).clamp(min=torch.finfo(keys.dtype).tiny)
         spread = (share @ distance)[..., 0] / average
-        return ClusterSummary(size, mean, share @ values, rest.transpose(1, 2) @ rest / count, spread)
+        return ClusterSummary(size, mean, share @ values, rest.transpose(1, 2) @ rest / count, spread, metric)
+
+    def update(self, summary: ClusterSummary, keys: Tensor, values: Tensor) -> ClusterSummary:
+        """Add keys and values, [K, N, D], to the nearest clusters; covariance and spreads stay as they were found.
+
+        The order counts: a centre moves with the keys that join it.
+        """
+        keys, values = precise(keys).to(summary.key.dtype), precise(values).to(summary.key.dtype)
+        nearest = torch.cdist(keys @ summary.metric, summary.key @ summary.metric).argmin(-1)
+        member = one_hot(nearest, summary.size.shape[1]).to(keys.dtype)
+        size = summary.size + member.sum(1)
+        kept, joined = summary.size[..., None], member.transpose(1, 2)
+        key, value = (
+            (kept * old + joined @ new) / size[..., None].clamp(min=1)
+            for old, new in ((summary.key, keys), (summary.value, values))
+        )
+        return replace(summary, size=size, key=key, value=value)
 
     def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimated bulk log mass, [B, H, Q]; the count is the true one, not that of the summary."""
         masses = _cluster_masses(query, summary, scale)
-        growth = bulk_size.to(masses.dtype).log() - summary.size[0].sum().log()
+        growth = bulk_size.to(masses.dtype).log() - summary.size[0].sum().clamp(min=1).log()
         return masses.logsumexp(-1) + growth
 
     def value(self, query: Tensor, summary: ClusterSummary, scale: float) -> Tensor:
@@ -88,20 +106,10 @@ def _cluster_masses(query: Tensor, summary: ClusterSummary, scale: float) -> Ten
     grouped = group_heads(precise(query), summary.key.shape[0]).to(summary.key.dtype)
     mean = grouped @ summary.key.transpose(1, 2)[:, None] * scale
     variance = ((grouped @ summary.covariance[:, None]) * grouped).sum(-1, keepdim=True).clamp(min=0) * scale**2
-    masses = summary.size.log()[:, None, None] + mean + variance * summary.spread[:, None, None] / 2
+    # Where no key was seen, one of score zero stands for the bulk, as the Gaussian has it.
+    size = summary.size + (summary.size.sum(1, keepdim=True) == 0)
+    masses = size.log()[:, None, None] + mean + variance * summary.spread[:, None, None] / 2
     return masses.flatten(1, 2)
-
-
-def _metric(bulk: Bulk, keys: Tensor) -> Tensor:
-    """Factor L of the probes' mean q q' = L L', [K, D, D]: distances of k L are mean differences of scores."""
-    identity = torch.eye(keys.shape[2], dtype=keys.dtype, device=keys.device)
-    if bulk.cache.probes is None:
-        return identity.expand(keys.shape[0], -1, -1)
-    queries = bulk.cache.probes.queries.to(keys.dtype).reshape(keys.shape[0], -1, keys.shape[2])
-    metric = queries.transpose(1, 2) @ queries / queries.shape[1]
-    ridge = RIDGE * metric.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
-    factor: Tensor = torch.linalg.cholesky(metric + ridge * identity)
-    return factor
 
 
 def _kmeans(points: Tensor, clusters: int) -> Tensor:
@@ -124,3 +132,9 @@ def numbers(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> 
     """Numbers of a KV head's summary: each cluster's mean, size and spread, one covariance, and the values' means."""
     clusters: int = spec["clusters"]
     return clusters * (head_dim * (1 + values) + 2) + head_dim * (head_dim + 1) / 2
+
+
+def multiply_adds(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
+    """Multiply-adds of a query: the centres' scores, one variance for all, and the mean value."""
+    clusters: int = spec["clusters"]
+    return clusters * head_dim * (1 + values) + head_dim * (head_dim + 1)

@@ -1,0 +1,91 @@
+"""Cost of every estimator, stated and measured, against the exact mass of the same keys in the same run.
+
+    python bench/estimators.py [--keys 1000 8000] [--queries 1] [--head-dim 64]
+
+Random keys of one layer: times, not accuracy. Numbers and multiply-adds are what a query of one head reads and takes;
+measured is the microseconds of such a query, and of one KV head's summary.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from common import environment
+from headscope.heads.bulk import Bulk, LayerCache
+from headscope.heads.cost import multiply_adds, summary_numbers
+from headscope.heads.estimators import build
+from headscope.heads.mass import group_heads
+
+KV_HEADS, GROUP = 4, 4
+GAUSSIAN = {"kind": "gaussian", "capped": False, "moments": "prompt"}
+OUTLIERS = {"rules": ["mahalanobis"], "count": 64, "bits": 16}
+SPECS: dict[str, dict[str, Any]] = {
+    "gaussian": {**GAUSSIAN, "covariance": "full"},
+    "gaussian, rank 8": {**GAUSSIAN, "covariance": "low_rank", "rank": 8},
+    "gaussian, diagonal": {**GAUSSIAN, "covariance": "diagonal"},
+    "gaussian, 64 outliers": {**GAUSSIAN, "covariance": "full", "scored": OUTLIERS},
+    "16 clusters": {"kind": "clusters", "clusters": 16},
+    "blocks of 32, top 4": {"kind": "blocks", "block": 32, "top": 4},
+    "keys in 16 x 4 bits": {"kind": "low_rank_keys", "rank": 16, "bits": 4},
+    "sample of 128": {"kind": "sampled", "count": 128},
+}
+
+
+def median_microseconds(work: Callable[[], object], times: int) -> float:
+    """Median over some runs, after one that warms up."""
+    seconds = []
+    for _ in range(times + 1):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(seconds[1:])
+
+
+def exact(query: torch.Tensor, keys: torch.Tensor, scale: float) -> torch.Tensor:
+    """Log mass of all keys, [B, K, G, Q]."""
+    return (torch.einsum("bkgqd,knd->bkgqn", group_heads(query, len(keys)), keys) * scale).logsumexp(-1)
+
+
+def main() -> None:
+    """Print a line for each number of keys and estimator."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keys", type=int, nargs="+", default=[1000, 8000])
+    parser.add_argument("--queries", type=int, default=1)
+    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--times", type=int, default=50)
+    options = parser.parse_args()
+    print(environment())
+    for count in options.keys:
+        compare(options, count)
+
+
+@torch.inference_mode()
+def compare(options: argparse.Namespace, count: int) -> None:
+    """Measure every estimator, the exact mass right beside each."""
+    dim, scale = options.head_dim, options.head_dim**-0.5
+    generator = torch.Generator().manual_seed(0)
+    keys, values = (torch.randn(KV_HEADS, count, dim, generator=generator) for _ in range(2))
+    query = torch.randn(1, KV_HEADS * GROUP, options.queries, dim, generator=generator)
+    bulk, size = Bulk.between(LayerCache(0, keys, values, scale), 0, count), torch.full((options.queries,), count)
+    queries = query[..., 0].numel()
+    print(f"{count} keys of {dim} dimensions: the exact mass reads and takes {count * dim}")
+    for name, spec in SPECS.items():
+        estimator = build({"name": name, **spec}, {})
+        summary = estimator.summarise(bulk)
+        once = median_microseconds(lambda e=estimator: e.summarise(bulk), 3)
+        ours = median_microseconds(lambda e=estimator, s=summary: e.log_mass(query, s, size, scale), options.times)
+        theirs = median_microseconds(lambda: exact(query, keys, scale), options.times)
+        # Outliers that are scored are beside the summary: as wide as the model's keys, here float32.
+        read = summary_numbers(spec, dim, count, values=False) + spec.get("scored", {"count": 0})["count"] * dim
+        print(
+            f"  {name:22} {read:8.0f} numbers, {multiply_adds(spec, dim, count, values=False):8.0f} multiply-adds; "
+            f"summary {once / KV_HEADS:8.0f} us, query {ours / queries:6.2f} us, exact / ours {theirs / ours:5.2f}x"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""What every estimator promises: exact limits, shifts, sizes, precision, costs."""
+
+import layers
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from headscope.heads.bulk import Bulk, LayerCache, Probes
+from headscope.heads.cost import multiply_adds, summary_numbers
+from headscope.heads.estimators import ValueEstimator, build
+
+GAUSSIAN = {"kind": "gaussian", "name": "e", "covariance": "full", "capped": False, "moments": "prompt"}
+MAHALANOBIS = {"rules": ["mahalanobis"], "count": 5, "bits": 16}
+SPECS = {
+    "gaussian": GAUSSIAN,
+    "diagonal": {**GAUSSIAN, "covariance": "diagonal"},
+    "none": {**GAUSSIAN, "covariance": "none"},
+    "capped": {**GAUSSIAN, "capped": True},
+    "low_rank": {**GAUSSIAN, "covariance": "low_rank", "rank": 3},
+    "clusters": {"kind": "clusters", "name": "e", "clusters": 4},
+    "blocks": {"kind": "blocks", "name": "e", "block": 5, "top": 2},
+    "low_rank_keys": {"kind": "low_rank_keys", "name": "e", "rank": 3, "bits": 16},
+    "low_rank_keys_in_bits": {"kind": "low_rank_keys", "name": "e", "rank": 5, "bits": 4},
+    "sampled": {"kind": "sampled", "name": "e", "count": 20},
+    "gaussian_outliers": {**GAUSSIAN, "scored": MAHALANOBIS},
+    "outliers_in_bits": {**GAUSSIAN, "scored": {**MAHALANOBIS, "bits": 4}},
+    "blocks_outliers": {"kind": "blocks", "name": "e", "block": 5, "top": 2, "scored": MAHALANOBIS},
+}
+EXACT = {
+    "clusters": {"kind": "clusters", "name": "e", "clusters": 46},
+    "blocks": {"kind": "blocks", "name": "e", "block": 5, "top": 99},
+    "one_block": {"kind": "blocks", "name": "e", "block": 99, "top": 1},
+    "single_keys": {"kind": "blocks", "name": "e", "block": 1, "top": 1},
+    "low_rank_keys": {"kind": "low_rank_keys", "name": "e", "rank": 8, "bits": 16},
+    "sampled": {"kind": "sampled", "name": "e", "count": 46},
+    **{f"{name}, all scored": {**SPECS[name], "scored": {**MAHALANOBIS, "count": 46}} for name in SPECS},
+}
+every = pytest.mark.parametrize("name", SPECS)
+
+
+def make(name: str) -> ValueEstimator:
+    found = build(SPECS[name], {})
+    assert isinstance(found, ValueEstimator)
+    return found
+
+
+def mass(estimator, bulk: Bulk, query: torch.Tensor, size: int | None = None) -> torch.Tensor:
+    sizes = torch.full(query.shape[2:3], bulk.index.shape[1] if size is None else size)
+    return estimator.log_mass(query, estimator.summarise(bulk), sizes, layers.SCALE)
+
+
+def without_probes(bulk: Bulk, keys: torch.Tensor | None = None) -> Bulk:
+    keys = bulk.cache.keys if keys is None else keys
+    return Bulk(LayerCache(1, keys, bulk.cache.values, layers.SCALE), bulk.index)
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("probes", [0, 5])
+def test_an_estimator_that_keeps_every_key_is_exact(name: str, probes: int) -> None:
+    bulk, query, estimator = layers.bulk(probes=probes), layers.queries(), build(EXACT[name], {})
+    expected, value = layers.exact(query, bulk)
+    torch.testing.assert_close(mass(estimator, bulk, query), expected)
+    torch.testing.assert_close(estimator.value(query, estimator.summarise(bulk), layers.SCALE), value)
+
+
+@every
+def test_a_shift_of_all_keys_shifts_the_log_mass(name: str) -> None:
+    bulk, query, shift = without_probes(layers.bulk()), layers.queries(), 3 * layers.draw(8, seed=3)
+    expected = mass(make(name), bulk, query) + (query @ shift) * layers.SCALE
+    moved = mass(make(name), without_probes(bulk, bulk.cache.keys + shift), query)
+    # Outliers in bits keep 8 of the bits of their mean, which the shift moves.
+    tolerance = 0.1 if name == "outliers_in_bits" else 1e-5
+    torch.testing.assert_close(moved, expected, rtol=tolerance, atol=tolerance)
+
+
+@every
+def test_the_true_size_counts_and_no_bulk_has_no_mass(name: str) -> None:
+    bulk, query = layers.bulk(), layers.queries()
+    assert torch.isneginf(mass(make(name), bulk, query, 0)).all()
+    once, twice = mass(make(name), bulk, query), mass(make(name), bulk, query, 92)
+    if "scored" in SPECS[name]:  # the five outliers are there only once
+        assert ((once < twice) & (twice < once + torch.tensor(87 / 41).log())).all()
+    else:
+        torch.testing.assert_close(twice, once + torch.tensor(2.0).log())
+
+
+@every
+def test_an_empty_summary_takes_scores_of_zero_and_no_value(name: str) -> None:
+    bulk, query = layers.bulk(first=16, last=8), layers.queries(2)
+    found = mass(make(name), bulk, query, 3)
+    torch.testing.assert_close(found, torch.full((2, 6, 2), 3.0, dtype=torch.float64).log())
+    assert torch.isneginf(mass(make(name), bulk, query, 0)).all()
+    assert (make(name).value(query, make(name).summarise(bulk), layers.SCALE) == 0).all()
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_that_of_its_float_copy(name: str, dtype: torch.dtype) -> None:
+    half, query = layers.bulk(dtype=dtype), layers.queries(dtype=dtype)
+    cache, probes = half.cache, half.cache.probes
+    probes = Probes(probes.queries.float(), probes.weight.float())
+    whole = Bulk(LayerCache(1, cache.keys.float(), cache.values.float(), layers.SCALE, probes), half.index)
+    found, expected = mass(make(name), half, query), mass(make(name), whole, query.float())
+    assert found.dtype == torch.float32
+    tolerance = 0.05 if name == "outliers_in_bits" else 1e-5  # rounded keys go back to the model's type
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@every
+def test_float32_is_near_float64_and_a_query_or_key_that_is_nan_stays_nan(name: str) -> None:
+    bulk, query = without_probes(layers.bulk()), layers.queries()
+    single = Bulk(LayerCache(1, bulk.cache.keys.float(), bulk.cache.values.float(), layers.SCALE), bulk.index)
+    found, expected = mass(make(name), single, query.float()), mass(make(name), bulk, query)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    query[0, 0, 0, 0] = torch.nan
+    missing = torch.isnan(mass(make(name), bulk, query))
+    assert missing[0, 0, 0] and missing.sum() == 1
+
+
+@pytest.mark.parametrize("name", ["gaussian", "diagonal", "none", "low_rank", "low_rank_keys", "sampled"])
+def test_a_key_that_is_nan_is_not_hidden(name: str) -> None:
+    bulk, query = without_probes(layers.bulk()), layers.queries()
+    bulk.cache.keys[0, 4:50, 2] = torch.nan
+    missing = torch.isnan(mass(make(name), bulk, query))
+    assert missing[:, :3].all() and not missing[:, 3:].any()
+
+
+@pytest.mark.parametrize("name", ["gaussian", "diagonal", "clusters", "gaussian_outliers"])
+def test_gaussian_keys_are_estimated_better_the_more_there_are(name: str) -> None:
+    query, errors = 0.7 * layers.queries(20), []
+    for tokens in (50, 5000):
+        bulk = layers.bulk(tokens=tokens, first=0, last=tokens, probes=0)
+        errors.append((mass(make(name), bulk, query) - layers.exact(query, bulk)[0]).abs().mean())
+    assert errors[1] < errors[0] and errors[1] < 0.05
+
+
+@every
+def test_costs_do_not_grow_with_the_prompt_unless_the_module_says_so(name: str) -> None:
+    spec = SPECS[name]
+    grows = spec["kind"] in ("blocks", "low_rank_keys")
+    for cost in (summary_numbers, multiply_adds):
+        short, long = (cost(spec, 64, keys, values=False) for keys in (1000, 4000))
+        assert (long > 1.5 * short) if grows else (long == short)
+        assert cost(spec, 64, 1000, values=True) >= short
+    assert ("Grows with T" in __import__(f"headscope.heads.estimators.{spec['kind']}", fromlist="x").__doc__) == grows
+
+
+WITH_VALUES = ["clusters", "blocks", "low_rank_keys", "sampled", "gaussian_outliers"]
+
+
+@pytest.mark.parametrize(("name", "values"), [*((n, False) for n in SPECS), *((n, True) for n in WITH_VALUES)])
+def test_the_stated_multiply_adds_are_those_of_the_matrix_products(name: str, values: bool) -> None:
+    bulk, query, estimator = layers.bulk(tokens=400, last=354), layers.queries(), make(name)
+    summary = estimator.summarise(bulk)
+    with FlopCounterMode(display=False) as counter:
+        if values:
+            estimator.value(query, summary, layers.SCALE)
+        else:
+            estimator.log_mass(query, summary, torch.tensor(350), layers.SCALE)
+    done = counter.get_total_flops() / 2 / query[..., 0].numel()
+    stated = multiply_adds(SPECS[name], layers.DIM, 350, values)
+    assert 0.5 * stated <= done <= stated  # sums of element-wise products are not seen
