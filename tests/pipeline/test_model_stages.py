@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from headscope.benchmarks.scoring import Score
+from headscope.heads.margin_maps import MarginMap
 from headscope.pipeline import plan
 from headscope.pipeline.commands import stage
 from headscope.pipeline.margin_tables import read_margins
@@ -263,16 +264,36 @@ def test_thresholds_of_recorded_margins_reach_their_targets_on_the_prompts_they_
         found = json.loads((mine / node.address / "calibration.json").read_text())
         recorded = [m for parent in node.parents for m in read_margins(mine / parent.address, kind, "calibration")]
         for target, entry in found["targets"].items():
-            weights = dict(zip(entry["layers"], np.array(entry["weights"]), strict=True))
+            offsets = dict(zip(entry["map"]["layers"], np.array(entry["map"]["values"])[..., 0], strict=True))
             local = [
-                (m.margin - np.stack([weights[x] for x in m.layer]) >= entry["threshold"]).mean() for m in recorded
+                (m.margin + np.stack([offsets[x] for x in m.layer]) >= entry["threshold"]).mean() for m in recorded
             ]
             assert abs(np.mean(local) - float(target)) < 0.01
         if kind == "oracle_output":  # its own prediction is the truth, up to the heads' weights
             quality = [found["quality"][target]["lost_energy"] for target in sorted(found["quality"])]
             assert quality == sorted(quality) and quality[0] < 0.1
             for margins in recorded:
-                predicted = -(margins.margin - np.stack([weights[x] for x in margins.layer]))
+                predicted = -(margins.margin + np.stack([offsets[x] for x in margins.layer]))
                 np.testing.assert_allclose(predicted, margins.lost, rtol=1e-3, atol=1e-3)
     rows = rows_of(mine, "fwe", *LOST)
     assert {row["criterion"] for row in rows} == {"dense", "oracle", "lost_output", "oracle_output"}
+
+
+FITS = (
+    "criterion=[dense,qada,qada_logistic,lost_output]",
+    "+criterion.qada_outliers={kind: qada, calibrated_on: calibration, fit: offset}",
+    "criterion.lost_output.fit=isotonic",
+    "criterion.lost_output.outliers.count=12",
+)
+
+
+def calibrated(results: Path, *overrides: str, **filters) -> tuple[Node, dict]:
+    [node] = nodes("calibration", *overrides, **filters)
+    return node, json.loads((make(node, results) / "calibration.json").read_text())
+
+
+def make_all(results: Path, *overrides: str) -> None:
+    """Run every node but figures."""
+    for node in plan.build([*OVERRIDES, *overrides], ROOT):
+        if node.stage != "figures":
+            make(node, results)
