@@ -66,7 +66,12 @@ WRONG = {
 TOGETHER = {
     ("criterion=[dense,oracle,lost_output]", "calibration.rule=tau"): ["criterion lost_output", "no shares"],
     ("criterion=[dense,oracle,qada_logistic]", "calibration.rule=tau"): ["criterion.qada_logistic.fit logistic"],
-    ("criterion=[oracle]", "calibration.rule=coverage", "benchmark.ruler.tasks=[vt]", "calibration.targets=[0.5,0.99]"): [
+    (
+        "criterion=[oracle]",
+        "calibration.rule=coverage",
+        "benchmark.ruler.tasks=[vt]",
+        "calibration.targets=[0.5,0.99]",
+    ): [
         "calibration.targets: coverage 0.99",
         "calibration prompts of ruler",
         "raise benchmark.ruler.samples.calibration",
