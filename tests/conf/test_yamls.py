@@ -106,6 +106,7 @@ def variants():
     yield ["experiment=paper/qwen2_7b", "assets.mirror=/mine"]
     yield ["experiment=smoke", "benchmark.ruler.source=/samples"]
     yield ["experiment=smoke", "criterion=[qada,lost_output,oracle_output]"]
+    yield ["experiment=smoke", "criterion=[qada_logistic]"]
     yield ["experiment=smoke", "criterion=[qada]", "estimator@criterion.qada.estimator=clusters"]
 
 

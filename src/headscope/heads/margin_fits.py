@@ -1,8 +1,8 @@
 """Fits of each head's margins to the exact ones: a threshold for all heads then compares like with like.
 
 Better agreement is not better generation: offset, slope, logistic and isotonic pull a head that is rarely needed to its
-base rate, and lose retrieval (docs/LOG.md); they are controls. A global offset or slope is not here: with one threshold
-for all heads it changes no ranking, so no label at any sparsity.
+base rate (docs/LOG.md says what mean log offsets did); they are controls. A global offset or slope is not here: with
+one threshold for all heads it changes no ranking, so no label at any sparsity.
 
 Shapes: N rows (layer, query) of one prompt, n rows of one layer of all prompts, L layers, H query heads, K knots.
 """
