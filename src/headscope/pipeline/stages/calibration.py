@@ -40,20 +40,17 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     test = read_pairs(spec, parents, "evaluation")
     margin_map = _map(spec, fitted)
     margins, tested = _calibrated(fitted, margin_map), _calibrated(test, margin_map)
-    rule, plain = RULES[spec["rule"]], {"map": margin_map.plain()} if margin_map.layers else {}
+    plain = {"map": margin_map.plain()} if margin_map.layers else {}
     targets, quality = {}, {}
     for target in spec["targets"]:
         if spec["kind"] == "static":
-            found = _ranking(fitted, target)
-            local = [~long for long in _labels_of(found, test)]
+            targets[str(target)] = _ranking(fitted, target)
+            local = [~long for long in _labels_of(targets[str(target)], test)]
         else:
-            found = {"threshold": rule.threshold(margins, fitted.exact, target), **plain}
-            local = [margin >= found["threshold"] for margin in tested]
-        targets[str(target)] = found
-        achieved = rule.achieved(local, test.exact, target)
-        # JSON has no NaN: a share that does not exist (no long pair at all) is null.
-        values = {**_quality(spec["rule"], target, fitted, test, local), "achieved": achieved}
-        quality[str(target)] = {name: value if np.isfinite(value) else None for name, value in values.items()}
+            threshold = RULES[spec["rule"]].threshold(margins, fitted.exact, target)
+            targets[str(target)] = {"threshold": threshold, **plain}
+            local = [margin >= threshold for margin in tested]
+        quality[str(target)] = _quality(spec["rule"], target, fitted, test, local)
     result = {**{name: spec[name] for name in ("criterion", "kind", "fit", "rule")}, "prompts": len(fitted.exact)}
     text = json.dumps({**result, "targets": targets, "quality": quality}, indent=1)
     (out / "calibration.json").write_text(text, encoding="utf-8")
@@ -90,12 +87,21 @@ def _ranking(pairs: Pairs, target: float) -> dict[str, Any]:
     return {"layers": indices, "long": static_labels(long_share, lost, target).astype(int).tolist()}
 
 
-def _quality(rule: str, target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float]:
-    """Agreement with the exact labels by the same rule; sparsity and lost energy for recorded margins."""
-    if test.lost:
-        energy = [np.exp(2 * lost.astype(np.float64)) for lost in test.lost]
-        lost = [float((e * called).sum() / e.sum()) for e, called in zip(energy, local, strict=True)]
-        return {"sparsity": float(np.mean([called.mean() for called in local])), "lost_energy": float(np.mean(lost))}
+def _quality(rule: str, target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float | None]:
+    """Sparsity, the rule's value, and agreement with the exact labels by the same rule (recorded: lost energy)."""
+    found = _lost_energy(test, local) if test.lost else _agreement(rule, target, fitted, test, local)
+    found["achieved"] = RULES[rule].achieved(local, test.exact, target)
+    # JSON has no NaN: a share that does not exist (no long pair at all) is null.
+    return {name: value if np.isfinite(value) else None for name, value in found.items()}
+
+
+def _lost_energy(test: Pairs, local: Sequence[Array]) -> dict[str, float]:
+    energy = [np.exp(2 * lost.astype(np.float64)) for lost in test.lost]
+    lost = [float((e * called).sum() / e.sum()) for e, called in zip(energy, local, strict=True)]
+    return {"sparsity": float(np.mean([called.mean() for called in local])), "lost_energy": float(np.mean(lost))}
+
+
+def _agreement(rule: str, target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float]:
     threshold = RULES[rule].threshold(fitted.exact, fitted.exact, target)
     called, exact = np.concatenate(local), np.concatenate(test.exact)
     prompts = np.repeat(np.arange(len(local)), [len(part) for part in local])
