@@ -108,6 +108,7 @@ def variants():
     yield ["experiment=smoke", "criterion=[qada,lost_output,oracle_output]"]
     for name in GROUPS["estimator"]:
         yield ["experiment=smoke", "criterion=[qada]", f"estimator@criterion.qada.estimator={name}"]
+    yield ["experiment=smoke", "criterion=[qada_logistic]"]
 
 
 def test_every_option_reaches_some_slice(build, monkeypatch):

@@ -150,7 +150,9 @@ def calibration(root, criterion, tasks=(None,), length=1024, layers=30, heads=9,
             found = {f"{t:g}": {"threshold": float(2.5 - 8 * (t - 0.5))} for t in targets}
         folder = root / "calibration" / f"{criterion}-{task}-{length}"
         folder.mkdir(parents=True)
-        (folder / "calibration.json").write_text(json.dumps({"criterion": criterion, "targets": found}))
+        (folder / "calibration.json").write_text(
+            json.dumps({"criterion": criterion, "rule": "sparsity", "targets": found})
+        )
         nodes.append(FakeNode(folder, {"criterion": criterion, "benchmark": "ruler", "length": length, "task": task}))
     return nodes
 

@@ -9,8 +9,14 @@ from headscope.heads.criteria import LayerView, below, build
 from headscope.heads.estimators import build as build_estimator
 
 QUERY = torch.randn(2, 4, 3, 8, generator=torch.Generator().manual_seed(0))
-WEIGHTS = {"layers": [1, 3], "weights": [[0.0] * 4, [0.0, -0.5, 1.0, 2.0]]}
-TARGETS = [{"threshold": 0.5, **WEIGHTS}, {"threshold": -2.0, **WEIGHTS}]
+MAP = {
+    "layers": [1, 3],
+    "knots": [[[0.0]] * 4] * 2,
+    "values": [[[0.0]] * 4, [[0.0], [0.5], [-1.0], [-2.0]]],
+    "slope": [[1.0] * 4, [1.0, 2.0, 0.5, 1.0]],
+}
+TARGETS = [{"threshold": 0.5}, {"threshold": -2.0}]
+MAPPED = [{**target, "map": MAP} for target in TARGETS]
 RANKING = [{"layers": [1, 3], "long": [[1, 0, 0, 1], [0, 0, 1, 1]]}, {"layers": [1, 3], "long": [[0] * 4, [1] * 4]}]
 GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "prompt"}
 
@@ -37,10 +43,10 @@ KINDS = ["dense", "local", "oracle", "oracle_output", "static", "qada", "lost_ou
 PEEKING = {"oracle", "oracle_output"}
 
 
-def criterion(kind: str):
+def criterion(kind: str, targets=TARGETS):
     if kind == "static":
         return build({"kind": kind}, RANKING, None)
-    return build({"kind": kind}, TARGETS, build_estimator(GAUSSIAN, {}) if kind in ("qada", "lost_output") else None)
+    return build({"kind": kind}, targets, build_estimator(GAUSSIAN, {}) if kind in ("qada", "lost_output") else None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,10 +106,20 @@ def test_lost_output_is_the_norm_of_the_difference_to_the_whole_output(exact: bo
         bulk = estimator.value(QUERY, seen.summaries["g"], seen.scale)
     share = mass.exp() / (mass.exp() + seen.window_mass.exp())
     whole = (1 - share)[..., None] * window + share[..., None] * bulk
-    weight = torch.tensor(WEIGHTS["weights"][1]).exp()[:, None]
-    expected = -((whole - window).norm(dim=-1) * weight).log()
-    torch.testing.assert_close(found.margin(QUERY, seen), expected.double(), rtol=1e-4, atol=1e-4)
+    expected = -(whole - window).norm(dim=-1).log()
+    torch.testing.assert_close(found.margin(QUERY, seen), expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(found.select(QUERY, seen).long[0], found.margin(QUERY, seen)[0] < 0.5)
+
+
+@pytest.mark.parametrize("kind", ["qada", "lost_output", "oracle_output"])
+def test_the_threshold_is_compared_with_the_margin_that_its_heads_map_calibrates(kind: str) -> None:
+    plain, mapped, seen = criterion(kind), criterion(kind, MAPPED), view()
+    offset, slope = torch.tensor(MAP["values"][1]), torch.tensor(MAP["slope"][1])[:, None]
+    expected = plain.margin(QUERY, seen) * slope + offset
+    torch.testing.assert_close(mapped.margin(QUERY, seen), expected.double())
+    assert torch.equal(mapped.select(QUERY, seen).long[1], expected[1] < -2.0)
+    alone = mapped.take(torch.tensor([1]))
+    assert alone.map is mapped.map and alone.thresholds.tolist() == [-2.0]
 
 
 def test_an_estimator_that_knows_no_values_is_refused_for_lost_output() -> None:

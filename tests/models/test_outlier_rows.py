@@ -18,14 +18,20 @@ WINDOW, IDS, BOUNDARY, BUDGET = Window(sink=4, recent=16), random_ids(80), 66, 1
 OUTLIERS = Outliers(("mahalanobis", "recent"), 6)
 ROUNDED = Outliers(OUTLIERS.rules, OUTLIERS.count, bits=3)
 GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "diagonal", "capped": False, "moments": "prompt"}
-WEIGHTS = {"layers": [0, 1, 2], "weights": [[0.0, 0.3, -0.2, 0.1]] * 3}
+SLOPES, OFFSETS = [1.0, 1.2, 0.8, 1.0], [0.0, -0.3, 0.2, -0.1]
+MAP = {
+    "layers": [0, 1, 2],
+    "knots": [[[0.0]] * 4] * 3,
+    "values": [[[offset] for offset in OFFSETS]] * 3,
+    "slope": [SLOPES] * 3,
+}
 ESTIMATED = ("qada", "lost_output")
 OUTPUT = 0.0
 THRESHOLDS = {"oracle": 0.2, "qada": 0.2, "oracle_output": OUTPUT, "lost_output": OUTPUT}
 
 
 def criterion(kind: str):
-    targets = [{"threshold": THRESHOLDS.get(kind, 0.0), **WEIGHTS}]
+    targets = [{"threshold": THRESHOLDS.get(kind, 0.0), "map": MAP}]
     return build({"kind": kind}, targets, build_estimator(GAUSSIAN, {}) if kind in ESTIMATED else None)
 
 
@@ -74,7 +80,9 @@ class WrittenOut:
         margin = masses[0] - masses[1]
         if self.kind.endswith("output"):
             lost = torch.sigmoid(-margin) * (outputs[1] - outputs[0]).norm()
-            margin = -lost.log() - WEIGHTS["weights"][call.layer][head]
+            margin = -lost.log()
+        if self.kind != "oracle":
+            margin = margin * SLOPES[head] + OFFSETS[head]
         long = {"dense": True, "local": False}.get(self.kind, bool(margin < THRESHOLDS.get(self.kind, 0.0)))
         self.labels.append((call.layer, head, position, long))
         return whole if long else outputs[0]

@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from headscope.benchmarks.scoring import Score
+from headscope.heads.margin_maps import MarginMap
 from headscope.pipeline import plan
 from headscope.pipeline.commands import stage
 from headscope.pipeline.margin_tables import read_margins
@@ -263,16 +265,111 @@ def test_thresholds_of_recorded_margins_reach_their_targets_on_the_prompts_they_
         found = json.loads((mine / node.address / "calibration.json").read_text())
         recorded = [m for parent in node.parents for m in read_margins(mine / parent.address, kind, "calibration")]
         for target, entry in found["targets"].items():
-            weights = dict(zip(entry["layers"], np.array(entry["weights"]), strict=True))
+            offsets = dict(zip(entry["map"]["layers"], np.array(entry["map"]["values"])[..., 0], strict=True))
             local = [
-                (m.margin - np.stack([weights[x] for x in m.layer]) >= entry["threshold"]).mean() for m in recorded
+                (m.margin + np.stack([offsets[x] for x in m.layer]) >= entry["threshold"]).mean() for m in recorded
             ]
             assert abs(np.mean(local) - float(target)) < 0.01
         if kind == "oracle_output":  # its own prediction is the truth, up to the heads' weights
             quality = [found["quality"][target]["lost_energy"] for target in sorted(found["quality"])]
             assert quality == sorted(quality) and quality[0] < 0.1
             for margins in recorded:
-                predicted = -(margins.margin - np.stack([weights[x] for x in margins.layer]))
+                predicted = -(margins.margin + np.stack([offsets[x] for x in margins.layer]))
                 np.testing.assert_allclose(predicted, margins.lost, rtol=1e-3, atol=1e-3)
     rows = rows_of(mine, "fwe", *LOST)
     assert {row["criterion"] for row in rows} == {"dense", "oracle", "lost_output", "oracle_output"}
+
+
+FITS = (
+    "criterion=[dense,qada,qada_logistic,lost_output]",
+    "+outliers@criterion.qada.outliers=mahalanobis_metric",
+    "criterion.qada.outliers.count=12",
+    "criterion.qada.fit=isotonic",
+    "criterion.lost_output.outliers.count=12",
+    "criterion.lost_output.fit=slope",
+    "calibration.targets=[0.3,0.8]",
+)
+
+
+def calibrated(results: Path, *overrides: str, **filters) -> tuple[Node, dict]:
+    """A calibration node and what it found."""
+    [node] = nodes("calibration", *overrides, **filters)
+    return node, json.loads((make(node, results) / "calibration.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def fitted(results: Path, tmp_path_factory) -> Path:
+    """The smoke experiment's results and those of three fits."""
+    mine = copied(results, tmp_path_factory.mktemp("fitted"))
+    for node in plan.build([*OVERRIDES, *FITS], ROOT):
+        if node.stage != "figures":
+            make(node, mine)
+    return mine
+
+
+@pytest.mark.parametrize("criterion", ["qada", "lost_output"])
+def test_calibrated_margins_reach_the_targets_on_the_prompts_they_were_fitted_on(fitted: Path, criterion: str) -> None:
+    node, found = calibrated(fitted, *FITS, criterion=criterion)
+    recorded = [m for parent in node.parents for m in read_margins(fitted / parent.address, criterion, "calibration")]
+    assert found["fit"] == {"qada": "isotonic", "lost_output": "slope"}[criterion]
+    for target, entry in found["targets"].items():
+        apply = MarginMap.of(entry).apply
+        rows = [
+            apply(int(layer), torch.tensor(margin)[None, :, None])
+            for m in recorded
+            for layer, margin in zip(m.layer, m.margin, strict=True)
+        ]
+        assert float(target) - 0.01 < (torch.cat(rows) >= entry["threshold"]).double().mean() < float(target) + 0.1
+
+
+def test_recorded_exact_margins_are_the_oracles_where_there_are_no_outliers(fitted: Path) -> None:
+    [node] = nodes("margins", *FITS, "criterion.lost_output.outliers=null", task="fwe")
+    [oracle_node] = nodes("oracle", *FITS, task="fwe")
+    recorded = list(read_margins(make(node, fitted), "lost_output", "evaluation"))
+    masses = list(read_masses(fitted / oracle_node.address, "evaluation"))
+    assert len(recorded) == len(masses) == 2
+    for found, exact in zip(recorded, masses, strict=True):
+        np.testing.assert_allclose(found.exact, exact.local - exact.bulk, atol=1e-3)
+    with_outliers = list(read_margins(fitted / nodes("margins", *FITS, task="fwe")[0].address, "qada", "evaluation"))
+    assert all((more.exact >= plain.exact - 1e-3).all() for more, plain in zip(with_outliers, recorded, strict=True))
+
+
+def test_fits_are_decoded_at_about_the_sparsity_that_calibration_saw(fitted: Path) -> None:
+    """The share of local labels in decoding is that of the evaluation split's dense answers, nearly."""
+    rows = [row for task in ("fwe", "niah_single_1") for row in rows_of(fitted, task, *FITS)]
+    for criterion in ("qada", "qada_logistic", "lost_output"):
+        _, found = calibrated(fitted, *FITS, criterion=criterion)
+        for target, quality in found["quality"].items():
+            decoded = [r["sparsity"] for r in rows if (r["criterion"], str(r["target"])) == (criterion, target)]
+            assert len(decoded) == 4
+            assert np.mean(decoded) == pytest.approx(quality["sparsity"], abs=0.05)
+            assert quality["achieved"] == pytest.approx(quality["sparsity"])
+
+
+RULED = ("criterion=[dense,oracle,qada,qada_random_words]",)
+
+
+@pytest.mark.parametrize(("rule", "target"), [("lost_mass", 0.05), ("coverage", 0.6), ("tau", 0.7)])
+def test_a_rules_target_is_kept_where_it_was_fitted(results: Path, tmp_path: Path, rule: str, target: float) -> None:
+    overrides = (*RULED, f"calibration.rule={rule}", f"calibration.targets=[{target}]")
+    mine = copied(results, tmp_path)
+    for criterion in ("oracle", "qada"):
+        node, found = calibrated(mine, *overrides, criterion=criterion)
+        assert found["rule"] == rule and found["quality"][str(target)].keys() >= {"sparsity", "lost_mass", "achieved"}
+        threshold, estimator = found["targets"][str(target)]["threshold"], json.loads(node.spec)["estimator"]
+        lost, covered = [], []
+        for parent in node.parents:
+            for m in read_masses(mine / parent.address, "calibration"):
+                bulk = m.bulk
+                if estimator:
+                    bulk = read_estimates(mine / parent.address, estimator, {m.prompt})[m.prompt]
+                local, share = m.local - bulk >= threshold, 1 / (1 + np.exp(m.local - m.bulk))
+                lost.append((share * local).mean())
+                covered += [(~local[share > 0.9]).mean()] if (share > 0.9).any() else []
+        if rule == "lost_mass":
+            assert 0.8 * target < np.mean(lost) <= target + 1e-6
+        if rule == "coverage":
+            assert np.mean(covered) >= target
+        if rule == "tau":
+            assert threshold == pytest.approx(np.log(0.7 / 0.3))
+            assert criterion == "qada" or found["quality"][str(target)]["achieved"] == 1

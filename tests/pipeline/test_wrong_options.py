@@ -24,8 +24,15 @@ WRONG = {
     "window.recent=0": ["window.recent", "0 is not", "nearest is 1"],
     "seed=-1": ["seed", "-1", "from 0 to 2147483647"],
     "model.dtype=float31": ["model.dtype", "'float31'", "nearest is float32"],
-    "calibration.targets=[0.5,1.5]": ["calibration.targets", "1.5", "nearest is 0.99"],
+    "calibration.targets=[0.5,1.5]": ["calibration.targets", "1.5", "nearest is 0.999"],
     "calibration.targets=[0.5,0.5]": ["calibration.targets", "none twice"],
+    "criterion.qada.fit=platt": ["criterion.qada.fit", "'platt'", "nearest is"],
+    "criterion.oracle.fit=offset": ["criterion.oracle.fit: offset", "kind oracle", "leave it out", "qada"],
+    "criterion.static.fit=none": ["criterion.static.fit: none", "kind static", "leave it out"],
+    "criterion.qada.fit=energy": ["criterion.qada.fit: energy", "kind qada", "lost_output"],
+    "calibration.rule=share": ["calibration.rule", "'share'", "nearest is"],
+    "calibration.rule=tau": ["calibration.rule: tau", "criterion static", "~criterion.static", "sparsity"],
+    "calibration.rule=lost_mass": ["calibration.rule: lost_mass", "criterion static", "~criterion.static"],
     "benchmark.ruler.lengths=512": ["benchmark.ruler.lengths", "a list"],
     "benchmark.ruler.tasks=[vt,fve]": ["benchmark.ruler.tasks", "'fve'", "'fwe'"],
     "benchmark.ruler.tasks=[vt]": ["calibrated_on", "at least two benchmark.ruler.tasks"],
@@ -67,6 +74,37 @@ WRONG = {
     "seed=1,1": ["two points of the sweep are the same"],
     "results=a,b": ["option results cannot be swept"],
 }
+
+
+TOGETHER = {
+    ("criterion=[dense,oracle,lost_output]", "calibration.rule=tau"): ["criterion lost_output", "no shares"],
+    ("criterion=[dense,oracle,qada_logistic]", "calibration.rule=tau"): ["criterion.qada_logistic.fit logistic"],
+    (
+        "criterion=[oracle]",
+        "calibration.rule=coverage",
+        "benchmark.ruler.tasks=[vt]",
+        "calibration.targets=[0.5,0.99]",
+    ): [
+        "calibration.targets: coverage 0.99",
+        "calibration prompts of ruler",
+        "raise benchmark.ruler.samples.calibration",
+    ],
+}
+
+
+@pytest.mark.parametrize("overrides", TOGETHER)
+def test_options_that_do_not_go_together_are_named_with_the_remedy(build, overrides):
+    with pytest.raises(ConfigError) as caught:
+        build(*overrides)
+    for words in TOGETHER[overrides]:
+        assert words in str(caught.value)
+
+
+def test_rules_and_fits_that_go_together_pass(build):
+    shares = "criterion=[dense,oracle,qada,qada_logistic]"
+    for rule in ("sparsity", "lost_mass", "coverage"):
+        build(shares, f"calibration.rule={rule}", "calibration.targets=[0.3]")
+    build("criterion=[oracle,qada]", "criterion.qada.fit=isotonic", "calibration.rule=tau")
 
 
 @pytest.mark.parametrize("override", WRONG)

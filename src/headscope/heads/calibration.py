@@ -31,12 +31,17 @@ def threshold_for(log_odds: Sequence[Floats], sparsity: float) -> float:
     # A NaN pair reads its bulk whatever the threshold, as the criteria do.
     prompts = [np.nan_to_num(odds.ravel(), nan=-np.inf) for odds in log_odds if odds.size]
     if not prompts:
-        raise ConfigError("calibration found no query with a bulk; lower window.recent or use longer prompts")
+        raise no_pairs()
     values = np.concatenate(prompts)
     weights = np.concatenate([np.full(odds.size, 1 / (odds.size * len(prompts))) for odds in prompts])
     order = np.argsort(-values, kind="stable")
     reached = int(np.searchsorted(np.cumsum(weights[order]), sparsity * (1 - 1e-12)))
     return float(values[order[min(reached, len(order) - 1)]])
+
+
+def no_pairs() -> ConfigError:
+    """The error of a calibration without any pair to fit."""
+    return ConfigError("calibration found no query with a bulk; lower window.recent or use longer prompts")
 
 
 def energy_weights(

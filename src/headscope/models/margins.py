@@ -29,11 +29,13 @@ class LayerMargins:
 
     Attributes:
         margin: as the criterion sees it, [H, Q].
+        exact: exact log-odds of the share of the criterion's own window, [H, Q]; +inf without a bulk.
         lost: exact log norm of the output that calling the head local loses, as a share of the residual stream's norm
             with the criterion's own window, [H, Q]; -inf without a bulk.
     """
 
     margin: Tensor
+    exact: Tensor
     lost: Tensor
 
 
@@ -53,13 +55,15 @@ class _Recorder(SharedPrefix):
         for (group, rows), found in zip(self._spans(), self.found, strict=True):
             view = self._view(scored, group, rows)
             margin = group.criterion.margin(scored.query[rows], view)  # type: ignore[attr-defined]
-            found.setdefault(layer, []).append(LayerMargins(margin[0], self._lost(view)[0]))
+            mass = view.bulk_mass()
+            exact, lost = view.window_mass - mass, self._lost(view, mass)
+            found.setdefault(layer, []).append(LayerMargins(margin[0], exact[0], lost[0]))
         return torch.ones(scored.scores.shape[:3], dtype=torch.bool, device=scored.scores.device)
 
-    def _lost(self, view: LayerView) -> Tensor:
+    def _lost(self, view: LayerView, mass: Tensor) -> Tensor:
         probes = self.prefix[view.layer].probes
         weight = torch.ones(1) if probes is None else probes.weight
-        lost = log_lost_output(view.window_mass, view.window_output(), view.bulk_mass(), view.bulk_output())
+        lost = log_lost_output(view.window_mass, view.window_output(), mass, view.bulk_output())
         return lost + weight.to(lost.device).log()[:, None]
 
 
@@ -96,4 +100,4 @@ def margins(
 
 def _joined(parts: Sequence[LayerMargins]) -> LayerMargins:
     """Put the chunks of queries together."""
-    return LayerMargins(torch.cat([p.margin for p in parts], 1), torch.cat([p.lost for p in parts], 1))
+    return LayerMargins(*(torch.cat([getattr(p, name) for p in parts], 1) for name in ("margin", "exact", "lost")))

@@ -8,6 +8,7 @@ from typing import Any
 
 from headscope.benchmarks import registry
 from headscope.errors import ConfigError
+from headscope.pipeline.calibration_checks import check_calibration
 from headscope.pipeline.code import SOURCE, source_file
 from headscope.pipeline.options import find, from_plain, leaves, nearest, refuse_unknown
 from headscope.pipeline.schema import Benchmark, Config, Estimator, Model, Outliers
@@ -49,7 +50,7 @@ def check(config: Mapping[str, Any]) -> None:
         else:
             option.check(path, value)
     typed = from_plain(Config, config)
-    for test in (_names, _model, _benchmarks, _files, _criteria, _estimators, _figures, _targets):
+    for test in (_names, _model, _benchmarks, _files, _criteria, _estimators, _figures, _targets, check_calibration):
         test(typed)
 
 

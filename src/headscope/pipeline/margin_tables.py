@@ -16,6 +16,7 @@ from headscope.pipeline.oracle_tables import as_lists, as_matrix, as_rows, row_g
 
 Array = NDArray[Any]
 NAME = "margins.parquet"
+LISTS = ("margin", "exact", "lost")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class PromptMargins:
         layer: [N].
         query: absolute positions, [N].
         margin: [N, H], float32.
+        exact: exact log-odds of the share of the criterion's own window, [N, H], float32.
         lost: exact log norm of the lost output, [N, H], float32.
     """
 
@@ -38,6 +40,7 @@ class PromptMargins:
     layer: Array
     query: Array
     margin: Array
+    exact: Array
     lost: Array
 
     @classmethod
@@ -47,7 +50,7 @@ class PromptMargins:
         """Lay out a cell's arrays ([L, H, Q]) as rows, without the queries that have no bulk (all margins infinite)."""
         kept = ~np.isposinf(cell["margin"]).all((0, 1))
         layers, queries = len(cell["layers"]), int(kept.sum())
-        rows = {name: as_rows(cell[name][:, :, kept]) for name in ("margin", "lost")}
+        rows = {name: as_rows(cell[name][:, :, kept]) for name in LISTS}
         place = np.repeat(cell["layers"], queries), np.tile(positions[kept], layers)
         return cls(prompt, split, criterion, *place, **rows)
 
@@ -57,7 +60,7 @@ class PromptMargins:
         words = {
             name: pa.array([getattr(self, name)] * count, pa.string()) for name in ("prompt", "split", "criterion")
         }
-        lists = {name: as_lists(getattr(self, name)) for name in ("margin", "lost")}
+        lists = {name: as_lists(getattr(self, name)) for name in LISTS}
         return pa.table(
             {**words, "layer": pa.array(self.layer, pa.int16()), "query": pa.array(self.query, pa.int32()), **lists}
         )
@@ -68,5 +71,5 @@ def read_margins(folder: Path, criterion: str, split: str) -> Iterator[PromptMar
     for table in row_groups(folder / NAME):
         if table.num_rows and (table["criterion"][0].as_py(), table["split"][0].as_py()) == (criterion, split):
             columns = {name: table[name].to_numpy() for name in ("layer", "query")}
-            lists = {name: as_matrix(table[name]) for name in ("margin", "lost")}
+            lists = {name: as_matrix(table[name]) for name in LISTS}
             yield PromptMargins(table["prompt"][0].as_py(), split, criterion, **columns, **lists)

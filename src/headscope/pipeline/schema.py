@@ -193,6 +193,12 @@ class Criterion:
     )
     estimator: Estimator | None = field(default=None)
     outliers: Outliers | None = field(default=None)  # attended with the window
+    fit: str | None = option(
+        None,
+        "map of each head's margin, fitted to the exact one; null: energy for lost outputs, none for shares"
+        " (offset, slope, logistic and isotonic are controls that lose retrieval)",
+        choices=("none", "energy", "offset", "slope", "logistic", "isotonic"),
+    )
 
 
 @dataclass
@@ -200,8 +206,13 @@ class Calibration:
     """What criteria are fitted to."""
 
     probes: int = option(256, "queries a head, of each task's calibration prompts, that stand for those to come", low=1)
-
-    targets: list[float] = option(MISSING, "shares of local (query, head) pairs to reach", low=0.01, high=0.99)
+    rule: str = option(
+        "sparsity",
+        "what targets are: the share of local pairs; the local share tau itself; the most lost mass; or the share of"
+        " pairs with over .9 of their mass outside the window that new prompts must still call long",
+        choices=("sparsity", "tau", "lost_mass", "coverage"),
+    )
+    targets: list[float] = option(MISSING, "values to reach, in the rule's unit", low=0.001, high=0.999)
 
 
 @dataclass

@@ -107,7 +107,8 @@ def build(spec: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], estimat
 
     Args:
         spec: `kind`, a module here, and the options of that module.
-        targets: what calibration found, one entry a row: a `threshold` in log-odds or the labels `long` of `layers`.
+        targets: what calibration found, one entry a row: a `threshold` of the margin, calibrated by a `map` where
+            there is one, or the labels `long` of `layers`.
         estimator: the estimator the slice names.
     """
     module = import_module(f"{__name__}.{spec['kind']}")

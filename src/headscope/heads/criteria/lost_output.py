@@ -17,29 +17,30 @@ from torch.nn.functional import logsigmoid
 from headscope.errors import ConfigError
 from headscope.heads.criteria import LayerView, Selection, below, thresholds_of
 from headscope.heads.estimators import Estimator, ValueEstimator
+from headscope.heads.margin_maps import MarginMap
 
 
 @dataclass(frozen=True)
 class LostOutput:
-    """Local iff the estimated norm of what the head's output loses, times the head's weight, is small enough.
+    """Local iff the estimated norm of what the head's output loses, calibrated for each head, is small enough.
 
     Attributes:
-        thresholds: of the negative log of the weighted norm, for each row, [B].
-        weights: log weight of each head, by layer, [H].
+        thresholds: of the calibrated negative log of the norm, for each row, [B].
         estimator: of the bulk's log mass and mean value.
+        map: calibrates each head's margin; by default it weighs the head.
     """
 
     thresholds: Tensor
-    weights: Mapping[int, Tensor]
     estimator: ValueEstimator
+    map: MarginMap
 
     def margin(self, query: Tensor, view: LayerView) -> Tensor:
-        """Negative log of the weighted norm, [B, H, Q]."""
+        """Negative log of the norm, calibrated, [B, H, Q]."""
         summary = view.summaries[self.estimator.name]
         mass = self.estimator.log_mass(query, summary, view.bulk_size, view.scale)
         value = self.estimator.value(query, summary, view.scale)
         loss = log_lost_output(view.window_mass, view.window_output(), mass, value)
-        return -loss - self.weights[view.layer].to(loss.device)[:, None]
+        return self.map.apply(view.layer, -loss)
 
     def select(self, query: Tensor, view: LayerView) -> Selection:
         """Label by the estimate; the bulk's keys are not read."""
@@ -47,7 +48,7 @@ class LostOutput:
 
     def take(self, rows: Tensor) -> "LostOutput":
         """Keep these rows' thresholds."""
-        return LostOutput(self.thresholds[rows], self.weights, self.estimator)
+        return LostOutput(self.thresholds[rows], self.estimator, self.map)
 
 
 def log_lost_output(window_mass: Tensor, window_output: Tensor, bulk_mass: Tensor, bulk_output: Tensor) -> Tensor:
@@ -66,17 +67,12 @@ def log_lost_output(window_mass: Tensor, window_output: Tensor, bulk_mass: Tenso
     return torch.where(torch.isneginf(bulk_mass), -torch.inf, logsigmoid(bulk_mass - window_mass) + distance)
 
 
-def weights_of(target: Mapping[str, Any]) -> dict[int, Tensor]:
-    """Log weights of the heads by layer, from what calibration found."""
-    return dict(zip(target["layers"], torch.tensor(target["weights"], dtype=torch.float64), strict=True))
-
-
 def build(targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> LostOutput:
-    """Make it from calibrated thresholds and weights; the weights are the same for all targets.
+    """Make it from calibrated thresholds and the heads' map, which is the same for all targets.
 
     Raises:
         ConfigError: no estimator is named, or one that does not know the bulk's values.
     """
     if not isinstance(estimator, ValueEstimator):
         raise ConfigError("criterion kind lost_output needs an `estimator`; name one of conf/estimator")
-    return LostOutput(thresholds_of(targets), weights_of(targets[0]), estimator)
+    return LostOutput(thresholds_of(targets), estimator, MarginMap.of(targets[0]))

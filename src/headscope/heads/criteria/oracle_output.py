@@ -12,27 +12,28 @@ from typing import Any
 from torch import Tensor
 
 from headscope.heads.criteria import LayerView, Selection, below, thresholds_of
-from headscope.heads.criteria.lost_output import log_lost_output, weights_of
+from headscope.heads.criteria.lost_output import log_lost_output
 from headscope.heads.estimators import Estimator
+from headscope.heads.margin_maps import MarginMap
 
 
 @dataclass(frozen=True)
 class OracleOutput:
-    """Local iff the norm of what the head's output loses, times the head's weight, is small enough.
+    """Local iff the norm of what the head's output loses, calibrated for each head, is small enough.
 
     Attributes:
-        thresholds: of the negative log of the weighted norm, for each row, [B].
-        weights: log weight of each head, by layer, [H].
+        thresholds: of the calibrated negative log of the norm, for each row, [B].
+        map: calibrates each head's margin; by default it weighs the head.
     """
 
     thresholds: Tensor
-    weights: Mapping[int, Tensor]
+    map: MarginMap
     estimator: Estimator | None = None
 
     def margin(self, query: Tensor, view: LayerView) -> Tensor:
-        """Negative log of the weighted norm, [B, H, Q]."""
+        """Negative log of the norm, calibrated, [B, H, Q]."""
         loss = log_lost_output(view.window_mass, view.window_output(), view.bulk_mass(), view.bulk_output())
-        return -loss - self.weights[view.layer].to(loss.device)[:, None]
+        return self.map.apply(view.layer, -loss)
 
     def select(self, query: Tensor, view: LayerView) -> Selection:
         """Label by the exact loss."""
@@ -40,9 +41,9 @@ class OracleOutput:
 
     def take(self, rows: Tensor) -> "OracleOutput":
         """Keep these rows' thresholds."""
-        return OracleOutput(self.thresholds[rows], self.weights)
+        return OracleOutput(self.thresholds[rows], self.map)
 
 
 def build(targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> OracleOutput:
-    """Make it from calibrated thresholds and the heads' weights."""
-    return OracleOutput(thresholds_of(targets), weights_of(targets[0]))
+    """Make it from calibrated thresholds and the heads' map."""
+    return OracleOutput(thresholds_of(targets), MarginMap.of(targets[0]))

@@ -12,6 +12,7 @@ from torch import Tensor
 from headscope.errors import ConfigError
 from headscope.heads.criteria import LayerView, Selection, below, thresholds_of
 from headscope.heads.estimators import Estimator
+from headscope.heads.margin_maps import MarginMap
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,20 @@ class Qada:
     """Local iff the window's share of exact window mass and estimated bulk mass is at least tau.
 
     Attributes:
-        thresholds: logit of tau for each row, [B].
+        thresholds: logit of tau for each row, [B]; in the calibrated margin's unit if there is a map.
         estimator: of the bulk's log mass.
+        map: calibrates each head's margin.
     """
 
     thresholds: Tensor
     estimator: Estimator
+    map: MarginMap
 
     def margin(self, query: Tensor, view: LayerView) -> Tensor:
-        """Log-odds of the window's share by the estimate, [B, H, Q]."""
+        """Log-odds of the window's share by the estimate, calibrated, [B, H, Q]."""
         summary = view.summaries[self.estimator.name]
-        return view.window_mass - self.estimator.log_mass(query, summary, view.bulk_size, view.scale)
+        log_odds = view.window_mass - self.estimator.log_mass(query, summary, view.bulk_size, view.scale)
+        return self.map.apply(view.layer, log_odds)
 
     def select(self, query: Tensor, view: LayerView) -> Selection:
         """Label by the estimate; the bulk's keys are not read."""
@@ -37,15 +41,15 @@ class Qada:
 
     def take(self, rows: Tensor) -> "Qada":
         """Keep these rows' thresholds."""
-        return Qada(self.thresholds[rows], self.estimator)
+        return Qada(self.thresholds[rows], self.estimator, self.map)
 
 
 def build(targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> Qada:
-    """Make it from calibrated thresholds.
+    """Make it from calibrated thresholds and the heads' map, which is the same for all targets.
 
     Raises:
         ConfigError: no estimator is named.
     """
     if estimator is None:
         raise ConfigError("criterion kind qada needs `estimator`; name one of conf/estimator")
-    return Qada(thresholds_of(targets), estimator)
+    return Qada(thresholds_of(targets), estimator, MarginMap.of(targets[0]))

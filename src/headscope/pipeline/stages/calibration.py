@@ -1,4 +1,4 @@
-"""Thresholds for the target sparsities, one number for all heads, and static rankings."""
+"""What each target needs: one threshold for all heads by a rule, after each head's map, or a static ranking."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,128 +6,104 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from headscope.heads.calibration import energy_weights, head_means, static_labels, threshold_for
+from headscope.heads.calibration import head_means, static_labels, threshold_for
+from headscope.heads.margin_fits import fit
+from headscope.heads.margin_maps import MarginMap
 from headscope.heads.quality import label_quality, pair_weights
-from headscope.pipeline.margin_tables import PromptMargins, read_margins
+from headscope.heads.rules import RULES, bulk_share
+from headscope.pipeline.calibration_pairs import Pairs, read_pairs
 from headscope.pipeline.node import LOST_OUTPUT
-from headscope.pipeline.oracle_tables import PromptMasses, read_estimates, read_masses
 from headscope.pipeline.parents import Parents
 
 Array = NDArray[Any]
-Spec = dict[str, Any]
+LOCAL = float(np.log(0.9 / 0.1))
+"""Log-odds from which on a pair counts as local for a logistic fit."""
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write calibration.json: what each target needs, and the quality of its labels.
 
-    Thresholds are fitted on the calibration split. `static_oracle` alone (`calibrated_on: evaluation`) is fitted on the
-    evaluated prompts themselves. Quality is measured on the evaluation split of the same tasks.
+    Maps and thresholds are fitted on the calibration split. `static_oracle` alone (`calibrated_on: evaluation`) is
+    fitted on the evaluated prompts themselves. Quality is measured on the evaluation split of the same tasks, with
+    what the rule's target became there (`achieved`).
 
     Args:
-        spec: criterion, kind, calibrated_on, estimator (a name or null), targets, length, task.
+        spec: criterion, kind, calibrated_on, estimator (a name or null), fit, rule, targets, length, task.
         out: the node's empty folder.
         parents: oracle nodes (margins nodes for a criterion with margins of its own); which tasks they hold follows
             from `calibrated_on`.
     """
-    if parents.all("margins"):
-        _write(spec, out, *_by_margins(spec, parents))
-        return
-    fit = _Pairs(parents, "evaluation" if spec["calibrated_on"] == "evaluation" else "calibration", spec["estimator"])
-    test = _Pairs(parents, "evaluation", spec["estimator"])
+    fitted = read_pairs(spec, parents, "evaluation" if spec["calibrated_on"] == "evaluation" else "calibration")
+    test = read_pairs(spec, parents, "evaluation")
+    margin_map = _map(spec, fitted)
+    margins, tested = _calibrated(fitted, margin_map), _calibrated(test, margin_map)
+    plain = {"map": margin_map.plain()} if margin_map.layers else {}
     targets, quality = {}, {}
     for target in spec["targets"]:
-        oracle_threshold = threshold_for(fit.exact, target)
         if spec["kind"] == "static":
-            found = _ranking(fit, oracle_threshold, target)
-            labels = test.labels_of(found)
+            targets[str(target)] = _ranking(fitted, target)
+            local = [~long for long in _labels_of(targets[str(target)], test)]
         else:
-            found = {"threshold": threshold_for(fit.predicted, target)}
-            labels = [~(odds >= found["threshold"]) for odds in test.predicted]
-        targets[str(target)] = found
-        quality[str(target)] = _quality(test, labels, oracle_threshold)
-    _write(spec, out, len(fit.masses), targets, quality)
-
-
-def _write(spec: Mapping[str, Any], out: Path, prompts: int, targets: Spec, quality: Spec) -> None:
-    result = {**{name: spec[name] for name in ("criterion", "kind")}, "prompts": prompts}
+            threshold = RULES[spec["rule"]].threshold(margins, fitted.exact, target)
+            targets[str(target)] = {"threshold": threshold, **plain}
+            local = [margin >= threshold for margin in tested]
+        quality[str(target)] = _quality(spec["rule"], target, fitted, test, local)
+    result = {**{name: spec[name] for name in ("criterion", "kind", "fit", "rule")}, "prompts": len(fitted.exact)}
     text = json.dumps({**result, "targets": targets, "quality": quality}, indent=1)
     (out / "calibration.json").write_text(text, encoding="utf-8")
 
 
-def _by_margins(spec: Mapping[str, Any], parents: Parents) -> tuple[int, Spec, Spec]:
-    """Number of prompts, and thresholds and quality for each target, from recorded margins."""
-    fit, test = (_recorded(spec, parents, split) for split in ("calibration", "evaluation"))
-    weights: dict[str, Any] = {}
-    if spec["kind"] in LOST_OUTPUT:
-        indices, logs = energy_weights([m.lost for m in fit], [-m.margin for m in fit], [m.layer for m in fit])
-        weights = {"layers": indices, "weights": logs.tolist()}
-    weighed = [[_weighed(m, weights) for m in margins] for margins in (fit, test)]
-    targets, quality = {}, {}
-    for target in spec["targets"]:
-        threshold = threshold_for(weighed[0], target)
-        targets[str(target)] = {"threshold": threshold, **weights}
-        local = [margin >= threshold for margin in weighed[1]]
-        energy = [np.exp(2 * m.lost.astype(np.float64)) for m in test]
-        lost = sum(float((e * called).sum() / e.sum()) for e, called in zip(energy, local, strict=True))
-        sparsity = float(np.mean([called.mean() for called in local]))
-        quality[str(target)] = {"sparsity": sparsity, "lost_energy": lost / len(test)}
-    return len(fit), targets, quality
+def _map(spec: Mapping[str, Any], pairs: Pairs) -> MarginMap:
+    if spec["kind"] not in LOST_OUTPUT:
+        return fit(spec["fit"], pairs.margin, pairs.exact, pairs.layer, LOCAL)
+    exact = [-lost for lost in pairs.lost]
+    finite = np.concatenate([part[np.isfinite(part)] for part in exact])
+    return fit(spec["fit"], pairs.margin, exact, pairs.layer, float(np.median(finite)) if finite.size else 0.0)
 
 
-def _recorded(spec: Mapping[str, Any], parents: Parents, split: str) -> list[PromptMargins]:
-    found = (read_margins(parent.folder, spec["criterion"], split) for parent in parents.all("margins"))
-    return [margins for node in found for margins in node]
+def _calibrated(pairs: Pairs, margin_map: MarginMap) -> list[Array]:
+    """Margins as the criterion compares them with its threshold, [N, H] a prompt, by the criterion's own function."""
+    found = [margin.astype(np.float64) for margin in pairs.margin]
+    for margin, layers in zip(found, pairs.layer, strict=True):
+        for layer in np.unique(layers).tolist():
+            rows = layers == layer
+            margin[rows] = margin_map.apply(layer, torch.from_numpy(margin[rows].T)[None])[0].T.numpy()
+    return found
 
 
-def _weighed(margins: PromptMargins, weights: Mapping[str, Any]) -> Array:
-    """The margins as the criterion compares them, [N, H]."""
-    margin: Array = margins.margin.astype(np.float64)
-    if not weights:
-        return margin
-    by_layer = dict(zip(weights["layers"], np.array(weights["weights"]), strict=True))
-    return np.asarray(margin - np.stack([by_layer[layer] for layer in margins.layer.tolist()]))
+def _labels_of(ranking: Mapping[str, Any], pairs: Pairs) -> list[Array]:
+    """A ranking's labels of every pair; True is long."""
+    by_layer = dict(zip(ranking["layers"], np.array(ranking["long"], dtype=bool), strict=True))
+    return [np.stack([by_layer[layer] for layer in layers.tolist()]) for layers in pairs.layer]
 
 
-class _Pairs:
-    """Log-odds of every pair of a split, exact and as the criterion predicts them, [N, H] a prompt."""
-
-    def __init__(self, parents: Parents, split: str, estimator: str | None):
-        self.masses: list[PromptMasses] = []
-        self.predicted: list[Array] = []
-        for parent in parents.all("oracle"):
-            masses = list(read_masses(parent.folder, split))
-            bulk = {m.prompt: m.bulk for m in masses}
-            if estimator is not None:
-                bulk = read_estimates(parent.folder, estimator, set(bulk))
-            self.masses += masses
-            self.predicted += [m.local - bulk[m.prompt] for m in masses]
-        self.exact = [m.local - m.bulk for m in self.masses]
-
-    def labels_of(self, ranking: Mapping[str, Any]) -> list[Array]:
-        """A ranking's labels of every pair."""
-        by_layer = dict(zip(ranking["layers"], np.array(ranking["long"], dtype=bool), strict=True))
-        return [np.stack([by_layer[layer] for layer in m.layer.tolist()]) for m in self.masses]
-
-
-def _ranking(pairs: _Pairs, oracle_threshold: float, target: float) -> dict[str, Any]:
-    layers = [m.layer for m in pairs.masses]
-    indices, long_share = head_means([~(odds >= oracle_threshold) for odds in pairs.exact], layers)
-    _, lost = head_means([_bulk_share(odds) for odds in pairs.exact], layers)
+def _ranking(pairs: Pairs, target: float) -> dict[str, Any]:
+    threshold = threshold_for(pairs.exact, target)
+    indices, long_share = head_means([~(odds >= threshold) for odds in pairs.exact], pairs.layer)
+    _, lost = head_means([bulk_share(odds) for odds in pairs.exact], pairs.layer)
     return {"layers": indices, "long": static_labels(long_share, lost, target).astype(int).tolist()}
 
 
-def _bulk_share(log_odds: Array) -> Array:
-    with np.errstate(over="ignore"):
-        share: Array = 1 / (1 + np.exp(log_odds.astype(np.float64)))
-    return share
-
-
-def _quality(pairs: _Pairs, labels: Sequence[Array], oracle_threshold: float) -> dict[str, float | None]:
-    long, exact = np.concatenate(labels), np.concatenate(pairs.exact)
-    prompts = np.repeat(np.arange(len(labels)), [len(part) for part in labels])
-    weights = pair_weights(prompts, long.shape[1])
-    found = label_quality(long, ~(exact >= oracle_threshold), 1 - _bulk_share(exact), weights)
+def _quality(rule: str, target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float | None]:
+    """Sparsity, the rule's value, and agreement with the exact labels by the same rule (recorded: lost energy)."""
+    found = _lost_energy(test, local) if test.lost else _agreement(rule, target, fitted, test, local)
+    found["achieved"] = RULES[rule].achieved(local, test.exact, target)
     # JSON has no NaN: a share that does not exist (no long pair at all) is null.
     return {name: value if np.isfinite(value) else None for name, value in found.items()}
+
+
+def _lost_energy(test: Pairs, local: Sequence[Array]) -> dict[str, float]:
+    energy = [np.exp(2 * lost.astype(np.float64)) for lost in test.lost]
+    lost = [float((e * called).sum() / e.sum()) for e, called in zip(energy, local, strict=True)]
+    return {"sparsity": float(np.mean([called.mean() for called in local])), "lost_energy": float(np.mean(lost))}
+
+
+def _agreement(rule: str, target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float]:
+    threshold = RULES[rule].threshold(fitted.exact, fitted.exact, target)
+    called, exact = np.concatenate(local), np.concatenate(test.exact)
+    prompts = np.repeat(np.arange(len(local)), [len(part) for part in local])
+    weights = pair_weights(prompts, called.shape[1])
+    return label_quality(~called, ~(exact >= threshold), 1 - bulk_share(exact), weights)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from headscope.heads.criteria import build
 from headscope.heads.window import Window
-from headscope.models.geometry import geometry
 from headscope.models.loading import LoadedModel
 from headscope.models.margins import LayerMargins, margins
 from headscope.models.shared_prefix import Rows
@@ -27,7 +26,7 @@ from headscope.pipeline.inputs import (
     load_probes,
     load_prompts,
 )
-from headscope.pipeline.margin_tables import NAME, PromptMargins
+from headscope.pipeline.margin_tables import LISTS, NAME, PromptMargins
 from headscope.pipeline.parents import Parents
 from headscope.pipeline.progress import progress
 
@@ -79,13 +78,10 @@ class _Recorded:
         }
 
     def _rows(self, criterion: Mapping[str, Any], moments: Mapping[str, Any]) -> Rows:
-        """The criterion without calibration: no threshold, all heads weigh the same."""
-        config = self.loaded.model.config
-        layers = geometry(config).full_layers
-        target = {"threshold": 0.0, "layers": layers, "weights": [[0.0] * geometry(config).heads] * len(layers)}
+        """The criterion without calibration: no threshold, no map."""
         estimator = criterion["estimator"]
         built = None if estimator is None else build_estimators([estimator], moments)[estimator["name"]]
-        return Rows(build(criterion, [target], built), 1, build_outliers(criterion["outliers"]))
+        return Rows(build(criterion, [{"threshold": 0.0}], built), 1, build_outliers(criterion["outliers"]))
 
     def cells_of(self, prompt: Prompt, fed: list[int]) -> dict[str, Arrays]:
         """Margins of every criterion on a prompt with its dense answer."""
@@ -104,9 +100,7 @@ class _Recorded:
 
 
 def _arrays(layers: Mapping[int, LayerMargins]) -> Arrays:
-    """Stack the layers: margins and losses [L, H, Q], float32."""
-    return {
-        "layers": np.array(list(layers), dtype=np.int16),
-        "margin": np.stack([layer.margin.float().cpu().numpy() for layer in layers.values()]),
-        "lost": np.stack([layer.lost.float().cpu().numpy() for layer in layers.values()]),
-    }
+    """Stack the layers: margins, exact ones and losses [L, H, Q], float32."""
+    lists = {name: [getattr(found, name).float().cpu().numpy() for found in layers.values()] for name in LISTS}
+    stacked = {name: np.stack(values) for name, values in lists.items()}
+    return {"layers": np.array(list(layers), dtype=np.int16), **stacked}
