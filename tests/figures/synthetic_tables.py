@@ -38,12 +38,12 @@ class FakeNode:
 
 def title(tasks, samples=6, lengths=(1024,)):
     ruler = {"tasks": list(tasks), "lengths": list(lengths), "most": "", "samples": samples}
-    return {"model": "SmolLM2-135M-Instruct", "benchmarks": {"ruler": ruler}, "seed": 42}
+    return {"model": "SmolLM2-135M-Instruct", "benchmarks": {"ruler": ruler}, "seed": [42]}
 
 
-def row(task, index, criterion, target, score, sparsity, length=1024):
+def row(task, index, criterion, target, score, sparsity, length=1024, seed=42):
     return {
-        "prompt": f"{task}-{length}-{index}", "index": index, "task": task, "length": length,
+        "prompt": f"{task}-{length}-{index}", "index": index, "task": task, "length": length, "seed": seed,
         "benchmark": "ruler", "bucket": "", "truncated": False, "metric_failed": False,
         "criterion": criterion, "target": target, "text": "", "tokens": [1, 2], "stop": "eos",
         "score": float(score), "sparsity": float(sparsity),

@@ -72,9 +72,9 @@ class Scores:
 
 
 def resample(rows: pd.DataFrame, resamples: int, seed: int) -> Scores:
-    """Bootstrap the rows of one setting and of the tasks to average over."""
+    """Bootstrap the rows of one setting and of its tasks; a task's prompts of all seeds are one stratum."""
     filled = rows.fillna({"target": 0.0})
-    wide = filled.pivot(index=["task", "index"], columns=["criterion", "target"], values="score").sort_index()
+    wide = filled.pivot(index=["task", "seed", "index"], columns=["criterion", "target"], values="score").sort_index()
     tasks, values = [str(task) for task in wide.index.get_level_values("task")], wide.to_numpy(dtype=np.float64)
     names, targets = (wide.columns.get_level_values(level) for level in ("criterion", "target"))
     columns = [(str(criterion), float(target)) for criterion, target in zip(names, targets, strict=True)]

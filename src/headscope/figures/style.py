@@ -89,11 +89,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
     """Write the footer (model, tasks, samples, seed, then the notes) in room taken from the bottom of the figure."""
+    seeds, several = title["seed"], len(title["seed"]) > 1
+    each = "a task and seed" if several else "a task"
     samples = "; ".join(
-        f"{name}: {plural(len(found['tasks']), 'task')}, {found['most']}{plural(found['samples'], 'prompt')} a task"
+        f"{name}: {plural(len(found['tasks']), 'task')}, {found['most']}{plural(found['samples'], 'prompt')} {each}"
         for name, found in title["benchmarks"].items()
     )
-    head = f"{title['model']}; {samples}; data seed {title['seed']}."
+    head = f"{title['model']}; {samples}; data {'seeds' if several else 'seed'} {', '.join(map(str, seeds))}."
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(" ".join([head, *notes]), int(width * 23))
     room = (len(lines) * FOOTER_POINTS * 1.35 + 4) / 72 / height

@@ -170,7 +170,10 @@ class Tables:
             yield pq.read_table(node.folder / "score_quantiles.parquet")
 
     def calibrated(self, criterion: str, setting: Setting, task: str | None = None) -> dict[str, Any] | None:
-        """Read `calibration.json` of a criterion in a setting (for the evaluated task, where it has one of its own)."""
+        """Read `calibration.json` of a criterion in a setting (for the evaluated task, where it has one of its own).
+
+        With several seeds it is the first seed's.
+        """
         fitted = {setting} | {
             Setting(**node.spec["calibrating"]) for node in self.evaluations if _setting(node) == setting
         }
@@ -184,7 +187,8 @@ class Tables:
     def oracle_threshold(self, setting: Setting, target: float) -> tuple[float, str]:
         """Log-odds at and above which the oracle calls a head local, and in words where it comes from.
 
-        The nearest calibrated target is taken; without a calibrated oracle, tau = .9.
+        The nearest calibrated target is taken, of the first seed where there are several: one threshold labels all
+        seeds' pairs. Without a calibrated oracle, tau = .9.
         """
         calibration = self.calibrated("oracle", setting)
         if calibration is None:
