@@ -55,12 +55,13 @@ def write_evaluation(folder, task, rows, length=1024, criteria=CRITERIA):
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
     return FakeNode(folder, {
-        "benchmark": "ruler", "task": task, "length": length, "criteria": criteria, "targets": list(TARGETS),
+        "benchmark": "ruler", "task": task, "length": length, "seed": rows[0]["seed"],
+        "criteria": criteria, "targets": list(TARGETS),
         "calibrating": {"benchmark": "ruler", "length": length},
     })  # fmt: skip
 
 
-def evaluation(root, task, dense=90.0, samples=6, length=1024, criteria=CRITERIA, seed=0):
+def evaluation(root, task, dense=90.0, samples=6, length=1024, criteria=CRITERIA, seed=42):
     """Rows whose mean score falls with the target, noisy from prompt to prompt."""
     rng = np.random.default_rng([seed, length, *task.encode()])
     rows = []
@@ -72,7 +73,7 @@ def evaluation(root, task, dense=90.0, samples=6, length=1024, criteria=CRITERIA
                 kept = {"dense": 1.0, "local": 0.1}.get(name, 1 - lost)
                 score = 100 * np.floor(4 * np.clip(dense / 100 * kept + 0.5 * (hard - 0.5), 0, 1)) / 4
                 sparsity = {"dense": 0.0, "local": 1.0}.get(name, np.clip(target + rng.normal(0, 0.03), 0, 1))
-                rows.append(row(task, index, name, target, score, sparsity, length))
+                rows.append(row(task, index, name, target, score, sparsity, length, seed))
     return write_evaluation(root / "evaluation" / f"{task}-{length}", task, rows, length, criteria)
 
 

@@ -60,7 +60,8 @@ CRITERIA = {
     "static": Look("static (other tasks)", "#D55E00", "s", (0, (1, 1))),
     "static_oracle": Look("static oracle (fitted on evaluation prompts)", "#CC79A7", "D", "--"),
 }
-_SPARE = [("#56B4E9", "P"), ("#F0E442", "X"), ("#0072B2", "*"), ("#009E73", "h"), ("#CC79A7", "<"), ("#E69F00", ">")]
+_SPARE_LINES = [(0, (3, 1, 1, 1)), "-", (0, (5, 2))]
+_SPARE = [("#56B4E9", "P"), ("#8C6D1F", "X"), ("#0072B2", "*"), ("#009E73", "h"), ("#CC79A7", "<"), ("#E69F00", ">")]
 
 
 def applied() -> AbstractContextManager[None]:
@@ -78,8 +79,9 @@ def look(name: str, names: Sequence[str]) -> Look:
     """Look of a criterion; one that has no fixed look gets a spare one by its place among the unknown of `names`."""
     if name in CRITERIA:
         return CRITERIA[name]
-    colour, marker = _SPARE[sorted(set(names) - set(CRITERIA)).index(name) % len(_SPARE)]
-    return Look(name.replace("_", " "), colour, marker, (0, (3, 1, 1, 1)))
+    round_, place = divmod(sorted(set(names) - set(CRITERIA)).index(name), len(_SPARE))
+    colour, marker = _SPARE[place]
+    return Look(name.replace("_", " "), colour, marker, _SPARE_LINES[round_ % len(_SPARE_LINES)])
 
 
 def new_figure(width: float, height: float) -> Figure:
