@@ -17,7 +17,6 @@ from headscope.figures.tables import Tables
 
 MEAN = "mean"
 COLUMNS = ["length", "criterion", "without", "versus", "at", "keeps", "low", "high", "verdict"]
-SHADES = ("#C6DBEF", "#6BAED6", "#2171B5", "#08306B")
 
 
 def draw(
@@ -117,7 +116,7 @@ def _row(ax: Axes, place: int, table: pd.DataFrame, names: list[str], at: Sequen
     look = style.look(table["criterion"].iloc[0], names)
     shown, rest = (table[(table["without"] == "") == whole] for whole in (True, False))
     values = dict(zip(shown["at"], shown["keeps"], strict=True))
-    for value, shade in zip(at, _shades(len(at)), strict=True):
+    for value, shade in zip(at, style.shades(len(at)), strict=True):
         ax.plot(values[value], place, "o", ms=2.8, color=shade, label=f"at {value:g}", zorder=2)
     reach = shown.loc[shown["at"] == MEAN, ["low", "high"]].to_numpy()[0]
     ax.plot(reach, [place - 0.22] * 2, color=look.colour, lw=1.2)
@@ -128,7 +127,3 @@ def _row(ax: Axes, place: int, table: pd.DataFrame, names: list[str], at: Sequen
     if missing:
         ax.text(0.98, place, f"not as sparse: {', '.join(missing)}", transform=ax.get_yaxis_transform(), ha="right",
                 va="center", fontsize=5, color=style.GREY)  # fmt: skip
-
-
-def _shades(count: int) -> list[str]:
-    return [SHADES[round(place)] for place in np.linspace(0, len(SHADES) - 1, count)]

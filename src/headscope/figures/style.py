@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -62,6 +63,11 @@ CRITERIA = {
 }
 _SPARE_LINES = [(0, (3, 1, 1, 1)), "-", (0, (5, 2))]
 _SPARE = [("#56B4E9", "P"), ("#8C6D1F", "X"), ("#0072B2", "*"), ("#009E73", "h"), ("#CC79A7", "<"), ("#E69F00", ">")]
+
+
+def shades(count: int) -> list[Any]:
+    """Colours of an ordered quantity, pale to dark."""
+    return [matplotlib.colormaps["Blues"](place) for place in np.linspace(0.3, 1, count)]
 
 
 def applied() -> AbstractContextManager[None]:

@@ -79,6 +79,7 @@ class Tables:
     evaluations: Sequence[Node]
     oracles: Sequence[Node]
     calibrations: Sequence[Node] = ()
+    margins: Sequence[Node] = ()
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -169,16 +170,19 @@ class Tables:
         for node in self._oracle_nodes(setting):
             yield pq.read_table(node.folder / "score_quantiles.parquet")
 
-    def calibrated(self, criterion: str, setting: Setting, task: str | None = None) -> dict[str, Any] | None:
+    def calibrated(
+        self, criterion: str, setting: Setting, task: str | None = None, seed: int | None = None
+    ) -> dict[str, Any] | None:
         """Read `calibration.json` of a criterion in a setting (for the evaluated task, where it has one of its own).
 
-        With several seeds it is the first seed's.
+        With several seeds and none asked for it is the first seed's.
         """
         fitted = {setting} | {
             Setting(**node.spec["calibrating"]) for node in self.evaluations if _setting(node) == setting
         }
         for node in self.calibrations:
             found = node.spec["criterion"] == criterion and _setting(node) in fitted
+            found = found and seed in (None, node.spec.get("seed"))
             if found and node.spec.get("task") in (None, task):
                 calibration: dict[str, Any] = json.loads((node.folder / "calibration.json").read_text(encoding="utf-8"))
                 return calibration

@@ -224,6 +224,7 @@ class _Builder:
             "kind": self.config.benchmark[cell.benchmark].kind,
             "calibrating": {"benchmark": calibrating.benchmark, "length": calibrating.length},
             "window": _given(self.window),
+            "head_dim": self.model.expect.head_dim,
             "criteria": {name: dataclasses.asdict(criterion) for name, criterion in self.criteria.items()},
             "targets": self.config.calibration.targets,
             **self.compute,

@@ -79,7 +79,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write rows.parquet (one row a prompt, criterion and target) and seconds.parquet.
 
     Args:
-        spec: benchmark, kind, task, length, seed, window, criteria by name, targets, dtype, device, device_map, rope.
+        spec: benchmark, kind, task, length, seed, window, head_dim, criteria by name, targets, dtype, device,
+            device_map, rope.
         out: the node's empty folder.
         parents: the model's assets, prompts, moments of other texts, probes, and a calibration for each criterion with
             targets.
