@@ -137,11 +137,11 @@ def test_lost_energy_is_a_mean_over_prompts():
 
 
 def test_a_measure_that_orders_as_generation_does_agrees(tmp_path):
-    adaptive = {f"c{i}": {**CRITERIA["sharp"]} for i in range(4)}
+    adaptive = {f"c{i}": {**CRITERIA["sharp"]} for i in range(5)}
     criteria = {"dense": CRITERIA["dense"], "oracle": CRITERIA["oracle"], **adaptive}
-    losses = dict(zip(adaptive, (0.05, 0.2, 0.4, 0.7), strict=True))
+    losses = dict(zip(adaptive, (0.05, 0.2, 0.4, 0.7, 1.0), strict=True))
     noise = np.random.default_rng(0).normal(size=(10_000, 4))
-    recorded = {f"c{i}": lambda odds, i=i: odds + 2 * i * noise[: len(odds)] for i in range(4)}
+    recorded = {f"c{i}": lambda odds, i=i: odds + 2 * i * noise[: len(odds)] for i in range(5)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake, "LOSS", losses)
         patch.setattr(fake, "CRITERIA", criteria)
@@ -150,7 +150,7 @@ def test_a_measure_that_orders_as_generation_does_agrees(tmp_path):
     tables = Tables(found.evaluations, found.oracles, found.calibrations, nodes)
     _, table = agreement.draw(tables, fake.title("ab"), at=[0.65, 0.8], resamples=100)
     assert list(table.columns) == ["length", "measure", "spearman", "low", "high", "criteria"]
-    assert set(table["length"]) == {1024, 2048, "all"} and set(table["criteria"]) == {4}
+    assert set(table["length"]) == {1024, 2048, "all"} and set(table["criteria"]) == {5}
     right = table[table["measure"].isin(["auc", "average_precision", "lost_energy_95"])]
     assert (right["spearman"] == 1).all() and (right["low"] > 0).all()
 

@@ -92,6 +92,23 @@ def test_an_experiments_points_make_one_plan(build):
     assert len(planned.nodes["evaluation"]) == 2 * (13 + 21)
 
 
+def test_the_predictors_study_pools_three_seeds_in_one_set_of_figures(build):
+    planned = build("experiment=predictors")
+    [point] = planned.points
+    assert (point.name, point.seeds) == ("predictors", [1, 2, 3])
+    assert set(point.figures) == {"generation", "keeps", "quality", "agreement", "score_sparsity", "head_map"}
+    assert len(planned.nodes["evaluation"]) == 3 * 3 * 11 and len(planned.nodes["margins"]) == 3 * 3 * 10
+    recorded = {
+        json.loads(parent.spec)["seed"] for parent in point.figures["quality"].parents if parent.stage == "margins"
+    }
+    assert recorded == {1, 2, 3}
+
+
+def test_an_override_of_the_seed_leaves_one_of_an_experiments_points(build):
+    [point] = build("experiment=predictors", "seed=9").points
+    assert point.seeds == [9]
+
+
 def test_an_override_wins_over_an_experiments_points(build):
     planned = build("experiment=paper/llama3_8b", "benchmark.ruler.lengths=[4096]")
     assert {tuple(point.config.benchmark["ruler"].lengths) for point in planned.points} == {(4096,)}

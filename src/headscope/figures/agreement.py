@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 ALL = "all"
 KEPT = "kept"
 SMALLER_IS_BETTER = ["lost_energy_80", "lost_energy_95"]
-FEWEST = 3
-"""Fewer criteria have no rank correlation."""
+FEWEST = 5
+"""Of fewer criteria even the perfect order comes about by chance in more than 5 % of cases: no correlation is given."""
 
 
 def draw(
@@ -57,6 +57,7 @@ def draw(
     )
     figure = _figure(table)
     style.finish(figure, title, "Criteria that decide for each query; those that read every key are left out.",
+                 f"In brackets: how many have the measure; fewer than {FEWEST} have no correlation.",
                  "All: over the lengths, mean of the ranks within each.",
                  f"95 % intervals: percentile bootstrap over criteria, {resamples:,} resamples.")  # fmt: skip
     return figure, table
@@ -120,7 +121,7 @@ def _figure(table: pd.DataFrame) -> Figure:
         x = np.arange(len(rows)) + (place - (len(lengths) - 1) / 2) * 0.16
         ax.vlines(x, rows["low"], rows["high"], color=shade, lw=1)
         label = "all lengths" if length == ALL else f"{length:,} tokens"
-        ax.plot(x, rows["spearman"], "o", ms=4, color=shade, label=f"{label} ({rows['criteria'].max()} criteria)")
+        ax.plot(x, rows["spearman"], "o", ms=4, color=shade, label=f"{label} (up to {rows['criteria'].max()})")
     ax.axhline(0, color=style.INK, lw=0.6)
     ax.set_xticks(range(len(MEASURES)), list(MEASURES.values()))
     ax.set(ylim=(-1.05, 1.05), ylabel="Spearman's correlation\nwith the score kept")

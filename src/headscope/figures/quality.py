@@ -23,13 +23,13 @@ EXACT = ("oracle", "oracle_output")
 """Kinds that read every key to decide: they have no cost of their own."""
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 MEASURES = {
-    "auc": "AUC, pooled",
-    "auc_within": "AUC within heads",
-    "average_precision": "average precision",
-    "recall_top": f"recall of share > {TOP:g}\nat {RECALLED_AT:g} sparsity",
+    "auc": "AUC,\npooled",
+    "auc_within": "AUC\nwithin heads",
+    "average_precision": "average\nprecision",
+    "recall_top": f"recall of\nshare > {TOP:g}",
     "lost_mass_sparsity_1pct": "sparsity at\n1 % lost mass",
-    "lost_energy_80": "lost energy\nat 0.8 sparsity",
-    "lost_energy_95": "lost energy\nat 0.95 sparsity",
+    "lost_energy_80": "lost energy\nat 0.8",
+    "lost_energy_95": "lost energy\nat 0.95",
 }
 
 
@@ -44,8 +44,9 @@ def draw(tables: Tables, title: dict[str, Any]) -> tuple[Figure, pd.DataFrame]:
         ConfigError: no oracle node, no calibrated criterion, or no pair to judge by.
     """
     table = measured(tables)
-    rule = f"Long: exact bulk share above {LONG:g} with the plain window. Recall: queries of the answer."
+    rule = f"Long: exact bulk share above {LONG:g} with the plain window."
     style.finish(figure := _figure(table), title, rule, "All pairs count the same; no interval.",
+                 f"Recall: queries of the answer, at {RECALLED_AT:g} sparsity.",
                  "Lost energy: only where losses were recorded.", *_left_out(tables))  # fmt: skip
     return figure, table
 
@@ -106,9 +107,10 @@ def _figure(table: pd.DataFrame) -> Figure:
     figure = style.new_figure(style.DOUBLE, 0.95 + 0.17 * len(names))
     axes = figure.subplots(1, len(MEASURES), sharey=True)
     for ax, (measure, label) in zip(axes, MEASURES.items(), strict=True):
-        for length, shade in zip(lengths, style.shades(len(lengths)), strict=True):
+        shades = style.shades(len(lengths))
+        for offset, length, shade in zip(np.linspace(-0.2, 0.2, len(lengths)), lengths, shades, strict=True):
             values = table[table["length"] == length].set_index("criterion")[measure].reindex(names)
-            ax.plot(values, range(len(names)), "o", ms=3.2, color=shade, label=f"{length:,} tokens")
+            ax.plot(values, np.arange(len(names)) + offset, "o", ms=3.2, color=shade, label=f"{length:,} tokens")
         ax.set_xlabel(label)
         ax.margins(x=0.12)
     axes[0].set_yticks(range(len(names)), [style.look(name, names).label.split(" (")[0] for name in names])
