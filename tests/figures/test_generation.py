@@ -81,7 +81,7 @@ def test_differences_are_paired_points_with_a_verdict_and_also_without_some_task
 def test_a_missing_sparsity_is_written_into_the_picture(tmp_path):
     figure, _ = keeps.draw(experiment(tmp_path, {"a": 0}), fake.title("a"), resamples=20)
     words = {text.get_text() for text in figure.axes[0].texts}
-    assert words == {"not as sparse: 0.95", "not as sparse: 0.8, 0.9, 0.95"}
+    assert words == {"no value: 0.95", "no value: 0.8, 0.9, 0.95"}
 
 
 def test_without_dense_there_is_no_share(tmp_path):
@@ -89,3 +89,13 @@ def test_without_dense_there_is_no_share(tmp_path):
     for module in (generation, keeps):
         with pytest.raises(ConfigError, match="add criterion dense"):
             module.draw(tables, fake.title("a"), resamples=20)
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_a_dense_score_of_zero_there_is_no_share(tmp_path):
+    rows = [fake.row("a", 0, "dense", NAN, 0, 0), fake.row("a", 0, "one", 0.9, 0, 0.9)]
+    tables = Tables([fake.write_evaluation(tmp_path / "a", "a", rows)], [])
+    _, table = keeps.draw(tables, fake.title("a"), at=[0.9], resamples=20)
+    assert table["keeps"].isna().all()
+    figure, _ = generation.draw(tables, fake.title("a"), resamples=20)
+    assert "this is no comparison" in figure.texts[-1].get_text().replace("\n", " ")

@@ -150,9 +150,15 @@ def test_a_measure_that_orders_as_generation_does_agrees(tmp_path):
     tables = Tables(found.evaluations, found.oracles, found.calibrations, nodes)
     _, table = agreement.draw(tables, fake.title("ab"), at=[0.65, 0.8], resamples=100)
     assert list(table.columns) == ["length", "measure", "spearman", "low", "high", "criteria"]
-    assert set(table["length"]) == {1024, 2048, "all"} and set(table["criteria"]) == {5}
+    assert set(table["length"]) == {1024, 2048, "all"}
     right = table[table["measure"].isin(["auc", "average_precision", "lost_energy_95"])]
-    assert (right["spearman"] == 1).all() and (right["low"] > 0).all()
+    assert set(right["criteria"]) == {5} and (right["spearman"] == 1).all() and (right["low"] > 0).all()
+
+
+def test_a_measure_that_too_few_criteria_have_is_given_no_correlation(tables):
+    _, table = agreement.draw(tables, fake.title("ab"), at=[0.65, 0.8], resamples=20)
+    assert table["spearman"].isna().all() and set(table.loc[table["measure"] == "lost_energy_80", "criteria"]) == {2}
+    assert set(table.loc[table["measure"] == "auc", "criteria"]) == {4}
 
 
 def test_ranks_are_averaged_over_lengths_of_criteria_that_all_have():

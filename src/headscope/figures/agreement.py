@@ -52,7 +52,7 @@ def draw(
         [
             {"length": length, "measure": measure, **_interval(values, resamples, seed)}
             for measure in MEASURES
-            for length, values in _by_length(pairs[["length", "criterion", measure, KEPT]].dropna(), measure)
+            for length, values in _by_length(pairs, measure)
         ]
     )
     figure = _figure(table)
@@ -86,16 +86,18 @@ def _kept_means(rows: pd.DataFrame, at: Sequence[float], slack: float) -> dict[s
 def _by_length(pairs: pd.DataFrame, measure: str) -> list[tuple[Any, Floats]]:
     """Measure and score of the criteria at each length, then their mean ranks over all lengths, each [C, 2]."""
     columns = [measure, KEPT]
-    found: list[tuple[Any, Floats]] = [(n, part[columns].to_numpy()) for n, part in pairs.groupby("length")]
-    everywhere = pairs[pairs.groupby("criterion")["length"].transform("size") == len(found)]
+    found: list[tuple[Any, Floats]] = [(n, part[columns].dropna().to_numpy()) for n, part in pairs.groupby("length")]
+    known = pairs.dropna(subset=columns)
+    everywhere = known[known.groupby("criterion")["length"].transform("size") == len(found)]
     ranks = everywhere.groupby("length")[columns].rank().groupby(everywhere["criterion"]).mean()
     return [*found, (ALL, ranks.to_numpy())]
 
 
 def _interval(values: Floats, resamples: int, seed: int) -> dict[str, float]:
     """Correlation of the columns of [C, 2] and its interval; NaN for too few criteria."""
-    count, found = len(values), float(spearman(values[None])[0])
-    if count < FEWEST or np.isnan(found):
+    count = len(values)
+    found = float(spearman(values[None])[0]) if count >= FEWEST else np.nan
+    if np.isnan(found):
         return {"spearman": np.nan, "low": np.nan, "high": np.nan, "criteria": count}
     draws = spearman(values[np.random.default_rng(seed).integers(count, size=(resamples, count))])
     low, high = bootstrap.interval(draws[~np.isnan(draws), None])  # one criterion drawn again and again has none

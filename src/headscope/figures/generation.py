@@ -81,7 +81,7 @@ def _figure(table: pd.DataFrame) -> Figure:
 
 
 def _panel(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:
-    dense = table.loc[table["criterion"] == "dense", "score"].iloc[0]
+    dense = table.loc[table["criterion"] == "dense", "score"].iloc[0] or np.nan  # of 0 there is no share
     for criterion in style.ordered(names):
         line, look = table[table["criterion"] == criterion], style.look(criterion, names)
         kept, low, high = (np.asarray(line[name]) / dense for name in ("score", "low", "high"))

@@ -125,5 +125,5 @@ def _row(ax: Axes, place: int, table: pd.DataFrame, names: list[str], at: Sequen
     ax.plot(ring, [place + 0.25] * len(ring), "o", ms=3.4, mfc="white", mec=look.colour, label="without some tasks")
     missing = [f"{value:g}" for value in at if np.isnan(values[value])]
     if missing:
-        ax.text(0.98, place, f"not as sparse: {', '.join(missing)}", transform=ax.get_yaxis_transform(), ha="right",
+        ax.text(0.98, place, f"no value: {', '.join(missing)}", transform=ax.get_yaxis_transform(), ha="right",
                 va="center", fontsize=5, color=style.GREY)  # fmt: skip

@@ -30,9 +30,10 @@ class Kept:
     points: dict[str, Floats]
 
     def shares(self, criterion: str) -> Floats:
-        """Scores as shares of dense on the same resample, their mean last, [1 + B, A + 1]."""
+        """Scores as shares of dense on the same resample, their mean last, [1 + B, A + 1]; NaN if dense scores 0."""
         points = self.points[criterion]
-        return np.asarray(np.column_stack([points, points.mean(1)]) / self.dense[:, None])
+        dense = np.where(self.dense > 0, self.dense, np.nan)
+        return np.asarray(np.column_stack([points, points.mean(1)]) / dense[:, None])
 
     def differences(self, criterion: str, baseline: str) -> Floats:
         """Paired difference of the means over the sparsities, in points, [1 + B]."""
