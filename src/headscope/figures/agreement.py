@@ -126,7 +126,7 @@ def _figure(table: pd.DataFrame) -> Figure:
         ax.plot(x, rows["spearman"], "o", ms=4, color=shade, label=f"{label} (up to {rows['criteria'].max()})")
     ax.axhline(0, color=style.INK, lw=0.6)
     ax.set_xticks(range(len(MEASURES)), list(MEASURES.values()))
-    ax.set(ylim=(-1.05, 1.05), ylabel="Spearman's correlation\nwith the score kept")
+    ax.set(xlim=(-0.5, len(MEASURES) - 0.5), ylim=(-1.05, 1.05), ylabel="Spearman's correlation\nwith the score kept")
     ax.grid(axis="x", visible=False)
     figure.legend(loc="outside upper center", ncols=len(lengths))
     return figure
