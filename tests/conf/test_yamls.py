@@ -54,11 +54,11 @@ def test_the_default_experiment_is_what_runs_without_options(build):
     assert build().points[0].config.model.device == "cpu"
 
 
-def test_the_papers_experiments_run_on_a_named_gpu(build):
+def test_the_papers_experiments_and_the_study_run_on_a_named_gpu(build):
     for name in GROUPS["experiment"]:
-        config = build(f"experiment={name}").points[0].config
-        assert config.model.device == ("cuda" if name.startswith("paper/") else "cpu")
-        assert config.model.dtype == ("bfloat16" if name.startswith("paper/") else "float32")
+        config, large = build(f"experiment={name}").points[0].config, name.startswith(("paper/", "predictors"))
+        assert config.model.device == ("cuda" if large else "cpu")
+        assert config.model.dtype == ("bfloat16" if large else "float32")
 
 
 def test_the_papers_experiments_take_both_lengths_and_a_hundred_prompts(build):
@@ -149,7 +149,7 @@ def options_that_renew(config):
 
 
 def addresses(config):
-    return {node.address for node in ancestors(figures(config))}
+    return {node.address for node in ancestors(figures([config]))}
 
 
 def other(value):

@@ -12,15 +12,20 @@ import pyarrow.parquet as pq
 from headscope.figures.tables import Tables
 
 TARGETS = (0.3, 0.5, 0.65, 0.8, 0.9)
+GAUSSIAN = {"kind": "gaussian", "covariance": "full", "clusters": None, "capped": False}
 CRITERIA: dict[str, dict[str, Any]] = {
-    "dense": {"kind": "dense", "calibrated_on": None, "estimator": None},
-    "local": {"kind": "local", "calibrated_on": None, "estimator": None},
-    "oracle": {"kind": "oracle", "calibrated_on": "calibration", "estimator": None},
-    "static_oracle": {"kind": "static", "calibrated_on": "evaluation", "estimator": None},
-    "static": {"kind": "static", "calibrated_on": "other_tasks", "estimator": None},
-    "qada": {"kind": "qada", "calibrated_on": "calibration", "estimator": {"name": "gaussian_prompt"}},
+    "dense": {"kind": "dense", "calibrated_on": None, "estimator": None, "outliers": None},
+    "local": {"kind": "local", "calibrated_on": None, "estimator": None, "outliers": None},
+    "oracle": {"kind": "oracle", "calibrated_on": "calibration", "estimator": None, "outliers": None},
+    "static_oracle": {"kind": "static", "calibrated_on": "evaluation", "estimator": None, "outliers": None},
+    "static": {"kind": "static", "calibrated_on": "other_tasks", "estimator": None, "outliers": None},
+    "qada": {
+        "kind": "qada", "calibrated_on": "calibration", "outliers": None,
+        "estimator": {**GAUSSIAN, "name": "gaussian_prompt"},
+    },
     "qada_random_words": {
-        "kind": "qada", "calibrated_on": "calibration", "estimator": {"name": "gaussian_random_words"},
+        "kind": "qada", "calibrated_on": "calibration", "outliers": None,
+        "estimator": {**GAUSSIAN, "name": "gaussian_random_words"},
     },
 }  # fmt: skip
 # Score kept at a target, as a share of dense: what each criterion loses by .9.
@@ -38,12 +43,12 @@ class FakeNode:
 
 def title(tasks, samples=6, lengths=(1024,)):
     ruler = {"tasks": list(tasks), "lengths": list(lengths), "most": "", "samples": samples}
-    return {"model": "SmolLM2-135M-Instruct", "benchmarks": {"ruler": ruler}, "seed": 42}
+    return {"model": "SmolLM2-135M-Instruct", "benchmarks": {"ruler": ruler}, "seed": [42]}
 
 
-def row(task, index, criterion, target, score, sparsity, length=1024):
+def row(task, index, criterion, target, score, sparsity, length=1024, seed=42):
     return {
-        "prompt": f"{task}-{length}-{index}", "index": index, "task": task, "length": length,
+        "prompt": f"{task}-{length}-{index}", "index": index, "task": task, "length": length, "seed": seed,
         "benchmark": "ruler", "bucket": "", "truncated": False, "metric_failed": False,
         "criterion": criterion, "target": target, "text": "", "tokens": [1, 2], "stop": "eos",
         "score": float(score), "sparsity": float(sparsity),
@@ -55,12 +60,14 @@ def write_evaluation(folder, task, rows, length=1024, criteria=CRITERIA):
     folder.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
     return FakeNode(folder, {
-        "benchmark": "ruler", "task": task, "length": length, "criteria": criteria, "targets": list(TARGETS),
+        "benchmark": "ruler", "task": task, "length": length, "seed": rows[0]["seed"],
+        "criteria": criteria, "targets": list(TARGETS), "head_dim": 64, "dtype": "bfloat16",
+        "window": {"sink": 16, "recent": 128},
         "calibrating": {"benchmark": "ruler", "length": length},
     })  # fmt: skip
 
 
-def evaluation(root, task, dense=90.0, samples=6, length=1024, criteria=CRITERIA, seed=0):
+def evaluation(root, task, dense=90.0, samples=6, length=1024, criteria=CRITERIA, seed=42):
     """Rows whose mean score falls with the target, noisy from prompt to prompt."""
     rng = np.random.default_rng([seed, length, *task.encode()])
     rows = []
@@ -72,15 +79,15 @@ def evaluation(root, task, dense=90.0, samples=6, length=1024, criteria=CRITERIA
                 kept = {"dense": 1.0, "local": 0.1}.get(name, 1 - lost)
                 score = 100 * np.floor(4 * np.clip(dense / 100 * kept + 0.5 * (hard - 0.5), 0, 1)) / 4
                 sparsity = {"dense": 0.0, "local": 1.0}.get(name, np.clip(target + rng.normal(0, 0.03), 0, 1))
-                rows.append(row(task, index, name, target, score, sparsity, length))
+                rows.append(row(task, index, name, target, score, sparsity, length, seed))
     return write_evaluation(root / "evaluation" / f"{task}-{length}", task, rows, length, criteria)
 
 
-def oracle(root, task, samples=6, length=1024, layers=30, heads=9, queries=40, seed=0, estimators=ESTIMATORS):
+def oracle(root, task, samples=6, length=1024, layers=30, heads=9, queries=40, seed=42, estimators=ESTIMATORS):
     """Masses of heads that are mostly steady, some swinging, with noisy and biased estimates of the bulk."""
     folder = root / "oracle" / f"{task}-{length}"
     (folder / "estimates").mkdir(parents=True)
-    character = np.random.default_rng(seed).normal(2.5, 3.0, size=(layers, heads))
+    character = np.random.default_rng(0).normal(2.5, 3.0, size=(layers, heads))
     rng = np.random.default_rng([seed, length, *task.encode()])
     prompts = [(f"{task}-{length}-{n}", "evaluation" if n < samples else "calibration") for n in range(samples + 2)]
     columns: dict[str, list[Any]] = {"prompt": [], "split": [], "layer": [], "query": []}
@@ -103,6 +110,7 @@ def oracle(root, task, samples=6, length=1024, layers=30, heads=9, queries=40, s
         "benchmark": "ruler",
         "task": task,
         "length": length,
+        "seed": seed,
         "estimators": {name: {"kind": "gaussian"} for name in estimators},
     }
     return FakeNode(folder, spec)
@@ -138,11 +146,29 @@ def lists(parts):
     return pa.array(list(stacked), pa.list_(pa.float32()))
 
 
+def margins(root, oracle_node, criteria):
+    """Margins of criteria as functions of the exact log-odds, in another order of rows; lost norms follow the odds."""
+    masses = pq.read_table(oracle_node.folder / "masses.parquet")
+    keys = [masses[name].to_numpy() for name in ("prompt", "split", "layer", "query")]
+    odds = np.stack(masses["local"].to_numpy()) - np.stack(masses["bulk"].to_numpy())
+    order = np.random.default_rng(0).permutation(len(masses))
+    parts = []
+    for name, margin in criteria.items():
+        columns = dict(zip(("prompt", "split", "layer", "query"), (pa.array(k[order]) for k in keys), strict=True))
+        lists_of = {"margin": lists([margin(odds)[order]]), "lost": lists([-odds[order] / 2])}
+        parts.append(pa.table({**columns, "criterion": pa.array([name] * len(order)), **lists_of}))
+    folder = root / "margins" / oracle_node.folder.name
+    folder.mkdir(parents=True)
+    pq.write_table(pa.concat_tables(parts), folder / "margins.parquet")
+    place = {name: oracle_node.spec[name] for name in ("benchmark", "task", "length", "seed")}
+    return FakeNode(folder, {**place, "criteria": {name: {} for name in criteria}})
+
+
 def calibration(root, criterion, tasks=(None,), length=1024, layers=30, heads=9, targets=TARGETS):
     """One node a criterion, or one a task for static rankings; thresholds as the fake masses need them."""
     nodes = []
     for task in tasks:
-        if CRITERIA[criterion]["kind"] == "static":
+        if criterion.startswith("static"):
             rank = np.random.default_rng(0).normal(2.5, 3.0, size=(layers, heads)).argsort(axis=None).argsort()
             long = {t: (rank < (1 - t) * rank.size).reshape(layers, heads).astype(int).tolist() for t in targets}
             found = {f"{t:g}": {"long": long[t], "layers": list(range(layers))} for t in targets}
@@ -150,10 +176,10 @@ def calibration(root, criterion, tasks=(None,), length=1024, layers=30, heads=9,
             found = {f"{t:g}": {"threshold": float(2.5 - 8 * (t - 0.5))} for t in targets}
         folder = root / "calibration" / f"{criterion}-{task}-{length}"
         folder.mkdir(parents=True)
-        (folder / "calibration.json").write_text(
-            json.dumps({"criterion": criterion, "rule": "sparsity", "targets": found})
-        )
-        nodes.append(FakeNode(folder, {"criterion": criterion, "benchmark": "ruler", "length": length, "task": task}))
+        written = {"criterion": criterion, "rule": "sparsity", "targets": found}
+        (folder / "calibration.json").write_text(json.dumps(written))
+        nodes.append(FakeNode(folder, {"criterion": criterion, "benchmark": "ruler", "length": length, "task": task,
+                                       "seed": 42}))  # fmt: skip
     return nodes
 
 

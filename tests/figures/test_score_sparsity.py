@@ -85,6 +85,15 @@ def test_pairing_is_by_prompt_and_not_by_mean(tmp_path):
     assert (high - low).min() > 20
 
 
+def test_prompts_of_several_seeds_are_one_stratum_of_their_task(tmp_path):
+    drawn = {seed: [fake.row("a", i, "dense", NAN, 10 * seed, 0, seed=seed) for i in range(2)] for seed in (1, 4)}
+    nodes = [fake.write_evaluation(tmp_path / str(seed), "a", rows) for seed, rows in drawn.items()]
+    found = scores.resample(Tables(nodes, []).rows, 500, 0)
+    assert found.tasks == ["a"] * 4
+    mean, low, high = found.means()
+    assert (mean[0], low[0], high[0]) == (25, 10, 40)
+
+
 def test_the_summary_takes_the_nearest_targets_and_leaves_out_absent_pairs(tables, title):
     _, table = summary.draw(tables, title, targets=[0.6, 0.79], pairs=[["qada", "static"], ["qada", "unheard_of"]])
     assert sorted(table["target"].dropna().unique()) == [0.65, 0.8]

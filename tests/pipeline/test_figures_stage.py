@@ -11,7 +11,7 @@ from headscope.pipeline.stages import figures
 TITLE = {
     "model": "tiny",
     "benchmarks": {"ruler": {"lengths": [1024], "tasks": ["fwe"], "most": "", "samples": 3}},
-    "seed": 1,
+    "seed": [1],
 }
 CRITERIA = {"dense": {"kind": "dense", "estimator": None}, "qada": {"kind": "qada", "estimator": None}}
 
@@ -22,7 +22,7 @@ def parents(tmp_path):
     folder.mkdir(parents=True)
     cells = [("dense", None, 60.0, 0.0), ("qada", 0.65, 55.0, 0.64), ("qada", 0.8, 40.0, 0.81)]
     rows = [
-        {"prompt": str(n), "index": n, "benchmark": "ruler", "bucket": "", "task": "fwe", "length": 1024,
+        {"prompt": str(n), "index": n, "benchmark": "ruler", "bucket": "", "task": "fwe", "length": 1024, "seed": 1,
          "truncated": False, "metric_failed": False, "criterion": name, "target": target,
          "score": score + n, "sparsity": sparsity, "sparsity_group": sparsity / 2}
         for n in range(3) for name, target, score, sparsity in cells

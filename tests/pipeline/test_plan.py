@@ -9,6 +9,7 @@ import pytest
 from headscope.errors import ConfigError
 from headscope.pipeline import compose
 from headscope.pipeline.node import modules
+from headscope.pipeline.plan import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,15 +51,16 @@ def test_a_cache_that_cannot_be_written_is_no_error(build, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("overrides", "points"),
     [
-        (["seed=1,2"], ["smoke/seed=1", "smoke/seed=2"]),
-        (["seed=range(0,3)"], ["smoke/seed=0", "smoke/seed=1", "smoke/seed=2"]),
+        (["window.sink=range(4,7)"], ["smoke/window.sink=4", "smoke/window.sink=5", "smoke/window.sink=6"]),
         (["window.recent=choice(64,128)"], ["smoke/window.recent=64", "smoke/window.recent=128"]),
         (["seed=1"], ["smoke"]),
         (
             ["benchmark.ruler.lengths=[1024],[2048]"],
             ["smoke/benchmark.ruler.lengths=1024", "smoke/benchmark.ruler.lengths=2048"],
         ),
-        (["seed=1,2", "window.sink=4"], ["smoke/seed=1", "smoke/seed=2"]),
+        (["window.recent=64,128", "window.sink=4"], ["smoke/window.recent=64", "smoke/window.recent=128"]),
+        (["seed=1,2"], ["smoke"]),
+        (["seed=1,2", "window.recent=64,128"], ["smoke/window.recent=64", "smoke/window.recent=128"]),
     ],
 )
 def test_sweeps_follow_hydras_grammar(build, overrides, points):
@@ -68,8 +70,20 @@ def test_sweeps_follow_hydras_grammar(build, overrides, points):
 def test_a_sweep_is_the_union_of_its_points(build):
     swept = build("experiment=smoke", "window.recent=64,128", "seed=1,2")
     single = [build("experiment=smoke", f"window.recent={r}", f"seed={s}") for r in (64, 128) for s in (1, 2)]
-    assert addresses(swept) == set().union(*map(addresses, single))
-    assert len(swept.points) == 4
+    stages = [stage for stage in STAGES if stage != "figures"]
+    assert addresses(swept, *stages) == set().union(*(addresses(one, *stages) for one in single))
+    assert len(swept.points) == 2
+
+
+def test_figures_pool_the_seeds_of_a_sweep(build):
+    swept = build("experiment=smoke", "seed=1,2")
+    [point] = swept.points
+    assert point.seeds == [1, 2]
+    measured = ("evaluation", "oracle", "margins", "calibration")
+    for node in point.figures.values():
+        assert {parent.address for parent in node.parents} == addresses(swept, *measured)
+        assert {json.loads(parent.spec)["seed"] for parent in node.parents} == {1, 2}
+        assert json.loads(node.spec)["title"]["seed"] == [1, 2]
 
 
 def test_an_experiments_points_make_one_plan(build):
@@ -79,16 +93,33 @@ def test_an_experiments_points_make_one_plan(build):
     assert len(planned.nodes["evaluation"]) == 2 * (13 + 21)
 
 
+def test_the_predictors_study_pools_three_seeds_in_one_set_of_figures(build):
+    planned = build("experiment=predictors")
+    [point] = planned.points
+    assert (point.name, point.seeds) == ("predictors", [1, 2, 3])
+    assert set(point.figures) == {"generation", "keeps", "quality", "agreement", "score_sparsity", "head_map"}
+    assert len(planned.nodes["evaluation"]) == len(planned.nodes["margins"]) == 3 * 3 * 11
+    recorded = {
+        json.loads(parent.spec)["seed"] for parent in point.figures["quality"].parents if parent.stage == "margins"
+    }
+    assert recorded == {1, 2, 3}
+
+
+def test_an_override_of_the_seed_leaves_one_of_an_experiments_points(build):
+    [point] = build("experiment=predictors", "seed=9").points
+    assert point.seeds == [9]
+
+
 def test_an_override_wins_over_an_experiments_points(build):
     planned = build("experiment=paper/llama3_8b", "benchmark.ruler.lengths=[4096]")
     assert {tuple(point.config.benchmark["ruler"].lengths) for point in planned.points} == {(4096,)}
 
 
 def test_plain_copies_are_named_after_experiment_and_point(build):
-    one, two = build("experiment=smoke"), build("experiment=smoke", "seed=1,2")
+    one, two = build("experiment=smoke"), build("experiment=smoke", "window.recent=64,128", "seed=1,2")
     name, node = next(iter(one.copies().items()))
     assert name == f"smoke/{json.loads(node.spec)['figure']}--{node.key.rpartition('--')[2]}"
-    assert {copy.rpartition("/")[0] for copy in two.copies()} == {"smoke/seed=1", "smoke/seed=2"}
+    assert {copy.rpartition("/")[0] for copy in two.copies()} == {"smoke/window.recent=64", "smoke/window.recent=128"}
 
 
 def test_a_results_folder_that_cannot_be_written_is_one_error(build, tmp_path):

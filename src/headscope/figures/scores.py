@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from headscope.errors import ConfigError
 from headscope.figures import bootstrap, style
 
 SETTING = ["benchmark", "length"]
@@ -21,6 +22,30 @@ def too_hard(rows: pd.DataFrame, floor: float = FLOOR) -> list[str]:
     """Tasks of these rows (of one setting) on which the dense model's mean score lies below `floor`."""
     means = rows[rows["criterion"] == "dense"].groupby("task")["score"].mean()
     return [str(task) for task in means.index[means < floor]]
+
+
+def counted(rows: pd.DataFrame, floor: float = FLOOR) -> pd.DataFrame:
+    """Rows of the tasks that count (of one length); all rows if dense scores below `floor` on every task.
+
+    Raises:
+        ConfigError: dense was not evaluated, so nothing can be a share of it.
+    """
+    if "dense" not in set(rows["criterion"]):
+        raise ConfigError("this figure measures against the criterion dense and has none: add criterion dense")
+    kept = rows[~rows["task"].isin(too_hard(rows, floor))]
+    return kept if len(kept) else rows
+
+
+def floor_notes(rows: pd.DataFrame, floor: float) -> list[str]:
+    """Which tasks are in no mean, by length."""
+    found = []
+    for length, of_length in rows.groupby("length"):
+        apart = too_hard(of_length, floor)
+        where = (
+            "everywhere, so this is no comparison" if len(apart) == of_length["task"].nunique() else "not in the mean"
+        )
+        found += [f"{length:,} tokens: dense below {floor:g}, {where}: {', '.join(apart)}."] if apart else []
+    return found
 
 
 def setting_of(rows: pd.DataFrame) -> dict[str, Any]:
@@ -44,12 +69,14 @@ class Scores:
         columns: (criterion, target) of each column, target 0 for none.
         tasks: task of each prompt, [P].
         values: scores, [P, C].
+        sparsity: achieved by each column on each prompt, [P, C].
         weights: of resampled means, [B, P].
     """
 
     columns: list[tuple[str, float]]
     tasks: list[str]
     values: NDArray[np.float64]
+    sparsity: NDArray[np.float64]
     weights: NDArray[np.float64]
 
     def means(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -72,14 +99,16 @@ class Scores:
 
 
 def resample(rows: pd.DataFrame, resamples: int, seed: int) -> Scores:
-    """Bootstrap the rows of one setting and of the tasks to average over."""
+    """Bootstrap the rows of one setting and of its tasks; a task's prompts of all seeds are one stratum."""
     filled = rows.fillna({"target": 0.0})
-    wide = filled.pivot(index=["task", "index"], columns=["criterion", "target"], values="score").sort_index()
-    tasks, values = [str(task) for task in wide.index.get_level_values("task")], wide.to_numpy(dtype=np.float64)
-    names, targets = (wide.columns.get_level_values(level) for level in ("criterion", "target"))
+    wide = filled.pivot(index=["task", "seed", "index"], columns=["criterion", "target"], values=["score", "sparsity"])
+    wide = wide.sort_index()
+    tasks = [str(task) for task in wide.index.get_level_values("task")]
+    values, sparsity = (wide[name].to_numpy(dtype=np.float64) for name in ("score", "sparsity"))
+    names, targets = (wide["score"].columns.get_level_values(level) for level in ("criterion", "target"))
     columns = [(str(criterion), float(target)) for criterion, target in zip(names, targets, strict=True)]
     weights = bootstrap.resampled_weights(tasks, resamples, seed)
-    return Scores(columns, tasks, values, weights)
+    return Scores(columns, tasks, values, sparsity, weights)
 
 
 def summarise(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:

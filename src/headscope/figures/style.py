@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -60,7 +61,13 @@ CRITERIA = {
     "static": Look("static (other tasks)", "#D55E00", "s", (0, (1, 1))),
     "static_oracle": Look("static oracle (fitted on evaluation prompts)", "#CC79A7", "D", "--"),
 }
-_SPARE = [("#56B4E9", "P"), ("#F0E442", "X"), ("#0072B2", "*"), ("#009E73", "h"), ("#CC79A7", "<"), ("#E69F00", ">")]
+_SPARE_LINES = [(0, (3, 1, 1, 1)), "-", (0, (5, 2))]
+_SPARE = [("#56B4E9", "P"), ("#8C6D1F", "X"), ("#0072B2", "*"), ("#009E73", "h"), ("#CC79A7", "<"), ("#E69F00", ">")]
+
+
+def shades(count: int) -> list[Any]:
+    """Colours of an ordered quantity, pale to dark."""
+    return [matplotlib.colormaps["Blues"](place) for place in np.linspace(0.3, 1, count)]
 
 
 def applied() -> AbstractContextManager[None]:
@@ -78,8 +85,9 @@ def look(name: str, names: Sequence[str]) -> Look:
     """Look of a criterion; one that has no fixed look gets a spare one by its place among the unknown of `names`."""
     if name in CRITERIA:
         return CRITERIA[name]
-    colour, marker = _SPARE[sorted(set(names) - set(CRITERIA)).index(name) % len(_SPARE)]
-    return Look(name.replace("_", " "), colour, marker, (0, (3, 1, 1, 1)))
+    round_, place = divmod(sorted(set(names) - set(CRITERIA)).index(name), len(_SPARE))
+    colour, marker = _SPARE[place]
+    return Look(name.replace("_", " "), colour, marker, _SPARE_LINES[round_ % len(_SPARE_LINES)])
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -89,11 +97,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
     """Write the footer (model, tasks, samples, seed, then the notes) in room taken from the bottom of the figure."""
+    seeds, several = title["seed"], len(title["seed"]) > 1
+    each = "a task and seed" if several else "a task"
     samples = "; ".join(
-        f"{name}: {plural(len(found['tasks']), 'task')}, {found['most']}{plural(found['samples'], 'prompt')} a task"
+        f"{name}: {plural(len(found['tasks']), 'task')}, {found['most']}{plural(found['samples'], 'prompt')} {each}"
         for name, found in title["benchmarks"].items()
     )
-    head = f"{title['model']}; {samples}; data seed {title['seed']}."
+    head = f"{title['model']}; {samples}; data {'seeds' if several else 'seed'} {', '.join(map(str, seeds))}."
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(" ".join([head, *notes]), int(width * 23))
     room = (len(lines) * FOOTER_POINTS * 1.35 + 4) / 72 / height

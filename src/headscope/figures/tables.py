@@ -79,6 +79,7 @@ class Tables:
     evaluations: Sequence[Node]
     oracles: Sequence[Node]
     calibrations: Sequence[Node] = ()
+    margins: Sequence[Node] = ()
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -169,13 +170,19 @@ class Tables:
         for node in self._oracle_nodes(setting):
             yield pq.read_table(node.folder / "score_quantiles.parquet")
 
-    def calibrated(self, criterion: str, setting: Setting, task: str | None = None) -> dict[str, Any] | None:
-        """Read `calibration.json` of a criterion in a setting (for the evaluated task, where it has one of its own)."""
+    def calibrated(
+        self, criterion: str, setting: Setting, task: str | None = None, seed: int | None = None
+    ) -> dict[str, Any] | None:
+        """Read `calibration.json` of a criterion in a setting (for the evaluated task, where it has one of its own).
+
+        With several seeds and none asked for it is the first seed's.
+        """
         fitted = {setting} | {
             Setting(**node.spec["calibrating"]) for node in self.evaluations if _setting(node) == setting
         }
         for node in self.calibrations:
             found = node.spec["criterion"] == criterion and _setting(node) in fitted
+            found = found and seed in (None, node.spec.get("seed"))
             if found and node.spec.get("task") in (None, task):
                 calibration: dict[str, Any] = json.loads((node.folder / "calibration.json").read_text(encoding="utf-8"))
                 return calibration
@@ -184,7 +191,8 @@ class Tables:
     def oracle_threshold(self, setting: Setting, target: float) -> tuple[float, str]:
         """Log-odds at and above which the oracle calls a head local, and in words where it comes from.
 
-        The calibrated threshold that is nearest in sparsity is taken; without a calibrated oracle, tau = .9.
+        The calibrated threshold that is nearest in sparsity is taken, of the first seed where there are several: one
+        threshold labels all seeds' pairs. Without a calibrated oracle, tau = .9.
         """
         calibration = self.calibrated("oracle", setting)
         if calibration is None:

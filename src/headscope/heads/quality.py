@@ -108,6 +108,36 @@ def recall_at_sparsity(
     return float(np.interp(1.0 - sparsity, passed, np.concatenate([[0.0], long]) / long[-1]))
 
 
+def sparsity_at_lost_mass(scores: ArrayLike, bulk_share: ArrayLike, lost: float) -> float:
+    """Largest share of pairs that a threshold can call local while their bulk shares average `lost` over all pairs.
+
+    Ties pass together; NaN if the lowest one alone loses more.
+    """
+    share = np.asarray(bulk_share, dtype=np.float64).ravel()
+    _, codes, counts = np.unique(np.asarray(scores).ravel(), return_inverse=True, return_counts=True)
+    total = np.cumsum(np.bincount(codes, share)) / len(share)
+    reached = int(np.searchsorted(total, lost, side="right"))
+    return float(counts[:reached].sum() / len(share)) if reached else float("nan")
+
+
+def lost_energy(scores: ArrayLike, log_lost: ArrayLike, prompts: ArrayLike, sparsity: float) -> float:
+    """Squared lost output of the `sparsity` lowest-scored pairs over all pairs, the mean over prompts; all [N].
+
+    Not a share of what could be lost: criteria whose windows hold more lose less, and are compared.
+
+    Args:
+        scores: of each pair.
+        log_lost: exact log norm of what the output loses if the pair is called local.
+        prompts: number of the prompt it belongs to.
+        sparsity: share of all pairs called local; a tie at the cut is local.
+    """
+    flat = np.asarray(scores, dtype=np.float64)
+    local = flat <= np.quantile(flat, sparsity, method="lower")
+    energy = np.exp(2 * np.asarray(log_lost, dtype=np.float64)) * local
+    pairs = np.bincount(np.asarray(prompts))
+    return float(np.mean(np.bincount(np.asarray(prompts), energy)[pairs > 0] / pairs[pairs > 0]))
+
+
 def label_quality(
     long: ArrayLike, oracle_long: ArrayLike, local_share: ArrayLike, weights: ArrayLike | None = None
 ) -> dict[str, float]:

@@ -48,8 +48,9 @@ def compose(overrides: Sequence[str], root: Path) -> list[tuple[str, dict[str, A
     found = []
     for words, sweep in expand(overrides):
         config = _cached(words, root)
-        for point in [shlex.split(text) for text in config["points"]] or [[]]:
-            mine = [word for word in point if _key(word) not in {_key(other) for other in words}]
+        given = {_key(word) for word in words}
+        points = [tuple(w for w in shlex.split(text) if _key(w) not in given) for text in config["points"] or [""]]
+        for mine in dict.fromkeys(points):  # an override may leave several points the same
             for more, _ in expand(mine):
                 named = [_readable(word) for word in [*more, *sweep] if _key(word) != "experiment"]
                 found.append((",".join(named), _cached([*more, *words], root) if more else config))

@@ -6,20 +6,23 @@ Tracking, results folder, cores and batch sizes are in no slice.
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from headscope.benchmarks import registry
 from headscope.pipeline.assets.packaged import MAKERS
-from headscope.pipeline.node import LOST_OUTPUT, Node, Spec, asks_probes, make_node
+from headscope.pipeline.node import LOST_OUTPUT, WITH_MARGINS, Node, Spec, asks_probes, make_node
 from headscope.pipeline.schema import Benchmark, Config, Criterion
 
 OFFICIAL = "official"  # name of the asset that holds a task's finished samples
 
 
-def figures(config: Config) -> list[Node]:
-    """Return the figure nodes of one configuration; all other nodes are their ancestors."""
-    return _Builder(config).figures()
+def figures(configs: Sequence[Config]) -> list[Node]:
+    """Return the figure nodes of configurations that differ in nothing but their seed; all others are ancestors."""
+    builders = [_Builder(config) for config in configs]
+    parents = [node for builder in builders for node in builder.measured()]
+    return builders[0].figures([config.seed for config in configs], parents)
 
 
 def _given(options: Any) -> Spec:
@@ -140,7 +143,7 @@ class _Builder:
     def _oracle(self, cell: Cell) -> Node:
         estimators = {name: dataclasses.asdict(estimator) for name, estimator in self.estimators.items()}
         parents = [self.assets, self.prompts[cell], self.dense[cell], *self.moments[cell.length]]
-        spec = {**cell._asdict(), **self.compute, "window": _given(self.window), "estimators": estimators}
+        spec = {**self._drawn(cell), **self.compute, "window": _given(self.window), "estimators": estimators}
         return make_node("oracle", self._windowed(cell.task, cell.length), spec, parents)
 
     def _dense(self, cell: Cell) -> Node:
@@ -149,7 +152,7 @@ class _Builder:
 
     def _probing(self, cell: Cell) -> list[Node]:
         """The nodes whose probes an evaluated cell is given: those of its calibration prompts."""
-        if not any(_has_margins(criterion) for criterion in self.criteria.values()):
+        if not self._records():
             return []
         for other in self._calibrating(cell):
             if other not in self.probes:
@@ -159,15 +162,19 @@ class _Builder:
                 self.probes[other] = make_node("probes", words, spec, parents)
         return [self.probes[other] for other in self._calibrating(cell)]
 
+    def _records(self) -> bool:
+        """Whether any criterion needs margins of its own."""
+        return any(_has_margins(criterion) for criterion in self.criteria.values())
+
     def _margins(self, cell: Cell) -> Node:
-        """The node with the margins of all criteria that have some of their own."""
+        """The node with the margins of all criteria that have any: of some, oracle tables tell them too."""
         if cell not in self.margins:
             criteria = {
                 name: {"kind": c.kind, "estimator": _plain(c.estimator), "outliers": _plain(c.outliers)}
                 for name, c in self.criteria.items()
-                if _has_margins(c) and c.calibrated_on is not None
+                if c.kind in WITH_MARGINS
             }
-            spec = {**cell._asdict(), **self.compute, "window": _given(self.window), "criteria": criteria}
+            spec = {**self._drawn(cell), **self.compute, "window": _given(self.window), "criteria": criteria}
             parents = [self.assets, self.prompts[cell], self.dense[cell], *self.moments[cell.length]]
             parents += self._probing(cell)
             self.margins[cell] = make_node("margins", self._windowed(cell.task, cell.length), spec, parents)
@@ -175,6 +182,10 @@ class _Builder:
 
     def _windowed(self, *words: Any) -> list[Any]:
         return [*words, self.model.name, f"s{self.window.sink}r{self.window.recent}"]
+
+    def _drawn(self, cell: Cell) -> Spec:
+        """A cell and the seed of its prompts, by which figures tell several draws apart."""
+        return {**cell._asdict(), "seed": self.config.seed}
 
     def _calibrating(self, cell: Cell) -> list[Cell]:
         """The cells whose calibration prompts criteria are fitted on: at the length that is nearest as a ratio."""
@@ -206,6 +217,7 @@ class _Builder:
                 "benchmark": source,
                 "length": length,
                 "task": own,
+                "seed": self.config.seed,
             }
             words = self._windowed(name, own or source, length)
             recorded = [self._margins(other) if _has_margins(criterion) else self.oracle[other] for other in used]
@@ -216,10 +228,11 @@ class _Builder:
     def _evaluation(self, cell: Cell) -> Node:
         calibrating = self._calibrating(cell)[0]
         spec = {
-            **cell._asdict(),
+            **self._drawn(cell),
             "kind": self.config.benchmark[cell.benchmark].kind,
             "calibrating": {"benchmark": calibrating.benchmark, "length": calibrating.length},
             "window": _given(self.window),
+            "head_dim": self.model.expect.head_dim,
             "criteria": {name: dataclasses.asdict(criterion) for name, criterion in self.criteria.items()},
             "targets": self.config.calibration.targets,
             **self.compute,
@@ -229,10 +242,14 @@ class _Builder:
         parents += [node for node in calibrated if node is not None]
         return make_node("evaluation", self._windowed(cell.task, cell.length), spec, parents)
 
-    def figures(self) -> list[Node]:
-        """All figures, each reading every evaluation, oracle and calibration node of the configuration."""
+    def measured(self) -> list[Node]:
+        """What figures read: every evaluation, oracle, margins and calibration node of the configuration."""
         evaluations = [self._evaluation(cell) for cell in self.cells]
-        parents = [*evaluations, *self.oracle.values(), *self.calibration.values()]
+        recorded = [self._margins(cell) for cell in self.cells] if self._records() else []
+        return [*evaluations, *self.oracle.values(), *recorded, *self.calibration.values()]
+
+    def figures(self, seeds: Sequence[int], parents: list[Node]) -> list[Node]:
+        """All figures, each reading all parents."""
         benchmarks = {
             name: {
                 "tasks": found.tasks,
@@ -243,7 +260,7 @@ class _Builder:
             for name, found in sorted(self.config.benchmark.items())
         }
         common = {
-            "title": {"model": self.model.name, "benchmarks": benchmarks, "seed": self.config.seed},
+            "title": {"model": self.model.name, "benchmarks": benchmarks, "seed": list(seeds)},
             "criteria": {name: {"kind": c.kind, "calibrated_on": c.calibrated_on} for name, c in self.criteria.items()},
         }
         lengths = "-".join(map(str, self.moments))

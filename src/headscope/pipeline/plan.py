@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from headscope.errors import ConfigError
@@ -45,16 +45,18 @@ OUTPUTS = {
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration of a sweep.
+    """One configuration of a sweep, with all of its seeds: figures pool their prompts.
 
     Attributes:
         name: experiment, and the swept values where there are several points; the folder of its plain-named figures.
-        config: the whole configuration.
+        config: the whole configuration, with the first seed.
+        seeds: of the draws.
         figures: its figure nodes, by figure.
     """
 
     name: str
     config: Config
+    seeds: list[int]
     figures: dict[str, Node]
 
 
@@ -143,12 +145,10 @@ def build(overrides: Sequence[str] = (), root: Path | None = None) -> Plan:
         ConfigError: an option is unknown, mistyped or out of range, or options contradict each other.
     """
     root = root or find_root()
-    composed = [(name, from_plain(Config, config)) for name, config in compose(overrides, root)]
-    points = [
-        Point(_folder(name, config, len(composed)), config, {str(n.name).split("-")[0]: n for n in figures(config)})
-        for name, config in composed
-    ]
-    if len({point.name for point in points}) < len(points):
+    points = _points([(name, from_plain(Config, config)) for name, config in compose(overrides, root)])
+    if len({point.name for point in points}) < len(points) or any(
+        len(set(point.seeds)) < len(point.seeds) for point in points
+    ):
         raise ConfigError("two points of the sweep are the same; write each value once")
     first = points[0].config
     for name in ("results", "tracking"):
@@ -171,5 +171,20 @@ def _tracks(points: Sequence[Point], tracking: Tracking) -> Iterator[Node]:
         yield Node("track", name.replace("/", "-"), canonical(spec), tuple(ancestors(figures)))
 
 
+def _points(composed: Sequence[tuple[str, Config]]) -> list[Point]:
+    """Pool the configurations that differ in nothing but their seed."""
+    pooled: dict[str, list[tuple[str, Config]]] = {}
+    for name, config in composed:
+        pooled.setdefault(canonical(asdict(replace(config, seed=0))), []).append((name, config))
+    points = []
+    for members in pooled.values():
+        configs = [config for _, config in members]
+        drawn = {str(node.name).split("-")[0]: node for node in figures(configs)}
+        folder = _folder(members[0][0], configs[0], len(pooled))
+        points.append(Point(folder, configs[0], [config.seed for config in configs], drawn))
+    return points
+
+
 def _folder(point: str, config: Config, points: int) -> str:
-    return f"{config.name}/{point}" if points > 1 and point else config.name
+    swept = ",".join(word for word in point.split(",") if not word.startswith("seed="))
+    return f"{config.name}/{swept}" if points > 1 and swept else config.name

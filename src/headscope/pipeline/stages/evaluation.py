@@ -41,6 +41,7 @@ ROWS = pa.schema(
         "bucket": pa.string(),
         "task": pa.string(),
         "length": pa.int32(),
+        "seed": pa.int64(),
         "truncated": pa.bool_(),
         "criterion": pa.string(),
         "target": pa.float64(),
@@ -78,7 +79,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write rows.parquet (one row a prompt, criterion and target) and seconds.parquet.
 
     Args:
-        spec: benchmark, kind, task, length, window, criteria by name, targets, dtype, device, device_map, rope.
+        spec: benchmark, kind, task, length, seed, window, head_dim, criteria by name, targets, dtype, device,
+            device_map, rope.
         out: the node's empty folder.
         parents: the model's assets, prompts, moments of other texts, probes, and a calibration for each criterion with
             targets.
@@ -100,7 +102,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
 def _named(spec: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
     """What every row of a prompt says of it."""
-    of_spec = {name: spec[name] for name in ("benchmark", "task", "length")}
+    of_spec = {name: spec[name] for name in ("benchmark", "task", "length", "seed")}
     return {"prompt": prompt.id, **of_spec, **{name: prompt.row[name] for name in ("index", "bucket", "truncated")}}
 
 
