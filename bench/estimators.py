@@ -28,7 +28,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "gaussian, rank 8": {**GAUSSIAN, "covariance": "low_rank", "rank": 8},
     "gaussian, diagonal": {**GAUSSIAN, "covariance": "diagonal"},
     "gaussian, 64 outliers": {**GAUSSIAN, "covariance": "full", "scored": OUTLIERS},
-    "16 clusters": {"kind": "clusters", "clusters": 16},
+    "16 clusters": {"kind": "clusters", "clusters": 16, "covariance": "full", "bits": 16},
     "blocks of 32, top 4": {"kind": "blocks", "block": 32, "top": 4},
     "keys in 16 x 4 bits": {"kind": "low_rank_keys", "rank": 16, "bits": 4},
     "sample of 128": {"kind": "sampled", "count": 128},

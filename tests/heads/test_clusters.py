@@ -8,16 +8,17 @@ from hypothesis import strategies as st
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.estimators import build
 from headscope.heads.moments import KeyMoments, gaussian_log_mass
+from headscope.heads.quantised import rounded
 
 GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "prompt"}
 
 
 def clusters(count: int):
-    return build({"kind": "clusters", "name": "c", "clusters": count}, {})
+    return build({"kind": "clusters", "name": "c", "clusters": count, "covariance": "full", "bits": 16}, {})
 
 
 def scored(count: int):
-    rest = {"kind": "clusters", "name": "o", "clusters": 3}
+    rest = {"kind": "clusters", "name": "o", "clusters": 3, "covariance": "full", "bits": 16}
     return build({**rest, "scored": {"rules": ["mahalanobis"], "count": count, "bits": 16}}, {})
 
 
@@ -71,3 +72,21 @@ def test_no_outliers_leave_the_rests_estimate_and_value() -> None:
     torch.testing.assert_close(estimate(scored(0), bulk, query), estimate(clusters(3), bulk, query))
     found, rest = (e.value(query, e.summarise(bulk), layers.SCALE) for e in (scored(0), clusters(3)))
     torch.testing.assert_close(found, rest)
+
+
+def test_clusters_in_few_bytes_are_the_full_ones_with_less() -> None:
+    bulk, query = layers.bulk(), layers.queries()
+    spec = {"kind": "clusters", "name": "c", "clusters": 3, "covariance": "full", "bits": 16}
+    full, diagonal, held = (
+        build({**spec, **given}, {}).summarise(bulk)
+        for given in ({}, {"covariance": "diagonal"}, {"covariance": "diagonal", "bits": 4})
+    )
+    torch.testing.assert_close(diagonal.covariance, full.covariance.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(held.exact, (full.key, full.value))
+    torch.testing.assert_close(held.key, rounded(full.key, 4))
+    assert not torch.equal(held.value, full.value)
+    mass = estimate(build({**spec, "covariance": "diagonal"}, {}), bulk, query)
+    means = torch.einsum("bkgqd,kcd->bkgqc", query.view(-1, 2, 3, 7, 8), full.key) * layers.SCALE
+    spread = torch.einsum("bkgqd,kd->bkgq", query.view(-1, 2, 3, 7, 8) ** 2, diagonal.covariance) * layers.SCALE**2
+    terms = means + full.size.log()[:, None, None] + spread[..., None] * full.spread[:, None, None] / 2
+    torch.testing.assert_close(mass, terms.logsumexp(-1).flatten(1, 2))

@@ -19,7 +19,7 @@ def test_costs_are_bytes_over_the_windows_bytes() -> None:
     assert cost("static", None, None) == 0
     assert cost("qada", {**GAUSSIAN, "covariance": "full"}, None) == (64 + 64 * 65 / 2) * 4 / WINDOW
     assert cost("lost_output", GAUSSIAN, {"count": 72, "bits": 16}) == 0.5 + 3 * 64 * 4 / WINDOW
-    clusters = {"kind": "clusters", "clusters": 16}
+    clusters = {"kind": "clusters", "clusters": 16, "covariance": "full", "bits": 16}
     assert cost("lost_output", clusters, None) == (16 * (2 * 64 + 2) + 64 * 65 / 2) * 4 / WINDOW
     assert cost("oracle", None, {"count": 10, "bits": 8}) == 2 * (10 * 68 + 128) / WINDOW
 

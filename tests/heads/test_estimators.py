@@ -17,7 +17,9 @@ SPECS = {
     "none": {**GAUSSIAN, "covariance": "none"},
     "capped": {**GAUSSIAN, "capped": True},
     "low_rank": {**GAUSSIAN, "covariance": "low_rank", "rank": 3},
-    "clusters": {"kind": "clusters", "name": "e", "clusters": 4},
+    "clusters": {"kind": "clusters", "name": "e", "clusters": 4, "covariance": "full", "bits": 16},
+    "clusters_diagonal": {"kind": "clusters", "name": "e", "clusters": 3, "covariance": "diagonal", "bits": 16},
+    "clusters_in_bits": {"kind": "clusters", "name": "e", "clusters": 4, "covariance": "diagonal", "bits": 8},
     "blocks": {"kind": "blocks", "name": "e", "block": 5, "top": 2},
     "low_rank_keys": {"kind": "low_rank_keys", "name": "e", "rank": 3, "bits": 16},
     "low_rank_keys_in_bits": {"kind": "low_rank_keys", "name": "e", "rank": 5, "bits": 4},
@@ -27,7 +29,7 @@ SPECS = {
     "blocks_outliers": {"kind": "blocks", "name": "e", "block": 5, "top": 2, "scored": MAHALANOBIS},
 }
 EXACT = {
-    "clusters": {"kind": "clusters", "name": "e", "clusters": 46},
+    "clusters": {"kind": "clusters", "name": "e", "clusters": 46, "covariance": "full", "bits": 16},
     "blocks": {"kind": "blocks", "name": "e", "block": 5, "top": 99},
     "one_block": {"kind": "blocks", "name": "e", "block": 99, "top": 1},
     "single_keys": {"kind": "blocks", "name": "e", "block": 1, "top": 1},
@@ -68,8 +70,8 @@ def test_a_shift_of_all_keys_shifts_the_log_mass(name: str) -> None:
     bulk, query, shift = without_probes(layers.bulk()), layers.queries(), 3 * layers.draw(8, seed=3)
     expected = mass(make(name), bulk, query) + (query @ shift) * layers.SCALE
     moved = mass(make(name), without_probes(bulk, bulk.cache.keys + shift), query)
-    # Outliers in bits keep 8 of the bits of their mean, which the shift moves.
-    tolerance = 0.1 if name == "outliers_in_bits" else 1e-5
+    # What is held in bits keeps 8 of the bits of its mean, which the shift moves.
+    tolerance = 0.1 if name in ("outliers_in_bits", "clusters_in_bits") else 1e-5
     torch.testing.assert_close(moved, expected, rtol=tolerance, atol=tolerance)
 
 

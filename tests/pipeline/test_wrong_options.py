@@ -44,7 +44,11 @@ WRONG = {
     "criterion.qada.estimator.rank=8": ["criterion.qada.estimator.rank: 8 has no meaning for gaussian"],
     "criterion.qada.estimator.covariance=low_rank": ["criterion.qada.estimator.rank must be given: low_rank needs it"],
     "criterion.qada.estimator={covariance: low_rank, rank: 65}": ["estimator.rank: 65", "head_dim 64"],
-    "criterion.qada.estimator.kind=clusters": ["criterion.qada.estimator.clusters must be given"],
+    "criterion.qada.estimator={kind: clusters, bits: 16}": ["criterion.qada.estimator.clusters must be given"],
+    "criterion.qada.estimator={kind: clusters, clusters: 4, bits: 8, covariance: none}": [
+        "criterion.qada.estimator.covariance: 'none'",
+        "choose full or diagonal",
+    ],
     "criterion.qada.estimator.kind=blocks": ["criterion.qada.estimator.block must be given"],
     "criterion.qada.estimator.kind=low_rank_keys": ["criterion.qada.estimator.bits must be given"],
     "criterion.qada.estimator.kind=sampled": ["criterion.qada.estimator.count must be given"],

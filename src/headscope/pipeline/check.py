@@ -30,7 +30,7 @@ NEEDS = {
 OF_ESTIMATORS = {
     "gaussian": (),
     "low_rank": ("rank",),  # a gaussian's covariance
-    "clusters": ("clusters",),
+    "clusters": ("clusters", "bits"),
     "blocks": ("block", "top"),
     "low_rank_keys": ("rank", "bits"),
     "sampled": ("count",),
@@ -202,6 +202,10 @@ def _estimator(option: str, estimator: Estimator, head_dim: int) -> None:
             raise ConfigError(f"option {option}.{need} must be given: {kind} needs it")
         if value is not None and not wanted:
             raise ConfigError(f"option {option}.{need}: {value} has no meaning for {kind}; leave it out")
+    if kind == "clusters" and estimator.covariance not in ("full", "diagonal"):
+        raise ConfigError(
+            f"option {option}.covariance: {estimator.covariance!r} is not for clusters; choose full or diagonal"
+        )
     if estimator.rank is not None and estimator.rank > head_dim:
         raise ConfigError(f"option {option}.rank: {estimator.rank} is beyond the model's head_dim {head_dim}")
     _outliers(f"{option}.scored", estimator.scored)

@@ -173,7 +173,9 @@ class Estimator:
     clusters: int | None = option(None, "clusters: centres a KV head", low=1)
     block: int | None = option(None, "blocks: consecutive keys of a block", unit="keys", low=1)
     top: int | None = option(None, "blocks: blocks of the largest mean score, scored key by key", low=1)
-    bits: int | None = option(None, "low_rank_keys: of a number; 16 rounds nothing", unit="bits", low=2, high=16)
+    bits: int | None = option(
+        None, "low_rank_keys, clusters' means: of a number; 16 rounds nothing", unit="bits", low=2, high=16
+    )
     count: int | None = option(None, "sampled: keys of the sample of a KV head", unit="keys", low=2)
     capped: bool = option(False, "use the expected maximum where the variance is too large for the number of keys")
     moments: str = option("prompt", "text whose keys the moments describe", choices=("prompt", "random_words"))

@@ -2,14 +2,15 @@
 
 One Gaussian fails where the bulk holds several kinds of keys (repeated text, thousands of tokens); centres see them.
 The clusters share one covariance, up to a factor each. Reads C D + D (D + 1) / 2 + 2 C numbers a KV head and takes
-about (C + D) D multiply-adds a query, and C D more of both for the mean value, whatever T is.
+about (C + D) D multiply-adds a query ("diagonal": C D + D + 2 C, and (C + 2) D), and C D more of both for the mean
+value, whatever T is; the means may be held in few bits.
 
 Shapes: B rows, H query heads, K KV heads, G = H // K, Q queries, N bulk keys, C clusters, D head_dim.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +19,11 @@ from torch.nn.functional import one_hot
 from headscope.heads.bulk import Bulk
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.metric import metric_factor
+from headscope.heads.quantised import FULL, rounded, vectors_bytes
 
 ROUNDS = 6
+WIDTH = 4
+"""Bytes of a number that is not rounded: float32."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,12 @@ class ClusterSummary:
 
     Attributes:
         size: keys of each cluster, [K, C]; all zero where none was seen.
-        key: their mean, [K, C, D].
-        value: mean of their values, [K, C, D].
-        covariance: of the keys about their cluster's mean, over all clusters, [K, D, D].
+        key: their mean as it is held, rounded, [K, C, D].
+        value: mean of their values, rounded too, [K, C, D].
+        covariance: of the keys about their cluster's mean, over all clusters, [K, D, D]; its diagonal alone, [K, D].
         spread: each cluster's own variance over that of all, in the metric of the clusters, [K, C].
-        metric: factor of the metric, [K, D, D]; only `update` reads it.
+        metric: factor of the metric, [K, D, D]; only `update` reads it and
+        exact: the means before they were rounded.
     """
 
     size: Tensor
@@ -41,6 +46,7 @@ class ClusterSummary:
     covariance: Tensor
     spread: Tensor
     metric: Tensor
+    exact: tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,14 @@ class Clusters:
     Attributes:
         name: how tables call it.
         clusters: centres a KV head.
+        covariance: "full" or "diagonal".
+        bits: of a number of the clusters' means; 16 rounds nothing.
     """
 
     name: str
     clusters: int
+    covariance: Literal["full", "diagonal"] = "full"
+    bits: int = FULL
 
     def summarise(self, bulk: Bulk) -> ClusterSummary:
         """Find the clusters by k-means in the probes' metric (without probes: Euclid's)."""
@@ -61,7 +71,7 @@ class Clusters:
         metric = metric_factor(bulk, keys.dtype)
         if not count:
             zero = keys.new_zeros(keys.shape[0], 1, keys.shape[2])
-            return ClusterSummary(zero[..., 0], zero, zero, torch.zeros_like(metric), zero[..., 0], metric)
+            return ClusterSummary(zero[..., 0], zero, zero, self._covariance(zero), zero[..., 0], metric, (zero, zero))
         seen = keys @ metric
         member = one_hot(_kmeans(seen, min(self.clusters, count)), min(self.clusters, count)).to(keys.dtype)
         size = member.sum(1)
@@ -71,7 +81,8 @@ class Clusters:
         distance = (seen - member @ (share @ seen)).square().sum(-1, keepdim=True)
         average = distance.mean(1).clamp(min=torch.finfo(keys.dtype).tiny)
         spread = (share @ distance)[..., 0] / average
-        return ClusterSummary(size, mean, share @ values, rest.transpose(1, 2) @ rest / count, spread, metric)
+        exact = mean, share @ values
+        return ClusterSummary(size, *self._held(exact), self._covariance(rest), spread, metric, exact)
 
     def update(self, summary: ClusterSummary, keys: Tensor, values: Tensor) -> ClusterSummary:
         """Add keys and values, [K, N, D], to the nearest clusters; covariance and spreads stay as they were found.
@@ -85,9 +96,19 @@ class Clusters:
         kept, joined = summary.size[..., None], member.transpose(1, 2)
         key, value = (
             (kept * old + joined @ new) / size[..., None].clamp(min=1)
-            for old, new in ((summary.key, keys), (summary.value, values))
+            for old, new in zip(summary.exact, (keys, values), strict=True)
         )
-        return replace(summary, size=size, key=key, value=value)
+        held = self._held((key, value))
+        return replace(summary, size=size, key=held[0], value=held[1], exact=(key, value))
+
+    def _held(self, exact: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return rounded(exact[0], self.bits), rounded(exact[1], self.bits)
+
+    def _covariance(self, rest: Tensor) -> Tensor:
+        """Covariance of keys about their clusters' means, [K, N, D]."""
+        if self.covariance == "diagonal":
+            return rest.square().mean(1)
+        return rest.transpose(1, 2) @ rest / rest.shape[1]
 
     def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimated bulk log mass, [B, H, Q]; the count is the true one, not that of the summary."""
@@ -105,7 +126,11 @@ def _cluster_masses(query: Tensor, summary: ClusterSummary, scale: float) -> Ten
     """Log mass of every cluster, [B, H, Q, C]."""
     grouped = group_heads(precise(query), summary.key.shape[0]).to(summary.key.dtype)
     mean = grouped @ summary.key.transpose(1, 2)[:, None] * scale
-    variance = ((grouped @ summary.covariance[:, None]) * grouped).sum(-1, keepdim=True).clamp(min=0) * scale**2
+    if summary.covariance.ndim == 2:
+        turned = grouped * summary.covariance[:, None, None]
+    else:
+        turned = grouped @ summary.covariance[:, None]
+    variance = (turned * grouped).sum(-1, keepdim=True).clamp(min=0) * scale**2
     # Where no key was seen, one of score zero stands for the bulk, as the Gaussian has it.
     size = summary.size + (summary.size.sum(1, keepdim=True) == 0)
     masses = size.log()[:, None, None] + mean + variance * summary.spread[:, None, None] / 2
@@ -125,16 +150,23 @@ def _kmeans(points: Tensor, clusters: int) -> Tensor:
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Clusters:
     """Make the estimator."""
-    return Clusters(spec["name"], spec["clusters"])
+    return Clusters(spec["name"], spec["clusters"], spec["covariance"], spec["bits"])
 
 
 def numbers(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
     """Numbers of a KV head's summary: each cluster's mean, size and spread, one covariance, and the values' means."""
     clusters: int = spec["clusters"]
-    return clusters * (head_dim * (1 + values) + 2) + head_dim * (head_dim + 1) / 2
+    means = (1 + values) * vectors_bytes(clusters, spec["bits"], head_dim, WIDTH) / WIDTH
+    return means + 2 * clusters + _spread(spec, head_dim)
 
 
 def multiply_adds(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
     """Multiply-adds of a query: the centres' scores, one variance for all, and the mean value."""
     clusters: int = spec["clusters"]
-    return clusters * head_dim * (1 + values) + head_dim * (head_dim + 1)
+    variance = 2 * head_dim if spec["covariance"] == "diagonal" else head_dim * (head_dim + 1)
+    return clusters * head_dim * (1 + values) + variance
+
+
+def _spread(spec: Mapping[str, Any], head_dim: int) -> float:
+    """Numbers of the covariance: it is symmetric."""
+    return head_dim if spec["covariance"] == "diagonal" else head_dim * (head_dim + 1) / 2
