@@ -30,9 +30,9 @@ def view(layer: int = 3) -> LayerView:
     return LayerView(
         layer,
         0.35,
-        window,
         torch.tensor([26, 27, 28]),
         {"g": summary},
+        measure_window=lambda: window,
         attend_window=lambda: outputs[0],
         exact_mass=lambda: torch.zeros(2, 4, 3),
         exact_output=lambda: outputs[1],

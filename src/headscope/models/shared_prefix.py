@@ -6,7 +6,7 @@ T = P + S, M outlier keys, D head_dim.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor
@@ -56,6 +56,11 @@ class Scored:
     local: Tensor
     bulk: Tensor
     bulk_size: Tensor
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """Keys that the plain window of any query holds; finding them waits for the GPU, so once for all rows."""
+        return self.local.any(0).nonzero()[:, 0]
 
 
 class SharedPrefix:
@@ -142,32 +147,34 @@ class SharedPrefix:
         """What a group's criterion may look at."""
         call, scores = scored.call, scored.scores[rows]
         frozen = self._frozen(call, group.outliers)
-        columns = scored.local.any(0).nonzero()[:, 0]
-        window_mass = masked_log_mass(scores[..., columns], scored.local[:, columns])
-        window, bulk, held = scored.local, scored.bulk, scores
+        window, bulk = scored.local, scored.bulk
         if group.outliers.count:
-            # They are bulk keys of every query from the boundary on: the plain window only moves away from them.
-            held = frozen.rounded_scores(scored.query[rows], scores, call.scale)
-            window_mass = torch.logaddexp(window_mass, frozen.outlier_mass(held))
             marks = pad(frozen.marks, (0, scores.shape[-1] - self.length))
             window, bulk = window | marks, bulk & ~marks
+        held = cache(partial(frozen.rounded_scores, scored.query[rows], scores, call.scale))
         return LayerView(
             call.layer,
             call.scale,
-            window_mass,
             (scored.bulk_size - frozen.outliers.shape[1]).clamp(min=0),
             frozen.summaries,
-            attend_window=partial(self._attend_window, call, held, window, rows, frozen),
+            measure_window=lambda: self._window_mass(scored, frozen, held()),
+            attend_window=lambda: self._attend_window(call, held(), window, rows, frozen),
             exact_mass=partial(masked_log_mass, scores, bulk),
             exact_output=partial(self._attend_bulk, call, scores, bulk, rows),
         )
+
+    def _window_mass(self, scored: Scored, frozen: Frozen, held: Tensor) -> Tensor:
+        """Log mass of the window of some rows, outliers included, [r, H, Q]."""
+        mass = masked_log_mass(held[..., scored.columns], scored.local[:, scored.columns])
+        # Outliers are bulk keys of every query from the boundary on: the plain window only moves away from them.
+        return torch.logaddexp(mass, frozen.outlier_mass(held)) if frozen.outliers.shape[1] else mass
 
     def _frozen(self, call: LayerCall, outliers: Outliers) -> Frozen:
         """Outliers and summaries of a layer, made once for all rows that ask for the same ones."""
         key = (call.layer, outliers)
         if key not in self.frozen:
-            cache = replace(self.prefix[call.layer], scale=call.scale)
-            bulk = Bulk.between(cache, *self.window.summarised(self.length))
+            prefix = replace(self.prefix[call.layer], scale=call.scale)
+            bulk = Bulk.between(prefix, *self.window.summarised(self.length))
             used = [group.criterion.estimator for group in self.groups if group.outliers == outliers]
             self.frozen[key] = freeze(bulk, call.query.shape[1], outliers, used)
         return self.frozen[key]

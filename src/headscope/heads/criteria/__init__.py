@@ -5,6 +5,7 @@ Shapes: B rows of one criterion, H query heads, K KV heads, Q queries, T keys, D
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,9 +24,9 @@ class LayerView:
     Attributes:
         layer: index of the layer in the model.
         scale: factor of the scores.
-        window_mass: log mass of the window, [B, H, Q].
         bulk_size: bulk keys of each query, [Q].
         summaries: each estimator's summary of this layer's bulk, by the estimator's name.
+        measure_window: computes the log mass of the window; through `window_mass`, once.
         attend_window: computes the attention's output over the window alone: what a local head gives.
         exact_mass: computes the true bulk log mass; only through `bulk_mass`, so that a peek is seen.
         exact_output: computes the attention's output over the bulk alone; only through `bulk_output`.
@@ -34,13 +35,18 @@ class LayerView:
 
     layer: int
     scale: float
-    window_mass: Tensor
     bulk_size: Tensor
     summaries: Mapping[str, Any]
+    measure_window: Callable[[], Tensor] = field(repr=False)
     attend_window: Callable[[], Tensor] = field(repr=False)
     exact_mass: Callable[[], Tensor] = field(repr=False)
     exact_output: Callable[[], Tensor] = field(repr=False)
     peeked: bool = False
+
+    @cached_property
+    def window_mass(self) -> Tensor:
+        """Log mass of the window, [B, H, Q]."""
+        return self.measure_window()
 
     def window_output(self) -> Tensor:
         """Attention over the window alone, [B, H, Q, D]."""
