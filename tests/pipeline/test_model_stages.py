@@ -247,7 +247,9 @@ def test_one_estimator_more_reads_the_masses_that_are_there(
 
 
 LOST = (
-    "criterion=[dense,oracle,lost_output,oracle_output]",
+    "criterion=[dense,oracle,lost_output,oracle_output,static_outliers,local_outliers]",
+    "criterion.static_outliers.outliers.count=12",
+    "criterion.local_outliers.outliers.count=12",
     "criterion.lost_output.outliers.count=12",
     "criterion.oracle_output.outliers.count=12",
 )
@@ -277,7 +279,29 @@ def test_thresholds_of_recorded_margins_reach_their_targets_on_the_prompts_they_
                 predicted = -(margins.margin + np.stack([offsets[x] for x in margins.layer]))
                 np.testing.assert_allclose(predicted, margins.lost, rtol=1e-3, atol=1e-3)
     rows = rows_of(mine, "fwe", *LOST)
-    assert {row["criterion"] for row in rows} == {"dense", "oracle", "lost_output", "oracle_output"}
+    names = {"dense", "oracle", "lost_output", "oracle_output", "static_outliers", "local_outliers"}
+    assert {row["criterion"] for row in rows} == names
+
+
+def test_a_static_list_with_outliers_ranks_heads_by_the_exact_share_of_that_window(
+    results: Path, tmp_path: Path
+) -> None:
+    mine = copied(results, tmp_path)
+    for stage_name in ("dense", "probes", "margins"):
+        for node in nodes(stage_name, *LOST):
+            make(node, mine)
+    for node in nodes("calibration", *LOST, criterion="static_outliers"):
+        [parent] = node.parents
+        assert parent.stage == "margins"
+        found = json.loads((make(node, mine) / "calibration.json").read_text())["targets"]["0.8"]
+        recorded = list(read_margins(mine / parent.address, "static_outliers", "calibration"))
+        assert all((m.margin == m.exact).all() for m in recorded)
+        odds = np.concatenate([m.exact for m in recorded])
+        layers = np.concatenate([m.layer for m in recorded])
+        threshold = np.quantile(odds, 0.2)
+        shares = np.stack([(odds[layers == layer] < threshold).mean(0) for layer in found["layers"]])
+        long = np.array(found["long"], dtype=bool)
+        assert shares[long].min() >= shares[~long].max() - 0.02
 
 
 FITS = (

@@ -161,10 +161,6 @@ def _criteria(config: Config) -> None:
             if getattr(criterion, need) is None:
                 raise ConfigError(f"option criterion.{name}.{need} must be given: kind {criterion.kind} needs it")
         _outliers(f"criterion.{name}.outliers", criterion.outliers)
-        if criterion.outliers is not None and criterion.kind == "static":
-            raise ConfigError(
-                f"option criterion.{name}.outliers: kind static is ranked by the plain window; leave it out"
-            )
         for own, benchmark in config.benchmark.items():
             alone = benchmark.calibrated_on in (None, own) and len(benchmark.tasks) < 2
             if criterion.calibrated_on == "other_tasks" and alone:

@@ -43,6 +43,11 @@ def _has_margins(criterion: Criterion) -> bool:
     return own or asks_probes(dataclasses.asdict(criterion))
 
 
+def _recorded_kind(criterion: Criterion) -> str:
+    """The kind whose margins are recorded: a static list with outliers ranks heads by the exact share there."""
+    return "oracle" if criterion.kind == "static" and criterion.outliers is not None else criterion.kind
+
+
 def _plain(given: Any) -> Spec | None:
     return None if given is None else dataclasses.asdict(given)
 
@@ -170,9 +175,9 @@ class _Builder:
         """The node with the margins of all criteria that have any: of some, oracle tables tell them too."""
         if cell not in self.margins:
             criteria = {
-                name: {"kind": c.kind, "estimator": _plain(c.estimator), "outliers": _plain(c.outliers)}
+                name: {"kind": _recorded_kind(c), "estimator": _plain(c.estimator), "outliers": _plain(c.outliers)}
                 for name, c in self.criteria.items()
-                if c.kind in WITH_MARGINS
+                if _recorded_kind(c) in WITH_MARGINS
             }
             spec = {**self._drawn(cell), **self.compute, "window": _given(self.window), "criteria": criteria}
             parents = [self.assets, self.prompts[cell], self.dense[cell], *self.moments[cell.length]]
