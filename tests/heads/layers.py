@@ -19,7 +19,8 @@ def layer(tokens: int, seed: int = 0, probes: int = 5, dtype: torch.dtype = torc
     if probes:
         queries = draw(KV_HEADS * GROUP, probes, DIM, seed=seed + 2, dtype=dtype)
         found = Probes(queries, draw(KV_HEADS * GROUP, seed=seed + 3, dtype=dtype).abs())
-    return LayerCache(layer=1, keys=keys, values=values, scale=SCALE, probes=found)
+    asked = draw(KV_HEADS * GROUP, 6, DIM, seed=seed + 4, dtype=dtype)
+    return LayerCache(layer=1, keys=keys, values=values, scale=SCALE, probes=found, queries=asked)
 
 
 def bulk(tokens: int = 60, first: int = 4, last: int = 50, **options) -> Bulk:

@@ -8,7 +8,7 @@ from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk, LayerCache, Probes
 from headscope.heads.outliers import choose, importance
 
-RULES = ["mahalanobis", "query_metric", "probe_attention", "recent", "random"]
+RULES = ["mahalanobis", "query_metric", "probe_attention", "value_norm", "last_queries", "recent", "random"]
 
 
 def test_a_bulk_without_some_keys_is_the_others_in_order() -> None:
@@ -43,7 +43,8 @@ def test_importance_of_half_precision_keys_is_that_of_their_float_copies(rule: s
     half = layers.bulk(dtype=torch.bfloat16)
     cache = half.cache
     probes = Probes(cache.probes.queries.float(), cache.probes.weight.float())
-    whole = Bulk(LayerCache(1, cache.keys.float(), cache.values.float(), cache.scale, probes), half.index)
+    floats = (part.float() for part in (cache.keys, cache.values))
+    whole = Bulk(LayerCache(1, *floats, cache.scale, probes, cache.queries.float()), half.index)
     torch.testing.assert_close(importance(rule, half), importance(rule, whole))
 
 
@@ -114,3 +115,21 @@ def test_a_key_that_is_not_a_number_is_chosen_last() -> None:
     found = Bulk(LayerCache(1, cache.keys, cache.values, cache.scale, cache.probes), layers.bulk().index)
     assert torch.isnan(importance("probe_attention", found)[0]).all()  # the mean value is lost with it
     assert choose(["probe_attention", "recent"], found, 2).shape == (2, 2)
+
+
+def test_last_queries_choose_what_they_attend_to_and_its_neighbours() -> None:
+    found = layers.bulk()
+    cache = found.cache
+    attention = torch.zeros(2, 60, dtype=torch.float64)
+    for head in range(6):
+        for back in range(6):  # the queries stand at positions 54 to 59 and see nothing later
+            scores = cache.keys[head // 3, : 55 + back].double() @ cache.queries[head, back].double() * layers.SCALE
+            attention[head // 3, : 55 + back] += scores.softmax(0)
+    pooled = torch.stack([attention[:, max(0, j - 3) : j + 4].amax(1) for j in range(60)], 1)
+    torch.testing.assert_close(importance("last_queries", found).double(), pooled[:, 4:50], rtol=1e-5, atol=1e-6)
+
+
+def test_large_values_come_first() -> None:
+    cache = layers.layer(60)
+    cache.values[1, 33] *= 100
+    assert choose(["value_norm"], Bulk.between(cache, 4, 50), 1)[1].tolist() == [33]

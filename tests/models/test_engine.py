@@ -7,10 +7,12 @@ from transformers import GenerationConfig
 
 from headscope.errors import ShapeError
 from headscope.heads import mass
+from headscope.heads.bulk import LAST_QUERIES
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.window import Window
-from headscope.models.engine import Answer, decode
+from headscope.models.attention import attention
+from headscope.models.engine import Answer, decode, prefill
 from headscope.models.generation import greedy_answer, stop_tokens
 from headscope.models.shared_prefix import Rows
 from headscope.models.tiny import tiny_tokenizer
@@ -153,3 +155,15 @@ def test_an_answer_also_stops_at_the_last_token_of_a_text() -> None:
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
     assert set(stop_tokens(model, tokenizer, "\n")) == {5, tokenizer.eos_token_id, newline}
     assert set(stop_tokens(model, tokenizer)) == {5, tokenizer.eos_token_id}
+
+
+def test_the_prefill_keeps_the_last_queries_of_every_layer() -> None:
+    model = tiny_model("llama")
+    with torch.inference_mode(), attention(model):
+        short, long = (prefill(model, IDS[:count]) for count in (20, 66))
+        whole = prefill(model, IDS[:66] + IDS[:3])
+    for layer in range(3):
+        assert short[layer].queries.shape[1] == 20 and long[layer].queries.shape[1] == LAST_QUERIES
+        # Causal: three tokens more change nothing before them.
+        torch.testing.assert_close(whole[layer].queries[:, :-3], long[layer].queries[:, 3:])
+        torch.testing.assert_close(short[layer].keys, long[layer].keys[:, :20])

@@ -1,12 +1,15 @@
 """One layer as a boundary finds it: all keys so far, and the bulk among them that a summary stands for.
 
-Shapes: H query heads, K KV heads, T keys, N bulk keys, M chosen keys, P probes, D head_dim.
+Shapes: H query heads, K KV heads, T keys, N bulk keys, M chosen keys, P probes, Q queries, D head_dim.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+LAST_QUERIES = 32
+"""Queries before the boundary that a rule may look at."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class LayerCache:
         values: [K, T, D].
         scale: factor of the scores.
         probes: queries to expect, where the model was fitted with them.
+        queries: the last rotated queries before the boundary, at most `LAST_QUERIES`, [H, Q, D].
     """
 
     layer: int
@@ -39,6 +43,7 @@ class LayerCache:
     values: Tensor
     scale: float = 1.0
     probes: Probes | None = None
+    queries: Tensor | None = None
 
 
 @dataclass(frozen=True)

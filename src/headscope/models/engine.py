@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from headscope.errors import ShapeError
-from headscope.heads.bulk import LayerCache
+from headscope.heads.bulk import LAST_QUERIES, LayerCache
 from headscope.heads.window import Window
-from headscope.models.attention import attention
+from headscope.models.attention import LayerCall, Layers, attention, causal_attention
 from headscope.models.probes import Fitted
 from headscope.models.shared_prefix import Rows, SharedPrefix
 
@@ -41,15 +41,26 @@ class Answer:
 
 
 def prefill(model: PreTrainedModel, ids: Sequence[int], probes: Fitted | None = None) -> list[LayerCache]:
-    """Run the context densely and return every layer's keys and values, [K, P, D] each, with its probes."""
+    """Run the context densely and return what a boundary leaves of every layer: keys and values, [K, P, D] each."""
     # A cache without a config keeps all keys of sliding layers too, so that one rule of positions serves every layer.
-    cache = DynamicCache()
-    _forward(model, torch.tensor([ids]), 0, cache, None)
+    cache, seen = DynamicCache(), _LastQueries()
+    _forward(model, torch.tensor([ids]), 0, cache, seen)
     asked = {} if probes is None else {layer: probes.at(model, layer, len(ids)) for layer in probes.queries}
     return [
-        LayerCache(index, layer.keys[0], layer.values[0], probes=asked.get(index))
+        LayerCache(index, layer.keys[0], layer.values[0], probes=asked.get(index), queries=seen.queries[index])
         for index, layer in enumerate(cache.layers)
     ]
+
+
+class _LastQueries:
+    """Attends as the model does and keeps each layer's last queries."""
+
+    def __init__(self) -> None:
+        self.queries: dict[int, Tensor] = {}
+
+    def attend(self, call: LayerCall) -> Tensor:
+        self.queries[call.layer] = call.query[0, :, -LAST_QUERIES:]
+        return causal_attention(call)
 
 
 @torch.inference_mode()
@@ -129,7 +140,7 @@ def _forward(
     ids: Tensor,
     first: int,
     cache: DynamicCache,
-    shared: SharedPrefix | None,
+    layers: Layers,
     banned: Sequence[int] = (),
 ) -> Tensor:
     """Feed [R, Q] tokens from position `first` on; return each row's greedy token, no `banned` one, [R], on the CPU."""
@@ -141,7 +152,7 @@ def _forward(
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
-        headscope=shared,
+        headscope=layers,
     )
     # As generate() does: float32 before the argmax, so that half-precision ties break alike.
     logits = output.logits[:, -1].float()
