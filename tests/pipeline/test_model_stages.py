@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from headscope.benchmarks.scoring import Score
 from headscope.heads.margin_maps import MarginMap
@@ -101,6 +102,19 @@ def test_the_prompts_own_moments_predict_better_than_random_words(results: Path)
         found = read_estimates(folder, name, {m.prompt for m in masses})
         errors[name] = np.mean([np.abs(found[m.prompt] - m.bulk).mean() for m in masses])
     assert errors["gaussian_prompt"] < errors["gaussian_random_words"]
+
+
+def test_moments_of_prose_are_of_a_passage_as_long_as_the_prompt(results: Path, tmp_path: Path) -> None:
+    mine, found = copied(results, tmp_path), []
+    for seed in (1, 2):
+        overrides = ("criterion=[qada_prose]", f"seed={seed}")
+        [node] = nodes("moments", *overrides)
+        for parent in node.parents:
+            make(parent, mine)
+        moments = load_file(make(node, mine) / "moments.safetensors")
+        assert set(moments["count"].tolist()) == {640 - 16}  # without the sink
+        found.append(moments["mean"])
+    assert not torch.equal(*found)
 
 
 @pytest.mark.parametrize("criterion", ADAPTIVE)

@@ -104,8 +104,9 @@ class _Builder:
         estimators = [criterion.estimator for criterion in self.criteria.values()]
         texts = sorted({estimator.moments for estimator in estimators if estimator is not None} - {"prompt"})
         common = {"length": length, "seed": self.config.seed, "sink": self.window.sink, **self.compute}
+        files = {text: [self._file("prose")] if text == "prose" else [] for text in texts}
         return [
-            make_node("moments", [text, length, self.model.name], {"text": text, **common}, [self.assets])
+            make_node("moments", [text, length, self.model.name], {"text": text, **common}, [self.assets, *files[text]])
             for text in texts
         ]
 

@@ -178,7 +178,7 @@ class Estimator:
     )
     count: int | None = option(None, "sampled: keys of the sample of a KV head", unit="keys", low=2)
     capped: bool = option(False, "use the expected maximum where the variance is too large for the number of keys")
-    moments: str = option("prompt", "text whose keys the moments describe", choices=("prompt", "random_words"))
+    moments: str = option("prompt", "text whose keys the moments describe", choices=("prompt", "random_words", "prose"))
     scored: Outliers | None = field(default=None)  # scored exactly, not attended; the kind estimates the rest
 
 

@@ -1,5 +1,6 @@
-"""Key moments of a text other than the prompt: random words of the prompt's length, keys being rotated by position."""
+"""Key moments of a text other than the prompt, as long as the prompt is: keys are rotated by position."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from headscope.benchmarks.prose import sentences
 from headscope.benchmarks.ruler.needles import word_list
+from headscope.errors import ConfigError
 from headscope.heads.moments import KeyMoments
 from headscope.models.attention import attention
 from headscope.models.engine import prefill
@@ -20,13 +23,15 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write moments.safetensors: layers [L], count [L], mean [L, K, D], covariance [L, K, D, D].
 
     Args:
-        spec: text ("random_words"), length in tokens, seed, sink (keys left out), dtype, device, device_map, rope.
+        spec: text ("random_words" or "prose"), length in tokens, seed, sink (keys left out), dtype, device, device_map,
+            rope.
         out: the node's empty folder.
-        parents: the model's assets.
+        parents: the model's assets, and the prose's.
     """
     loaded = load_model(spec, parents)
+    ids = TEXTS[spec["text"]](loaded, parents, spec["length"], spec["seed"])
     with torch.inference_mode(), attention(loaded.model):
-        layers = prefill(loaded.model, random_words(loaded, spec["length"], spec["seed"]))
+        layers = prefill(loaded.model, ids)
     full = geometry(loaded.model.config).full_layers
     found = [KeyMoments.of(layers[layer].keys[:, spec["sink"] :]) for layer in full]
     tensors = {
@@ -38,9 +43,31 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     save_file(tensors, out / "moments.safetensors")
 
 
-def random_words(loaded: LoadedModel, length: int, seed: int) -> list[int]:
+def random_words(loaded: LoadedModel, parents: Parents, length: int, seed: int) -> list[int]:
     """Token ids of a prompt of random words, exactly `length` of them."""
     pool = [*word_list("noun"), *word_list("adjective"), *word_list("verb")]
-    words = random.Random(seed).choices(pool, k=length)
-    ids: list[int] = loaded.tokenizer(" ".join(words), add_special_tokens=False)["input_ids"][:length]
+    return _ids(loaded, " ".join(random.Random(seed).choices(pool, k=length)), length)
+
+
+def prose(loaded: LoadedModel, parents: Parents, length: int, seed: int) -> list[int]:
+    """Token ids of the haystacks' prose from a random sentence on, exactly `length` of them.
+
+    Raises:
+        ConfigError: the prose is shorter.
+    """
+    folder = parents.one("assets", name="prose").folder
+    path = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["path"]
+    found = sentences((folder / path).read_text(encoding="utf-8"))
+    start = random.Random(seed).randrange(len(found))
+    ids = _ids(loaded, " ".join(found[start:] + found[:start]), length)
+    if len(ids) < length:
+        raise ConfigError(f"estimator.moments: the prose has {len(ids)} tokens, {length} are wanted; use random_words")
     return ids
+
+
+def _ids(loaded: LoadedModel, text: str, length: int) -> list[int]:
+    ids: list[int] = loaded.tokenizer(text, add_special_tokens=False)["input_ids"][:length]
+    return ids
+
+
+TEXTS = {"random_words": random_words, "prose": prose}
