@@ -109,6 +109,7 @@ def variants():
     for name in GROUPS["estimator"]:
         yield ["experiment=smoke", "criterion=[qada]", f"estimator@criterion.qada.estimator={name}"]
     yield ["experiment=smoke", "criterion=[qada_logistic]"]
+    yield ["experiment=smoke", "criterion=[qada]", "+outliers@window.outliers=mahalanobis"]
 
 
 def test_every_option_reaches_some_slice(build, monkeypatch):

@@ -210,3 +210,17 @@ def test_moments_of_another_text_are_made_for_a_criterion_with_margins_too(build
     assert nodes["moments"]
     for node in [*nodes["margins"].values(), *nodes["evaluation"].values()]:
         assert any(parent.stage == "moments" for parent in node.parents)
+
+
+def test_outliers_of_the_window_belong_to_every_criterion_that_names_none(build):
+    given = ("criterion=[dense,local,oracle,static,qada,lost_output]", "+outliers@window.outliers=mahalanobis")
+    planned = build("experiment=smoke", *given).nodes
+    for node in planned["evaluation"].values():
+        spec = json.loads(node.spec)
+        found = {name: (c["outliers"] or {}).get("rules") for name, c in spec["criteria"].items()}
+        assert found.pop("dense") is None and found.pop("lost_output") == ["probe_attention"]
+        assert set(found) == {"local", "oracle", "static", "qada"}
+        assert all(rules == ["mahalanobis"] for rules in found.values())
+        assert set(spec["window"]) == {"sink", "recent"}
+    recorded = [json.loads(node.spec)["criteria"] for node in planned["margins"].values()]
+    assert all(set(criteria) == {"oracle", "static", "qada", "lost_output"} for criteria in recorded)

@@ -58,7 +58,7 @@ LOST_CHANGES = {
     "calibration.probes=7": ("probes", "margins", "calibration", "evaluation", "figures"),
     "criterion.lost_output.outliers.count=9": ("margins", "calibration", "evaluation", "figures"),
     "criterion.lost_output.outliers.rules=[mahalanobis]": ("margins", "calibration", "evaluation", "figures"),
-    "criterion.lost_output.estimator.covariance=none": ("margins", "calibration", "evaluation", "figures"),
+    "criterion.lost_output.estimator.covariance=full": ("margins", "calibration", "evaluation", "figures"),
     "window.recent=64": (*DOWN, "margins"),
     "calibration.targets=[0.5]": ("calibration", "evaluation", "figures"),
 }

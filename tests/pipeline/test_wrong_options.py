@@ -57,6 +57,8 @@ WRONG = {
     "criterion.qada.estimator.scored.count=8": ["scored is null here", "+outliers@criterion.qada.estimator.scored="],
     "criterion.oracle.estimator.name=x": ["estimator is null here", "+estimator@criterion.oracle.estimator="],
     "criterion.qada.estimator.scored={count: 8}": ["scored is null here", "+outliers@criterion.qada.estimator.scored="],
+    "+outliers@window.outliers=recents": ["unknown outliers 'recents'", "'recent'"],
+    "window.outliers.count=8": ["window.outliers is null here", "+outliers@window.outliers="],
     "+outliers@criterion.qada.estimator.scored=mahalanobi": ["unknown outliers 'mahalanobi'", "'mahalanobis'"],
     "figure.roc.params.tarjet=0.5": ["figure.roc.params.tarjet", "did you mean target?"],
     "model=folder": ["must be given"],

@@ -153,6 +153,7 @@ def _calibrated_on(path: str, benchmark: Benchmark, config: Config) -> None:
 
 
 def _criteria(config: Config) -> None:
+    _outliers("window.outliers", config.window.outliers)
     if not config.criterion:
         raise ConfigError("option criterion: name at least one, e.g. criterion=[dense,local,oracle]")
     for name, criterion in config.criterion.items():

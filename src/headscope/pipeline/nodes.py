@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from headscope.benchmarks import registry
 from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.node import LOST_OUTPUT, WITH_MARGINS, Node, Spec, asks_probes, make_node
-from headscope.pipeline.schema import Benchmark, Config, Criterion
+from headscope.pipeline.schema import Benchmark, Config, Criterion, Window
 
 OFFICIAL = "official"  # name of the asset that holds a task's finished samples
 
@@ -43,6 +43,13 @@ def _has_margins(criterion: Criterion) -> bool:
     return own or asks_probes(dataclasses.asdict(criterion))
 
 
+def _windowed(criterion: Criterion, window: Window) -> Criterion:
+    """A criterion with the outliers of the window, unless it has its own; dense reads all keys anyway."""
+    if criterion.outliers is not None or criterion.kind == "dense":
+        return criterion
+    return dataclasses.replace(criterion, outliers=window.outliers)
+
+
 def _recorded_kind(criterion: Criterion) -> str:
     """The kind whose margins are recorded: a static list with outliers ranks heads by the exact share there."""
     return "oracle" if criterion.kind == "static" and criterion.outliers is not None else criterion.kind
@@ -64,8 +71,11 @@ class _Builder:
     """Makes the nodes of one configuration."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.model, self.window = config, config.model, config.window
-        self.criteria = dict(sorted(config.criterion.items()))  # their order makes no other result
+        self.config, self.model = config, config.model
+        self.window = dataclasses.replace(config.window, outliers=None)
+        self.criteria = {
+            name: _windowed(found, config.window) for name, found in sorted(config.criterion.items())
+        }  # their order makes no other result
         rope = None if self.model.rope is None else _given(self.model.rope)
         self.compute = {"dtype": self.model.dtype, "device": self.model.device, "rope": rope}
         self.compute["device_map"] = self.model.device_map

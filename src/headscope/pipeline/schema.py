@@ -144,20 +144,21 @@ class Assets:
 
 
 @dataclass
-class Window:
-    """Keys that every head may read (arXiv 2502.09647)."""
-
-    sink: int = option(MISSING, "first keys", unit="keys", low=0)
-    recent: int = option(MISSING, "last keys, the query's own included, the sink not", unit="keys", low=1)
-
-
-@dataclass
 class Outliers:
     """A few keys of each KV head, chosen at the boundary."""
 
     rules: list[str] = option(MISSING, "modules of headscope.heads.outliers; several choose in turn")
     count: int = option(MISSING, "outliers of a KV head", unit="keys", low=1)
     bits: int = option(16, "of a number of their keys and values; 16 keeps the model's", unit="bits", low=2, high=16)
+
+
+@dataclass
+class Window:
+    """Keys that every head may read (arXiv 2502.09647)."""
+
+    sink: int = option(MISSING, "first keys", unit="keys", low=0)
+    recent: int = option(MISSING, "last keys, the query's own included, the sink not", unit="keys", low=1)
+    outliers: Outliers | None = field(default=None)  # of every criterion that names none of its own
 
 
 @dataclass
