@@ -24,6 +24,15 @@ def test_costs_are_bytes_over_the_windows_bytes() -> None:
     assert cost("oracle", None, {"count": 10, "bits": 8}) == 2 * (10 * 68 + 128) / WINDOW
 
 
+def test_a_correction_reads_the_bulks_values_and_their_covariance_with_the_keys_if_there_is_one() -> None:
+    following = {**GAUSSIAN, "values": "covariance"}
+    assert cost("qada", following, None) == cost("qada", GAUSSIAN, None) == 2 * 64 * 4 / WINDOW
+    criterion = {"kind": "qada", "outliers": None, "correction": True}
+    read = [beyond_window({**criterion, "estimator": e}, Window(16, 128), 64, 1000) for e in (GAUSSIAN, following)]
+    assert read == [3 * 64 * 4 / WINDOW, (3 + 64) * 64 * 4 / WINDOW]
+    assert cost("lost_output", following, None) == read[1]
+
+
 def test_outliers_that_are_scored_are_keys_alone_unless_values_are_asked_for() -> None:
     for bits, read in ((16, 10 * 128), (4, 10 * 36 + 128)):
         estimator = {**GAUSSIAN, "scored": {"count": 10, "bits": bits}}

@@ -17,6 +17,8 @@ SPECS = {
     "none": {**GAUSSIAN, "covariance": "none"},
     "capped": {**GAUSSIAN, "capped": True},
     "low_rank": {**GAUSSIAN, "covariance": "low_rank", "rank": 3},
+    "values": {**GAUSSIAN, "covariance": "diagonal", "values": "covariance"},
+    "capped_values": {**GAUSSIAN, "capped": True, "values": "covariance"},
     "clusters": {"kind": "clusters", "name": "e", "clusters": 4, "covariance": "full", "bits": 16},
     "clusters_diagonal": {"kind": "clusters", "name": "e", "clusters": 3, "covariance": "diagonal", "bits": 16},
     "clusters_in_bits": {"kind": "clusters", "name": "e", "clusters": 4, "covariance": "diagonal", "bits": 8},
@@ -147,7 +149,7 @@ def test_costs_do_not_grow_with_the_prompt_unless_the_module_says_so(name: str) 
     assert ("Grows with T" in __import__(f"headscope.heads.estimators.{spec['kind']}", fromlist="x").__doc__) == grows
 
 
-WITH_VALUES = ["clusters", "blocks", "low_rank_keys", "sampled", "gaussian_outliers"]
+WITH_VALUES = ["values", "clusters", "blocks", "low_rank_keys", "sampled", "gaussian_outliers"]
 
 
 @pytest.mark.parametrize(("name", "values"), [*((n, False) for n in SPECS), *((n, True) for n in WITH_VALUES)])

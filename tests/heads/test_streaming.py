@@ -11,7 +11,7 @@ from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.moments import KeyMoments
 
 TOKENS = 46
-GAUSSIANS = ["gaussian", "diagonal", "none", "capped", "low_rank"]
+GAUSSIANS = ["gaussian", "diagonal", "none", "capped", "low_rank", "values", "capped_values"]
 WHOLE = {
     "blocks": {"kind": "blocks", "name": "e", "block": 5, "top": 99},
     "low_rank_keys": {"kind": "low_rank_keys", "name": "e", "rank": 8, "bits": 16},
@@ -106,7 +106,7 @@ def test_another_texts_moments_stay_and_the_value_is_the_bulks() -> None:
     estimator = build({**SPECS["gaussian"], "moments": "random_words"}, {"random_words": {1: other}})
     summary = streamed(estimator, bulk, 7, 20)
     assert summary.moments is other
-    torch.testing.assert_close(summary.value, bulk.values.mean(1))
+    torch.testing.assert_close(summary.values.value, bulk.values.mean(1))
 
 
 def test_low_rank_keys_are_rounded_alike_in_parts_and_at_once() -> None:

@@ -25,21 +25,27 @@ MAP = {
     "values": [[[offset] for offset in OFFSETS]] * 3,
     "slope": [SLOPES] * 3,
 }
+VALUES = {**GAUSSIAN, "name": "v", "values": "covariance"}
 ESTIMATED = ("qada", "lost_output")
+CORRECTED = "corrected "
 OUTPUT = 0.0
 THRESHOLDS = {"oracle": 0.2, "qada": 0.2, "oracle_output": OUTPUT, "lost_output": OUTPUT}
 
 
 def criterion(kind: str):
+    """A criterion; a corrected one has values that vary with the keys, too."""
+    corrected, kind = kind.startswith(CORRECTED), kind.removeprefix(CORRECTED)
     targets = [{"threshold": THRESHOLDS.get(kind, 0.0), "map": MAP}]
-    return build({"kind": kind}, targets, build_estimator(GAUSSIAN, {}) if kind in ESTIMATED else None)
+    estimator = build_estimator(VALUES if corrected else GAUSSIAN, {}) if kind in ESTIMATED else None
+    return build({"kind": kind, "correction": corrected}, targets, estimator)
 
 
 class WrittenOut:
     """Attention of one sequence: dense before the boundary, from there on by the definitions, a head at a time."""
 
     def __init__(self, kind: str, outliers: Outliers):
-        self.kind, self.outliers, self.labels = kind, outliers, []
+        self.corrected, self.kind = kind.startswith(CORRECTED), kind.removeprefix(CORRECTED)
+        self.outliers, self.labels = outliers, []
 
     def attend(self, call: LayerCall) -> torch.Tensor:
         output = torch.zeros_like(call.query)
@@ -77,6 +83,9 @@ class WrittenOut:
             masses[1] = torch.tensor(float(len(sides[1]))).log() + mean @ query * call.scale
             masses[1] = masses[1] + variance @ query.square() * call.scale**2 / 2
             outputs[1] = values[rest].mean(0)
+            if self.corrected:
+                for j in rest:
+                    outputs[1] += (keys[j] - mean) @ query * call.scale * (values[j] - values[rest].mean(0)) / len(rest)
         margin = masses[0] - masses[1]
         if self.kind.endswith("output"):
             lost = torch.sigmoid(-margin) * (outputs[1] - outputs[0]).norm()
@@ -85,11 +94,16 @@ class WrittenOut:
             margin = margin * SLOPES[head] + OFFSETS[head]
         long = {"dense": True, "local": False}.get(self.kind, bool(margin < THRESHOLDS.get(self.kind, 0.0)))
         self.labels.append((call.layer, head, position, long))
+        if self.corrected:
+            outputs[0] = (torch.stack(masses).softmax(0)[:, None] * torch.stack(outputs)).sum(0)
         return whole if long else outputs[0]
 
 
 @pytest.mark.parametrize("outliers", [OUTLIERS, ROUNDED], ids=["exact", "rounded"])
-@pytest.mark.parametrize("kind", ["dense", "local", "oracle", "qada", "oracle_output", "lost_output"])
+@pytest.mark.parametrize(
+    "kind",
+    ["dense", "local", "oracle", "qada", "oracle_output", "lost_output", "corrected qada", "corrected lost_output"],
+)
 def test_every_token_and_label_is_that_of_the_definitions(kind: str, outliers: Outliers) -> None:
     model = tiny_model("llama")
     (answer,) = decode(model, IDS, BOUNDARY, [Rows(criterion(kind), 1, outliers)], WINDOW, BUDGET, [EOS])
@@ -100,7 +114,7 @@ def test_every_token_and_label_is_that_of_the_definitions(kind: str, outliers: O
     assert logits.argmax(-1).tolist()[: len(answer.tokens)] == answer.tokens
     labels = torch.tensor([long for *_, long in plain.labels])
     assert answer.sparsity == pytest.approx(1 - labels.double().mean().item())
-    if kind in THRESHOLDS:
+    if plain.kind in THRESHOLDS:
         assert 0.1 < answer.sparsity < 0.9  # both labels occur
     assert answer.queries == len(IDS) - BOUNDARY + len(fed)
 
@@ -108,7 +122,8 @@ def test_every_token_and_label_is_that_of_the_definitions(kind: str, outliers: O
 def test_rows_with_other_outliers_do_not_disturb_each_other() -> None:
     model = tiny_model("llama", torch.float32)
     choices = [Outliers(), OUTLIERS, ROUNDED, Outliers(("random",), 9)]
-    groups = [Rows(criterion(kind), 1, outliers) for kind in ("qada", "lost_output", "oracle") for outliers in choices]
+    kinds = ("qada", "lost_output", "oracle", "corrected lost_output")
+    groups = [Rows(criterion(kind), 1, outliers) for kind in kinds for outliers in choices]
     together = decode(model, IDS, BOUNDARY, groups, WINDOW, BUDGET, [EOS])
     assert len({tuple(answer.tokens) for answer in together}) > 1
     for group, answer in zip(groups, together, strict=True):

@@ -37,6 +37,8 @@ CHANGES = {
     "criterion=[dense,local,oracle,static,static_oracle]": ("oracle", "calibration", "evaluation", "figures"),
     "~criterion.local": ("evaluation", "figures"),
     "criterion.qada.estimator.covariance=diagonal": DOWN,
+    "criterion.qada.estimator.values=covariance": DOWN,
+    "criterion.qada.correction=true": ("evaluation", "figures"),
     "figure.roc.params.target=0.5": ("figures",),
     "figure=[roc]": (),
     "seed=43": tuple(stage for stage in PLAIN if stage != "assets"),
@@ -59,6 +61,7 @@ LOST_CHANGES = {
     "criterion.lost_output.outliers.count=9": ("margins", "calibration", "evaluation", "figures"),
     "criterion.lost_output.outliers.rules=[mahalanobis]": ("margins", "calibration", "evaluation", "figures"),
     "criterion.lost_output.estimator.covariance=full": ("margins", "calibration", "evaluation", "figures"),
+    "criterion.lost_output.correction=true": ("evaluation", "figures"),
     "window.recent=64": (*DOWN, "margins"),
     "calibration.targets=[0.5]": ("calibration", "evaluation", "figures"),
 }

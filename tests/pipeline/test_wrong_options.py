@@ -53,6 +53,23 @@ WRONG = {
     "criterion.qada.estimator.kind=low_rank_keys": ["criterion.qada.estimator.bits must be given"],
     "criterion.qada.estimator.kind=sampled": ["criterion.qada.estimator.count must be given"],
     "criterion.qada.estimator={kind: sampled, count: 1}": ["criterion.qada.estimator.count: 1", "nearest is 2"],
+    "criterion.qada.estimator.values=variance": ["criterion.qada.estimator.values", "'variance'", "nearest is"],
+    "criterion.qada.estimator={kind: sampled, count: 8, values: covariance}": [
+        "criterion.qada.estimator.values: covariance is for kind gaussian, not sampled",
+        "leave it out",
+    ],
+    "criterion.qada_random_words.estimator.values=covariance": [
+        "criterion.qada_random_words.estimator.values: covariance",
+        "random_words",
+        "estimator.moments=prompt or criterion.qada_random_words.estimator.values=mean",
+    ],
+    "criterion.oracle.correction=true": [
+        "criterion.oracle.correction: true has no meaning for kind oracle",
+        "leave it out",
+        "qada, lost_output",
+    ],
+    "criterion.local.correction=true": ["criterion.local.correction: true", "kind local", "qada, lost_output"],
+    "criterion.qada.correction=maybe": ["criterion.qada.correction", "'maybe'", "true or false"],
     "criterion.qada.estimator.kind=scored": ["scored is no kind", "give criterion.qada.estimator.scored"],
     "criterion.qada.estimator.scored.count=8": ["scored is null here", "+outliers@criterion.qada.estimator.scored="],
     "criterion.oracle.estimator.name=x": ["estimator is null here", "+estimator@criterion.oracle.estimator="],

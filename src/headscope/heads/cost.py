@@ -18,7 +18,7 @@ def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int, k
     """Bytes that a query reads beyond its window over the bytes of the window, of one KV head.
 
     Args:
-        criterion: `estimator` and `outliers`, each None where there is none.
+        criterion: `kind`; `estimator` and `outliers`, each None where there is none; `correction` where there is one.
         window: the plain window.
         head_dim: size of a head.
         keys: bulk keys; only costs that grow with T ask.
@@ -28,7 +28,7 @@ def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int, k
     estimator, outliers = criterion["estimator"], criterion["outliers"]
     read = 0.0 if outliers is None else 2 * vectors_bytes(outliers["count"], outliers["bits"], head_dim, width)
     if estimator is not None:
-        values = criterion["kind"] == "lost_output"
+        values = criterion["kind"] == "lost_output" or criterion.get("correction", False)
         read += SUMMARY_BYTES * summary_numbers(estimator, head_dim, keys, values)
         if (scored := estimator.get("scored")) is not None:
             read += (1 + values) * vectors_bytes(scored["count"], scored["bits"], head_dim, width)

@@ -3,6 +3,7 @@
 Shapes: B prompts, H query heads, K KV heads, G = H // K query heads a KV head, Q queries, T keys, D head_dim.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,3 +115,13 @@ def gaussian_log_mass(mean: Tensor, variance: Tensor, size: Tensor, capped: bool
     sigma, limit = variance.sqrt(), (2 * log_size.clamp(min=0)).sqrt()
     frozen = torch.where(size > 0, mean + sigma * limit, -torch.inf)
     return torch.where(sigma <= limit, free, frozen)
+
+
+def frozen_tilt(variance: Tensor, size: int) -> Tensor:
+    """How far the attention over `size` Gaussian scores of this variance moves their mean, [B, H, Q], at most 1.
+
+    Their mean under their own exponentials is mean + variance; beyond sigma = sqrt(2 log n) no key lies so far, and it
+    stays at the expected maximum, mean + sigma sqrt(2 log n) (Derrida 1981): see `gaussian_log_mass`, capped.
+    """
+    sigma, limit = variance.sqrt(), math.sqrt(2 * math.log(max(size, 1)))
+    return torch.where(sigma > limit, limit / sigma, 1.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from headscope.heads.bulk import LayerCache
-from headscope.heads.criteria import LayerView, MarginCriterion
+from headscope.heads.criteria import Correction, LayerView, MarginCriterion
 from headscope.heads.criteria.lost_output import log_lost_output
 from headscope.heads.window import Window
 from headscope.models.attention import attention
@@ -50,7 +50,7 @@ class _Recorder(SharedPrefix):
         for group in self.groups:
             yield group, slice(0, 1)
 
-    def _label(self, scored: Scored) -> Tensor:
+    def _label(self, scored: Scored) -> tuple[Tensor, list[tuple[slice, Correction]]]:
         layer = scored.call.layer
         for (group, rows), found in zip(self._spans(), self.found, strict=True):
             view = self._view(scored, group, rows)
@@ -58,7 +58,7 @@ class _Recorder(SharedPrefix):
             mass = view.bulk_mass()
             exact, lost = view.window_mass - mass, self._lost(view, mass)
             found.setdefault(layer, []).append(LayerMargins(margin[0], exact[0], lost[0]))
-        return torch.ones(scored.scores.shape[:3], dtype=torch.bool, device=scored.scores.device)
+        return torch.ones(scored.scores.shape[:3], dtype=torch.bool, device=scored.scores.device), []
 
     def _lost(self, view: LayerView, mass: Tensor) -> Tensor:
         probes = self.prefix[view.layer].probes

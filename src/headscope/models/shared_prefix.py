@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.criteria import Criterion, LayerView
+from headscope.heads.criteria import Correction, Criterion, LayerView
 from headscope.heads.mass import group_heads, masked_log_mass, precise, query_chunks
 from headscope.heads.outliers import NO_OUTLIERS, Outliers
 from headscope.heads.window import Window
@@ -114,21 +114,24 @@ class SharedPrefix:
             return self._weighted_values(call, _softmax(scores, visible), slice(None)).to(query.dtype)
         local, bulk = self.window.local(position, key_position), self.window.bulk(position, key_position)
         scored = Scored(call, query, scores, local, bulk, self.window.bulk_size(position))
-        return self._output(scored, self._label(scored)).to(query.dtype)
+        return self._output(scored, *self._label(scored)).to(query.dtype)
 
-    def _label(self, scored: Scored) -> Tensor:
-        """Ask every criterion about its rows; returns what is long, bool [R, H, Q]."""
-        long, counted = [], []
+    def _label(self, scored: Scored) -> tuple[Tensor, list[tuple[slice, Correction]]]:
+        """Ask every criterion about its rows; returns what is long, bool [R, H, Q], and corrections of some."""
+        long, counted, corrections = [], [], []
         for group, rows in self._spans():
             view = self._view(scored, group, rows)
-            long.append(group.criterion.select(scored.query[rows], view).long)
+            selection = group.criterion.select(scored.query[rows], view)
+            long.append(selection.long)
             counted.append((view.bulk_size > 0).expand(group.count, -1))
+            if selection.correction is not None:
+                corrections.append((rows, selection.correction))
         labels = torch.cat(long)
         self.counts.add(scored.call.layer, labels, scored.call.key.shape[1], torch.cat(counted))
-        return labels
+        return labels, corrections
 
-    def _output(self, scored: Scored, long: Tensor) -> Tensor:
-        """Attention of every row as its labels say, [R, H, Q, D]; overwrites the scores."""
+    def _output(self, scored: Scored, long: Tensor, corrections: list[tuple[slice, Correction]]) -> Tensor:
+        """Attention of every row as its labels say, local pairs corrected, [R, H, Q, D]; overwrites the scores."""
         call, scores = scored.call, scored.scores
         visible = scored.local | (scored.bulk & long[..., None])
         held = [(rows, self._frozen(call, group.outliers)) for group, rows in self._spans() if group.outliers.count]
@@ -141,6 +144,9 @@ class SharedPrefix:
         output = self._weighted_values(call, weights, slice(None))
         for rows, frozen in held:
             output[rows] += frozen.rounding_of(weights[rows]) * ~long[rows, ..., None]
+        for rows, correction in corrections:
+            corrected = correction.merged(output[rows], masked_log_mass(scores[rows], visible[rows]))
+            output[rows] = torch.where(long[rows, ..., None], output[rows], corrected)
         return output
 
     def _view(self, scored: Scored, group: Rows, rows: slice) -> LayerView:

@@ -161,6 +161,12 @@ def _criteria(config: Config) -> None:
         for need in NEEDS.get(criterion.kind, ()):
             if getattr(criterion, need) is None:
                 raise ConfigError(f"option criterion.{name}.{need} must be given: kind {criterion.kind} needs it")
+        if criterion.correction and "estimator" not in NEEDS.get(criterion.kind, ()):
+            kinds = ", ".join(kind for kind, needs in NEEDS.items() if "estimator" in needs)
+            raise ConfigError(
+                f"option criterion.{name}.correction: true has no meaning for kind {criterion.kind}, which estimates"
+                f" no bulk; leave it out (kinds with corrections: {kinds})"
+            )
         _outliers(f"criterion.{name}.outliers", criterion.outliers)
         for own, benchmark in config.benchmark.items():
             alone = benchmark.calibrated_on in (None, own) and len(benchmark.tasks) < 2
@@ -202,6 +208,13 @@ def _estimator(option: str, estimator: Estimator, head_dim: int) -> None:
     if kind == "clusters" and estimator.covariance not in ("full", "diagonal"):
         raise ConfigError(
             f"option {option}.covariance: {estimator.covariance!r} is not for clusters; choose full or diagonal"
+        )
+    if estimator.values == "covariance" and estimator.kind != "gaussian":
+        raise ConfigError(f"option {option}.values: covariance is for kind gaussian, not {kind}; leave it out")
+    if estimator.values == "covariance" and estimator.moments != "prompt":
+        raise ConfigError(
+            f"option {option}.values: covariance needs the keys of the values, not those of {estimator.moments};"
+            f" use {option}.moments=prompt or {option}.values=mean"
         )
     if estimator.rank is not None and estimator.rank > head_dim:
         raise ConfigError(f"option {option}.rank: {estimator.rank} is beyond the model's head_dim {head_dim}")

@@ -126,9 +126,10 @@ def build_outliers(spec: Mapping[str, Any] | None) -> Outliers:
 def criterion_identity(
     spec: Mapping[str, Any], moments: Mapping[str, TextMoments], probes: LoadedProbes | None
 ) -> dict[str, Any]:
-    """What makes a criterion's margins: kind, estimator, outliers, what they were given, and the code of all."""
+    """What makes a criterion: kind, estimator, outliers, correction, what they were given, and the code of all."""
     estimator = spec["estimator"] and estimator_identity(spec["estimator"], moments)
     # A head's weight is in what calibration found.
     used = probes.sha256 if probes is not None and (spec["outliers"] or asks_probes(spec)) else None
     identity = {"kind": spec["kind"], "estimator": estimator, "outliers": spec["outliers"], "probes": used}
+    identity |= {"correction": True} if spec.get("correction") else {}
     return {**identity, "code": code_digest(*criterion_modules(spec))}

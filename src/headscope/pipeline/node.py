@@ -82,10 +82,11 @@ def modules(stage: str, spec: Spec) -> list[str]:
 
 
 def criterion_modules(criterion: Mapping[str, Any]) -> list[str]:
-    """Name the modules that make a criterion's margins: its own, its estimator's and those that choose outliers."""
+    """Name the modules that make a criterion: its own, its estimator's, a correction's, those that choose outliers."""
     estimator, outliers = criterion["estimator"], criterion["outliers"]
     found = [f"headscope.heads.criteria.{criterion['kind']}"]
     found += estimator_modules(estimator) if estimator else []
+    found += ["headscope.heads.corrected"] if criterion.get("correction") else []
     return found + _rule_modules(outliers)
 
 

@@ -179,6 +179,11 @@ class Estimator:
     )
     count: int | None = option(None, "sampled: keys of the sample of a KV head", unit="keys", low=2)
     capped: bool = option(False, "use the expected maximum where the variance is too large for the number of keys")
+    values: str = option(
+        "mean",
+        "gaussian: what it knows of the bulk's values: their mean, or how they vary with the keys too",
+        choices=("mean", "covariance"),
+    )
     moments: str = option("prompt", "text whose keys the moments describe", choices=("prompt", "random_words", "prose"))
     scored: Outliers | None = field(default=None)  # scored exactly, not attended; the kind estimates the rest
 
@@ -201,6 +206,9 @@ class Criterion:
         "map of each head's margin, fitted to the exact one; null: energy for lost outputs, none for shares"
         " (offset, slope, logistic and isotonic are controls that lose retrieval)",
         choices=("none", "energy", "offset", "slope", "logistic", "isotonic"),
+    )
+    correction: bool = option(
+        False, "qada, lost_output: local heads are given the bulk's output by the estimator instead of dropping it"
     )
 
 

@@ -64,14 +64,39 @@ class LayerView:
 
 
 @dataclass(frozen=True)
+class Correction:
+    """What a local pair is given instead of its bulk.
+
+    Attributes:
+        value: estimated attention over the bulk alone, [B, H, Q, D].
+        log_mass: estimated log mass of the bulk, [B, H, Q]; -inf where there is none.
+    """
+
+    value: Tensor
+    log_mass: Tensor
+
+    def merged(self, output: Tensor, log_mass: Tensor) -> Tensor:
+        """Mean of both sides by their masses, [B, H, Q, D]; the output itself where there is no bulk.
+
+        Args:
+            output: attention over the window, [B, H, Q, D].
+            log_mass: of the window, [B, H, Q].
+        """
+        share = (self.log_mass - log_mass).sigmoid()[..., None]
+        return torch.lerp(output, self.value.to(output.dtype), share.to(output.dtype))
+
+
+@dataclass(frozen=True)
 class Selection:
     """A criterion's answer.
 
     Attributes:
         long: bool [B, H, Q]; True reads the bulk.
+        correction: what local pairs are given for it; None drops it.
     """
 
     long: Tensor
+    correction: Correction | None = None
 
 
 class Criterion(Protocol):
@@ -112,14 +137,20 @@ def build(spec: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], estimat
     """Make the criterion that a slice of the configuration names.
 
     Args:
-        spec: `kind`, a module here, and the options of that module.
+        spec: `kind`, a module here; `correction` where local pairs are given the bulk's estimated output.
         targets: what calibration found, one entry a row: a `threshold` of the margin, calibrated by a `map` where
             there is one, or the labels `long` of `layers`.
         estimator: the estimator the slice names.
+
+    Raises:
+        ConfigError: the criterion needs an estimator that it was not given.
     """
     module = import_module(f"{__name__}.{spec['kind']}")
     criterion: Criterion = module.build(targets, estimator)
-    return criterion
+    if not spec.get("correction"):
+        return criterion
+    corrected: Criterion = import_module("headscope.heads.corrected").build(criterion)
+    return corrected
 
 
 def thresholds_of(targets: Sequence[Mapping[str, Any]]) -> Tensor:

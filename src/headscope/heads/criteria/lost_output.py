@@ -1,7 +1,8 @@
 """Local iff little of the head's output would be lost: the bulk's share times how far its values are from the window's.
 
 A head whose bulk holds much of the mass loses little if the bulk's values say what the window's say; the share alone
-(the oracle, QAdA) cannot see that. Mass and mean value of the bulk are estimated, so its keys are not read.
+(the oracle, QAdA) cannot see that. Mass and mean value of the bulk are estimated, so its keys are not read. With an
+output correction (headscope.heads.corrected) the margin is the same: it tells what a head without one would lose.
 
 Shapes: B rows, L layers, H query heads, Q queries, D head_dim.
 """
