@@ -114,7 +114,7 @@ def _panel(ax: Axes, table: pd.DataFrame, column: str, names: list[str]) -> None
         mean = np.asarray(line["task"] == MEAN)
         value = np.asarray(line[column])
         reach = np.stack([value - line[low], line[high] - value])[:, mean].clip(min=0)
-        ax.plot(place[~mean], value[~mean], ".", ms=2, color=look.colour, alpha=0.45, mew=0)
+        ax.plot(place[~mean], value[~mean], ".", ms=4.5, color=look.colour, alpha=0.5, mew=0)
         ax.errorbar(place[mean], value[mean], yerr=reach, color=look.colour, ls="", marker=look.marker, ms=3.2,
                     elinewidth=0.9, label=look.label, zorder=3)  # fmt: skip
     ax.set_xticks(range(len(targets)), [f"{target:g}" for target in targets])
