@@ -56,7 +56,10 @@ def test_the_default_experiment_is_what_runs_without_options(build):
 
 def test_the_papers_experiments_and_the_study_run_on_a_named_gpu(build):
     for name in GROUPS["experiment"]:
-        config, large = build(f"experiment={name}").points[0].config, name.startswith(("paper/", "predictors"))
+        config, large = (
+            build(f"experiment={name}").points[0].config,
+            name.startswith(("paper/", "predictors", "transfer")),
+        )
         assert config.model.device == ("cuda" if large else "cpu")
         assert config.model.dtype == ("bfloat16" if large else "float32")
 
@@ -110,6 +113,8 @@ def variants():
         yield ["experiment=smoke", "criterion=[qada]", f"estimator@criterion.qada.estimator={name}"]
     yield ["experiment=smoke", "criterion=[qada_logistic]"]
     yield ["experiment=smoke", "criterion=[qada]", "+outliers@window.outliers=mahalanobis"]
+    chosen = ["calibration.length=1024", "calibration.tasks=[fwe,niah_single_1]", "calibration.prompts=1"]
+    yield ["experiment=smoke", "criterion=[oracle]", "benchmark.ruler.lengths=[1024,1025]", *chosen]
 
 
 def test_every_option_reaches_some_slice(build, monkeypatch):

@@ -87,6 +87,15 @@ def test_a_benchmark_finds_what_was_calibrated_on_another(tmp_path):
     assert tables.calibrated("oracle", Setting("longbench", 3500)) is None
 
 
+def test_a_list_of_the_setting_itself_comes_before_one_of_the_length_it_was_calibrated_at(tmp_path):
+    nodes = [*fake.calibration(tmp_path, "static_oracle", ["vt"]),
+             *fake.calibration(tmp_path, "static_oracle", ["vt"], length=2048, targets=[0.5])]  # fmt: skip
+    evaluation = fake.evaluation(tmp_path, "vt", length=2048)
+    evaluation.spec["calibrating"] = {"benchmark": "ruler", "length": 1024}
+    found = Tables([evaluation], [], nodes).calibrated("static_oracle", Setting("ruler", 2048), "vt")
+    assert list(found["targets"]) == ["0.5"]
+
+
 def test_missing_nodes_and_prompts_without_a_bulk_are_named(tmp_path):
     with pytest.raises(ConfigError, match="evaluation nodes"):
         _ = Tables([], []).rows

@@ -90,6 +90,17 @@ def test_sparsity_counts_the_queries_with_a_bulk_up_to_the_rows_stop() -> None:
     assert answers[5].sparsity == 0.5 and answers[6].sparsity == 0.75
 
 
+def test_sparsity_by_layer_is_each_layers_own_and_its_mean_is_the_sparsity() -> None:
+    ranking = {"layers": [0, 1, 2], "long": [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]]}
+    by_layer = [Rows(build({"kind": "static"}, [ranking], None), 1)]
+    [answer, *others] = run(tiny_model("llama"), [*by_layer, *criteria()])
+    assert answer.sparsity_layer == [0.0, 1.0, 0.75]
+    assert len({tuple(other.sparsity_layer) for other in others}) > 4
+    for other in others:
+        assert len(other.sparsity_layer) == 3
+        assert sum(other.sparsity_layer) / 3 == pytest.approx(other.sparsity)
+
+
 def test_a_kv_group_is_local_only_if_all_of_its_heads_are() -> None:
     every_other, one_of_four = run(tiny_model("llama"), criteria())[5:7]
     assert every_other.sparsity_group == 0.0 and one_of_four.sparsity_group == 0.5

@@ -66,6 +66,7 @@ def test_every_criterion_and_target_has_a_row_for_every_evaluation_prompt(result
         counted.setdefault(row["prompt"], []).append((row["criterion"], row["target"]))
     assert len(counted) == 2 and {len(set(pairs)) for pairs in counted.values()} == {2 + 5 * 5}
     assert all(0 <= row["score"] <= 100 and 0 <= row["sparsity"] <= 1 and row["queries"] > 0 for row in rows)
+    assert all(np.mean(row["sparsity_layer"]) == pytest.approx(row["sparsity"], abs=1e-6) for row in rows)
 
 
 def test_the_dense_row_equals_the_dense_answer(results: Path) -> None:
@@ -395,6 +396,23 @@ def test_fits_are_decoded_at_about_the_sparsity_that_calibration_saw(fitted: Pat
             assert len(decoded) == 4
             assert np.mean(decoded) == pytest.approx(quality["sparsity"], abs=0.05)
             assert quality["achieved"] == pytest.approx(quality["sparsity"])
+
+
+def test_fewer_calibration_prompts_are_the_first_ones_of_each_task(results: Path, tmp_path: Path) -> None:
+    mine, fewer = copied(results, tmp_path), "calibration.prompts=1"
+    for criterion in ("oracle", "qada"):
+        (node, found), (_, all_of_them) = (calibrated(mine, *w, criterion=criterion) for w in ((fewer,), ()))
+        assert (found["prompts"], all_of_them["prompts"]) == (2, 4)  # of two tasks
+        odds = []
+        for parent in node.parents:
+            first = next(read_masses(mine / parent.address, "calibration"))
+            bulk, estimator = first.bulk, json.loads(node.spec)["estimator"]
+            if estimator:
+                bulk = read_estimates(mine / parent.address, estimator, {first.prompt})[first.prompt]
+            odds.append(first.local - bulk)
+        for target, entry in found["targets"].items():
+            assert np.mean([(o >= entry["threshold"]).mean() for o in odds]) == pytest.approx(float(target), abs=2e-3)
+            assert entry["threshold"] != all_of_them["targets"][target]["threshold"]
 
 
 RULED = ("criterion=[dense,oracle,qada,qada_random_words]",)

@@ -171,6 +171,64 @@ def test_one_benchmark_is_calibrated_on_another_at_the_nearest_length(build):
     assert {s["length"] for s in shared} == {1024, 4096}  # all of RULER's tasks, for any task of longbench_local
 
 
+def fitted_on(planned):
+    """Of every calibration that an evaluation reads: criterion, evaluated task and length, cells of its parents."""
+    for node in planned.nodes["evaluation"].values():
+        evaluated = json.loads(node.spec)
+        for parent in (parent for parent in node.parents if parent.stage == "calibration"):
+            cells = {(spec["task"], spec["length"]) for spec in (json.loads(p.spec) for p in parent.parents)}
+            yield json.loads(parent.spec)["criterion"], evaluated["task"], evaluated["length"], cells
+
+
+TASKS = {"niah_single_1", "fwe", "vt"}
+THREE = ("experiment=smoke", "benchmark.ruler.tasks=[niah_single_1,fwe,vt]", "benchmark.ruler.lengths=[1024,2048]")
+
+
+def test_a_chosen_length_and_chosen_tasks_are_what_criteria_are_fitted_on(build):
+    planned = build(*THREE, "calibration.length=1024", "calibration.tasks=[fwe,vt]")
+    for criterion, task, length, cells in fitted_on(planned):
+        left_out = {task} if criterion == "static" else set()
+        others = {(other, 1024) for other in {"fwe", "vt"} - left_out}
+        assert cells == ({(task, length)} if criterion == "static_oracle" else others)
+
+
+def test_a_static_list_of_another_length_leaves_the_evaluated_task_out(build):
+    found = {(task, length): cells for criterion, task, length, cells in
+             fitted_on(build(*THREE, "calibration.length=2048")) if criterion == "static"}  # fmt: skip
+    assert found == {(task, n): {(other, 2048) for other in TASKS - {task}} for task in TASKS for n in (1024, 2048)}
+
+
+def test_probes_come_from_the_prompts_that_criteria_are_fitted_on(build):
+    words = ["criterion=[dense,oracle,lost_output]", "calibration.length=1024", "calibration.tasks=[fwe,vt]"]
+    nodes = build(*THREE, *words, "calibration.prompts=1").nodes
+    probes = [json.loads(node.spec) for node in nodes["probes"].values()]
+    assert {(spec["task"], spec["length"], spec["prompts"]) for spec in probes} == {("fwe", 1024, 1), ("vt", 1024, 1)}
+    assert {len([p for p in node.parents if p.stage == "probes"]) for node in nodes["evaluation"].values()} == {2}
+    chosen = [json.loads(node.spec) for node in nodes["calibration"].values()]
+    assert all((spec["tasks"], spec["prompts"]) == (["fwe", "vt"], 1) for spec in chosen)
+
+
+def test_a_list_fitted_on_evaluated_prompts_does_not_depend_on_which_calibration_prompts_are_used(build):
+    plain, fewer = (build(*THREE, *words).nodes["calibration"] for words in ((), ("calibration.prompts=1",)))
+    assert {key for key in plain if key in fewer} == {key for key in plain if key.startswith("static_oracle-")} != set()
+
+
+def test_the_transfer_study_is_calibrated_at_home_and_elsewhere(build):
+    planned = build("experiment=transfer")
+    points = {point.name.removeprefix("transfer/").split(",")[0]: point for point in planned.points}
+    assert len(points) == 5 + 6 and all(point.seeds == [1, 2, 3] for point in points.values())
+    halves = [point.config.calibration.tasks for point in planned.points if point.config.calibration.tasks]
+    assert sorted(halves[0] + halves[1]) == sorted(planned.points[0].config.benchmark["ruler"].tasks)
+    prompts = [point.config.calibration.prompts for point in planned.points if point.config.calibration.prompts]
+    assert prompts == [1, 2, 4, 8, 16, 32]
+    back = points["benchmark.ruler.calibrated_on=longbench_local"].figures["drift"].parents
+    assert {json.loads(node.spec)["benchmark"] for node in back if node.stage == "calibration"} == {"longbench_local"}
+    away = points["calibration.length=1024"].figures["drift"].parents
+    assert {json.loads(node.spec)["length"] for node in away if node.stage == "calibration"} == {1024}
+    assert {json.loads(node.spec)["length"] for node in away if node.stage == "evaluation"} == {1024, 2048, 4096}
+    assert max(len(name) for point in planned.points for name in point.name.split("/")) < 200
+
+
 def test_outside_a_clone_the_plan_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(compose, "__file__", str(tmp_path / "src" / "compose.py"))
     with pytest.raises(ConfigError, match="clone of headscope"):

@@ -33,6 +33,8 @@ CHANGES = {
     "window.recent=64": DOWN,
     "window.sink=4": ("moments", *DOWN),
     "calibration.targets=[0.5]": ("calibration", "evaluation", "figures"),
+    "calibration.length=1024": (),
+    "calibration.prompts=1": ("calibration", "evaluation", "figures"),
     "criterion=[dense,oracle,static,static_oracle,local,qada,qada_random_words]": (),
     "criterion=[dense,local,oracle,static,static_oracle]": ("oracle", "calibration", "evaluation", "figures"),
     "~criterion.local": ("evaluation", "figures"),
@@ -56,6 +58,8 @@ def test_an_option_renews_what_depends_on_it(build, change):
 
 
 LOST_CHANGES = {
+    "calibration.prompts=1": ("probes", "margins", "calibration", "evaluation", "figures"),
+    "calibration.tasks=[fwe]": ("margins", "calibration", "evaluation", "figures"),
     "seed=43": tuple(stage for stage in STAGES if stage != "assets"),
     "calibration.probes=7": ("probes", "margins", "calibration", "evaluation", "figures"),
     "criterion.lost_output.outliers.count=9": ("margins", "calibration", "evaluation", "figures"),

@@ -33,6 +33,14 @@ WRONG = {
     "calibration.rule=share": ["calibration.rule", "'share'", "nearest is"],
     "calibration.rule=tau": ["calibration.rule: tau", "criterion static", "~criterion.static", "sparsity"],
     "calibration.rule=lost_mass": ["calibration.rule: lost_mass", "criterion static", "~criterion.static"],
+    "calibration.length=2048": ["calibration.length: 2048", "benchmark.ruler.lengths [1024]", "add it there"],
+    "calibration.length=10": ["calibration.length: 10", "the nearest is 64"],
+    "calibration.tasks=[vt,fve]": ["calibration.tasks: 'fve'", "benchmark ruler", "did you mean 'fwe'?"],
+    "calibration.tasks=[vt,vt]": ["calibration.tasks", "at least one task and none twice"],
+    "calibration.tasks=[]": ["calibration.tasks: []", "at least one task and none twice"],
+    "calibration.tasks=[vt]": ["criterion.static.calibrated_on", "at least two calibration.tasks", "only ['vt']"],
+    "calibration.prompts=3": ["calibration.prompts: 3", "benchmark.ruler.samples.calibration draws 2", "raise"],
+    "calibration.prompts=0": ["calibration.prompts: 0", "at least 1"],
     "benchmark.ruler.lengths=512": ["benchmark.ruler.lengths", "a list"],
     "benchmark.ruler.tasks=[vt,fve]": ["benchmark.ruler.tasks", "'fve'", "'fwe'"],
     "benchmark.ruler.tasks=[vt]": ["calibrated_on", "at least two benchmark.ruler.tasks"],
@@ -112,6 +120,14 @@ TOGETHER = {
         "calibration prompts of ruler",
         "raise benchmark.ruler.samples.calibration",
     ],
+    ("criterion=[oracle]", "calibration={rule: coverage, targets: [0.7], tasks: [vt], prompts: 1}"): [
+        "coverage 0.7 is beyond what 1 calibration prompts of ruler",
+    ],
+    (
+        "benchmark.longbench_local.calibrated_on=null",
+        "benchmark.longbench_local.samples.calibration=2",
+        "calibration.tasks=[vt,fwe]",
+    ): ["calibration.tasks: 'vt' is no task of benchmark longbench_local"],
 }
 
 

@@ -81,17 +81,18 @@ class Scores:
 
     def means(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Mean over tasks of the prompts' mean of each column, and the ends of its interval."""
-        return self._with_interval(self.values)
+        return self.with_interval(self.values)
 
     def difference(self, one: tuple[str, float], other: tuple[str, float]) -> tuple[float, float, float]:
         """Mean of the paired difference `one - other` and the ends of its interval."""
         i, j = self.columns.index(one), self.columns.index(other)
-        mean, low, high = self._with_interval(self.values[:, [i]] - self.values[:, [j]])
+        mean, low, high = self.with_interval(self.values[:, [i]] - self.values[:, [j]])
         return float(mean[0]), float(low[0]), float(high[0])
 
-    def _with_interval(
+    def with_interval(
         self, values: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Mean over tasks of the prompts' mean of each column of [P, C], and the ends of its interval, [C] each."""
         mean = bootstrap.equal_weights(self.tasks) @ values
         low, high = bootstrap.interval(self.weights @ values)
         # A difference that cancels out must be 0, not a rounding error with a sign.

@@ -180,7 +180,8 @@ class Tables:
         fitted = {setting} | {
             Setting(**node.spec["calibrating"]) for node in self.evaluations if _setting(node) == setting
         }
-        for node in self.calibrations:
+        # What was fitted in the setting itself comes first: a static ranking of another length may have the same task.
+        for node in sorted(self.calibrations, key=lambda node: _setting(node) != setting):
             found = node.spec["criterion"] == criterion and _setting(node) in fitted
             found = found and seed in (None, node.spec.get("seed"))
             if found and node.spec.get("task") in (None, task):

@@ -3,7 +3,7 @@
 The prefix's keys and values are held once and read once for all rows; each row owns the keys of the question and of its
 answer, which differ because its criterion changed the hidden states before them.
 
-Shapes: R rows, K KV heads, Q queries, P prefix keys, D head_dim.
+Shapes: R rows, L full-attention layers, K KV heads, Q queries, P prefix keys, D head_dim.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ class Answer:
         stop: "eos" or "length".
         sparsity: share of (query, head) pairs labelled local, queries with a bulk only; NaN without any.
         sparsity_group: the same by KV group, local only if all of its query heads are.
+        sparsity_layer: `sparsity` of each full-attention layer, in their order, [L].
         queries: queries counted.
     """
 
@@ -37,6 +38,7 @@ class Answer:
     stop: str
     sparsity: float
     sparsity_group: float
+    sparsity_layer: list[float]
     queries: int
 
 
@@ -130,8 +132,10 @@ def _decode_rows(
             cache.batch_select_indices(going.to(model.device))
             shared.keep(going)
         step = following[:, None]
+    counts = shared.counts
     return [
-        Answer(tokens[row], stops[row], *shared.counts.sparsity(row), shared.counts.queries(row)) for row in range(rows)
+        Answer(tokens[row], stops[row], *counts.sparsity(row), counts.by_layer(row), counts.queries(row))
+        for row in range(rows)
     ]
 
 

@@ -1,15 +1,16 @@
-"""Which fits and rules of calibration go with which criteria. Never imports torch."""
+"""Which fits and rules go with which criteria, and which calibration prompts there are. Never imports torch."""
 
 from headscope.errors import ConfigError
 from headscope.pipeline.node import LOST_OUTPUT
-from headscope.pipeline.schema import Config, Criterion
+from headscope.pipeline.options import nearest
+from headscope.pipeline.schema import Benchmark, Calibration, Config, Criterion
 
 FITTED = ("qada", *LOST_OUTPUT)
 """Kinds of criteria whose margins a map may calibrate."""
 
 
 def check_calibration(config: Config) -> None:
-    """Refuse a fit or a rule that has no meaning for a criterion.
+    """Refuse a fit or a rule that has no meaning for a criterion, and calibration prompts that no benchmark has.
 
     Raises:
         ConfigError: naming the option, its value and the remedy.
@@ -18,6 +19,8 @@ def check_calibration(config: Config) -> None:
         _fit(f"criterion.{name}.fit", criterion)
         if criterion.calibrated_on is not None:
             _rule(name, criterion, config.calibration.rule)
+    for name in sorted({benchmark.calibrated_on or own for own, benchmark in config.benchmark.items()}):
+        _source(name, config.benchmark[name], config.calibration)
     if config.calibration.rule == "coverage":
         _coverage(config)
 
@@ -46,12 +49,36 @@ def _rule(name: str, criterion: Criterion, rule: str) -> None:
         raise ConfigError(f"{option} with criterion.{name}.fit logistic, whose margins are no shares; {leave}")
 
 
+def _source(name: str, source: Benchmark, chosen: Calibration) -> None:
+    """What is chosen must be there in every benchmark that criteria are fitted on."""
+    if chosen.length is not None and chosen.length not in source.lengths:
+        raise ConfigError(
+            f"option calibration.length: {chosen.length} is not among benchmark.{name}.lengths {source.lengths}, which"
+            f" criteria are fitted on; choose one of them or add it there"
+        )
+    tasks = source.tasks if chosen.tasks is None else chosen.tasks
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise ConfigError(f"option calibration.tasks: {tasks} must name at least one task and none twice")
+    for task in tasks:
+        if task not in source.tasks:
+            raise ConfigError(
+                f"option calibration.tasks: {task!r} is no task of benchmark {name}, which criteria are fitted on;"
+                f" did you mean {nearest(task, source.tasks)!r}? ({', '.join(source.tasks)})"
+            )
+    if chosen.prompts is not None and chosen.prompts > source.samples.calibration:
+        raise ConfigError(
+            f"option calibration.prompts: {chosen.prompts} of each task, but benchmark.{name}.samples.calibration draws"
+            f" {source.samples.calibration}; lower the one or raise the other"
+        )
+
+
 def _coverage(config: Config) -> None:
     """A promise for new prompts takes prompts: k of them promise at most k / (k + 1)."""
     most = max(config.calibration.targets)
     for name, benchmark in config.benchmark.items():
         source = benchmark.calibrated_on or name
-        prompts = config.benchmark[source].samples.calibration * len(config.benchmark[source].tasks)
+        drawn, chosen = config.benchmark[source], config.calibration
+        prompts = (chosen.prompts or drawn.samples.calibration) * len(chosen.tasks or drawn.tasks)
         if most * (prompts + 1) > prompts:
             raise ConfigError(
                 f"option calibration.targets: coverage {most} is beyond what {prompts} calibration prompts of {source}"

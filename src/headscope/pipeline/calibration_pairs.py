@@ -5,6 +5,7 @@ Shapes: N rows (layer, query) of one prompt, H query heads.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from numpy.typing import NDArray
@@ -37,17 +38,18 @@ def read_pairs(spec: Mapping[str, Any], parents: Parents, split: str) -> Pairs:
     """Read the pairs of one split.
 
     Args:
-        spec: criterion and estimator (a name or null).
+        spec: criterion, estimator (a name or null) and, where not all are used, prompts: how many of each task's
+            calibration prompts.
         parents: margins nodes, or else oracle nodes.
         split: "evaluation" or "calibration".
     """
-    pairs = Pairs()
+    pairs, most = Pairs(), spec.get("prompts") if split == "calibration" else None
     for parent in parents.all("margins"):
-        for found in read_margins(parent.folder, spec["criterion"], split):
+        for found in islice(read_margins(parent.folder, spec["criterion"], split), most):
             for name in ("layer", "margin", "exact", "lost"):
                 getattr(pairs, name).append(getattr(found, name))
     for parent in parents.all("oracle"):
-        masses = list(read_masses(parent.folder, split))
+        masses = list(islice(read_masses(parent.folder, split), most))
         bulk = {m.prompt: m.bulk for m in masses}
         if spec["estimator"] is not None:
             bulk = read_estimates(parent.folder, spec["estimator"], set(bulk))

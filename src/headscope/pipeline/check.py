@@ -169,11 +169,12 @@ def _criteria(config: Config) -> None:
             )
         _outliers(f"criterion.{name}.outliers", criterion.outliers)
         for own, benchmark in config.benchmark.items():
-            alone = benchmark.calibrated_on in (None, own) and len(benchmark.tasks) < 2
-            if criterion.calibrated_on == "other_tasks" and alone:
+            fitted = config.calibration.tasks or config.benchmark[benchmark.calibrated_on or own].tasks
+            if criterion.calibrated_on == "other_tasks" and len(fitted) == 1 and fitted[0] in benchmark.tasks:
+                where = f"benchmark.{own}.tasks" if config.calibration.tasks is None else "calibration.tasks"
                 raise ConfigError(
-                    f"option criterion.{name}.calibrated_on: other_tasks needs at least two benchmark.{own}.tasks,"
-                    f" there is only {benchmark.tasks}"
+                    f"option criterion.{name}.calibrated_on: other_tasks needs at least two {where},"
+                    f" there is only {fitted}"
                 )
 
 

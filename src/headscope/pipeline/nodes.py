@@ -109,6 +109,9 @@ class _Builder:
         self.oracle = {cell: self._oracle(cell) for cell in self.cells}
         self.margins: dict[Cell, Node] = {}
         self.calibration: dict[tuple[str, str, int, str | None], Node] = {}
+        calibration = config.calibration
+        chosen = {"tasks": calibration.tasks, "prompts": calibration.prompts}
+        self.chosen = {name: value for name, value in chosen.items() if value is not None}
 
     def _moments(self, length: int) -> list[Node]:
         estimators = [criterion.estimator for criterion in self.criteria.values()]
@@ -173,6 +176,7 @@ class _Builder:
         for other in self._calibrating(cell):
             if other not in self.probes:
                 spec = {**other._asdict(), "count": self.config.calibration.probes, **self.compute}
+                spec |= {"prompts": self.chosen["prompts"]} if "prompts" in self.chosen else {}
                 words = [other.task, other.length, self.model.name]
                 parents = [self.assets, self.prompts[other], self.dense[other]]
                 self.probes[other] = make_node("probes", words, spec, parents)
@@ -204,11 +208,16 @@ class _Builder:
         return {**cell._asdict(), "seed": self.config.seed}
 
     def _calibrating(self, cell: Cell) -> list[Cell]:
-        """The cells whose calibration prompts criteria are fitted on: at the length that is nearest as a ratio."""
+        """The cells whose calibration prompts criteria are fitted on: of the chosen tasks and length.
+
+        None chosen: all tasks, the length that is nearest as a ratio.
+        """
+        chosen, tasks = self.config.calibration.length, self.config.calibration.tasks
         source = self.config.benchmark[cell.benchmark].calibrated_on or cell.benchmark
         lengths = self.config.benchmark[source].lengths
-        length = min(lengths, key=lambda found: max(found / cell.length, cell.length / found))
-        return [other for other in self.cells if (other.benchmark, other.length) == (source, length)]
+        length = chosen or min(lengths, key=lambda found: max(found / cell.length, cell.length / found))
+        found = [other for other in self.cells if (other.benchmark, other.length) == (source, length)]
+        return [other for other in found if tasks is None or other.task in tasks]
 
     def _calibrated(self, name: str, cell: Cell) -> Node | None:
         """The node that fits a criterion for an evaluated cell; what does not depend on its task is shared."""
@@ -216,9 +225,10 @@ class _Builder:
         if criterion.calibrated_on is None:
             return None
         used = [cell] if criterion.calibrated_on == "evaluation" else self._calibrating(cell)
-        own = cell.task if cell in used and criterion.calibrated_on != "calibration" else None
+        among = any(other.task == cell.task for other in used)  # maybe at another length
+        own = cell.task if among and criterion.calibrated_on != "calibration" else None
         if criterion.calibrated_on == "other_tasks":
-            used = [other for other in used if other != cell]
+            used = [other for other in used if other.task != cell.task]
         source, length, _ = used[0]
         if (name, source, length, own) not in self.calibration:
             estimator = criterion.estimator
@@ -234,6 +244,7 @@ class _Builder:
                 "length": length,
                 "task": own,
                 "seed": self.config.seed,
+                **({} if criterion.calibrated_on == "evaluation" else self.chosen),
             }
             words = self._windowed(name, own or source, length)
             recorded = [self._margins(other) if _has_margins(criterion) else self.oracle[other] for other in used]

@@ -52,7 +52,7 @@ class Option:
         Raises:
             ConfigError: naming the option, the value and the nearest valid one.
         """
-        for item in value if self.many else [value]:
+        for item in (value or []) if self.many else [value]:
             near = self._nearest(item)
             if item is not None and near != item:
                 raise ConfigError(f"option {path}: {item!r} is not {self.accepts}; the nearest is {near}")

@@ -224,6 +224,16 @@ class Calibration:
         choices=("sparsity", "tau", "lost_mass", "coverage"),
     )
     targets: list[float] = option(MISSING, "values to reach, in the rule's unit", low=0.001, high=0.999)
+    length: int | None = option(
+        None,
+        "length of the calibration prompts, whatever is evaluated; null: the one nearest to each evaluated length",
+        unit="tokens",
+        low=64,
+    )
+    tasks: list[str] | None = option(None, "tasks whose calibration prompts are used; null: all of the benchmark's")
+    prompts: int | None = option(
+        None, "use this many calibration prompts of each task, the first ones; null: all", unit="prompts", low=1
+    )
 
 
 @dataclass

@@ -57,7 +57,7 @@ def _provenance(record: Record, path: Path) -> None:
 
 def _rows(record: Record, path: Path) -> None:
     """Evaluation: every text, and the means of each criterion and target over prompts."""
-    rows = pd.read_parquet(path).drop(columns="tokens")
+    rows = pd.read_parquet(path).drop(columns=["tokens", "sparsity_layer"])
     means = rows.groupby(["criterion", "target"], dropna=False)[list(MEANS)].mean().reset_index()
     record.tables |= {"rows": rows, "means": means}
     for row in means.to_dict("records"):

@@ -31,7 +31,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     what the rule's target became there (`achieved`).
 
     Args:
-        spec: criterion, kind, calibrated_on, estimator (a name or null), fit, rule, targets, length, task.
+        spec: criterion, kind, calibrated_on, estimator (a name or null), fit, rule, targets, length, task;
+            tasks and prompts, where not all of the benchmark's calibration prompts are used.
         out: the node's empty folder.
         parents: oracle nodes (margins nodes for a criterion with margins of its own); which tasks they hold follows
             from `calibrated_on`.

@@ -52,6 +52,7 @@ ROWS = pa.schema(
         "metric_failed": pa.bool_(),
         "sparsity": pa.float64(),
         "sparsity_group": pa.float64(),
+        "sparsity_layer": pa.list_(pa.float32()),
         "queries": pa.int32(),
     }
 )

@@ -17,7 +17,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write probes.safetensors: layers [L], queries turned to position 0 [L, H, P, D], weight [L, H].
 
     Args:
-        spec: benchmark, task, length, count, dtype, device, device_map, rope.
+        spec: benchmark, task, length, count, dtype, device, device_map, rope; prompts, where not all are used.
         out: the node's empty folder.
         parents: the model's assets, prompts and dense answers.
 
@@ -30,7 +30,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     if not prompts:
         raise ConfigError(f"task {spec['task']} has no calibration prompt to take probes of; ask for one at least")
     answered = [
-        Answered([*prompt.encoded.ids, *answers[prompt.id]["tokens"]], prompt.encoded.boundary) for prompt in prompts
+        Answered([*prompt.encoded.ids, *answers[prompt.id]["tokens"]], prompt.encoded.boundary)
+        for prompt in prompts[: spec.get("prompts")]
     ]
     found = fit(loaded.model, answered, spec["count"])
     layers = list(found.queries)
