@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from headscope.errors import ConfigError
 from headscope.figures import bootstrap, diagnosed, style
@@ -74,10 +75,10 @@ def _notes(window: tuple[int, int], resamples: int) -> list[str]:
 
 def _upper(axes: Any, drawn: dict[str, pd.DataFrame], window: tuple[int, int]) -> None:
     errors = drawn["window"]
+    axes[1].sharey(axes[0])  # before anything is drawn, so that both make room
     _errors(axes[0], errors[errors["sink"] == window[0]], "recent")
     _errors(axes[1], errors[errors["recent"] == window[1]], "sink")
-    axes[0].set_ylabel("error of log mass (nats)")
-    axes[1].sharey(axes[0])
+    axes[0].set_ylabel("RMSE of log mass (nats)")
     _quantiles(axes[2], drawn["quantile"])
     _spectrum(axes[3], drawn["spectrum"])
 
@@ -108,9 +109,9 @@ def _errors(ax: Axes, errors: pd.DataFrame, varied: str) -> None:
             ax.fill_between(x, line["low"], line["high"], color=style.GREY, alpha=0.25, lw=0)
     ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
     ax.set(yscale="log", xlabel=f"{varied} (keys)")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
-    ax.tick_params(axis="y", which="minor", labelsize=5)
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _quantiles(ax: Axes, quantiles: pd.DataFrame) -> None:
@@ -131,13 +132,13 @@ def _spectrum(ax: Axes, spectrum: pd.DataFrame) -> None:
 
 def _lower(figure: Figure, axes: Any, drawn: dict[str, pd.DataFrame]) -> None:
     heads, correlation = drawn["head"], drawn["correlation"].set_index("driver")
+    for ax in axes[1:]:
+        ax.sharey(axes[0])
     for ax, (driver, label) in zip(axes, LABELS.items(), strict=True):
         dots = ax.scatter(heads[driver], heads["rmse"], c=heads["layer"], cmap="viridis", s=5, lw=0)
         rho = correlation.loc[driver]
         ax.set_title(f"rho {rho['value']:.2f} [{rho['low']:.2f}, {rho['high']:.2f}]")
         ax.set(yscale="log", xlabel=label)
         ax.yaxis.set_major_formatter("{x:g}")
-        if ax is not axes[0]:
-            ax.sharey(axes[0])
     axes[0].set_ylabel("RMSE of a head (nats)")
     figure.colorbar(dots, ax=axes[-1], label="layer", pad=0.02, aspect=25)
