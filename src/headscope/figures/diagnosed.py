@@ -111,8 +111,8 @@ def correlations(found: Diagnosed, resamples: int, seed: int) -> pd.DataFrame:
 
 
 def _ranks(values: Floats) -> Floats:
-    """Standardised ranks within each row, [1 + B, N]."""
-    ranks = values.argsort(axis=1).argsort(axis=1).astype(float)
+    """Standardised ranks within each row, equal values sharing theirs, [1 + B, N]."""
+    ranks = pd.DataFrame(values).rank(axis=1).to_numpy()
     centred = ranks - ranks.mean(1, keepdims=True)
     return np.asarray(centred / np.maximum(centred.std(1, keepdims=True), 1e-12))
 
