@@ -282,3 +282,22 @@ def test_outliers_of_the_window_belong_to_every_criterion_that_names_none(build)
         assert set(spec["window"]) == {"sink", "recent"}
     recorded = [json.loads(node.spec)["criteria"] for node in planned["margins"].values()]
     assert all(set(criteria) == {"oracle", "static", "qada", "lost_output"} for criteria in recorded)
+
+
+def test_diagnostics_are_planned_only_for_figures_that_read_them(build):
+    assert not build().nodes["diagnostics"] and "diagnostics" not in {node.stage for node in build()}
+    plain, more = build("experiment=smoke"), build("experiment=smoke", "figure=[roc,gaussian_fit]", "seed=1,2")
+    assert not plain.nodes["diagnostics"] and len(more.nodes["diagnostics"]) == 2 * 2
+    figures = more.points[0].figures
+    assert {parent.address for parent in figures["gaussian_fit"].parents} == addresses(more, "diagnostics")
+    assert "diagnostics" not in {parent.stage for parent in figures["roc"].parents}
+
+
+def test_a_figure_of_diagnostics_changes_no_other_job(build):
+    alone, more = build("experiment=smoke", "figure=[roc]"), build("experiment=smoke", "figure=[roc,gaussian_fit]")
+    added = addresses(more) - addresses(alone)
+    assert addresses(alone) <= addresses(more) and {address.split("/")[0] for address in added} == {
+        "diagnostics",
+        "figures",
+    }
+    assert not build("experiment=smoke", "figure=[gaussian_fit]").nodes["evaluation"]

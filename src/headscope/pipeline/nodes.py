@@ -22,7 +22,8 @@ def figures(configs: Sequence[Config]) -> list[Node]:
     """Return the figure nodes of configurations that differ in nothing but their seed; all others are ancestors."""
     builders = [_Builder(config) for config in configs]
     parents = [node for builder in builders for node in builder.measured()]
-    return builders[0].figures([config.seed for config in configs], parents)
+    diagnostics = [node for builder in builders for node in builder.diagnostics()]
+    return builders[0].figures([config.seed for config in configs], parents, diagnostics)
 
 
 def _given(options: Any) -> Spec:
@@ -275,8 +276,21 @@ class _Builder:
         recorded = [self._margins(cell) for cell in self.cells] if self._records() else []
         return [*evaluations, *self.oracle.values(), *recorded, *self.calibration.values()]
 
-    def figures(self, seeds: Sequence[int], parents: list[Node]) -> list[Node]:
-        """All figures, each reading all parents."""
+    def diagnostics(self) -> list[Node]:
+        """The diagnostics of every cell; jobs only where a figure reads them."""
+        windows = {"window": _given(self.window), **_given(self.config.diagnostics)}
+        return [
+            make_node(
+                "diagnostics",
+                self._windowed(cell.task, cell.length),
+                {**self._drawn(cell), **self.compute, **windows},
+                [self.assets, self.prompts[cell], self.dense[cell]],
+            )
+            for cell in self.cells
+        ]
+
+    def figures(self, seeds: Sequence[int], parents: list[Node], diagnostics: list[Node]) -> list[Node]:
+        """All figures, each reading all parents, or the diagnostics."""
         benchmarks = {
             name: {
                 "tasks": found.tasks,
@@ -296,7 +310,7 @@ class _Builder:
                 "figures",
                 self._windowed(name, lengths),
                 {"figure": name, "params": figure.params, **common},
-                parents,
+                diagnostics if figure.reads else parents,
             )
             for name, figure in self.config.figure.items()
         ]

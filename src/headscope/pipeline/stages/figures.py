@@ -23,9 +23,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     unknown = sorted(set(params) - set(known))
     if unknown:
         raise ConfigError(f"figure {name} has no option {unknown[0]!r}; it knows: {', '.join(known)}")
-    tables = Tables(
-        parents.all("evaluation"), parents.all("oracle"), parents.all("calibration"), parents.all("margins")
-    )
+    stages = ("evaluation", "oracle", "calibration", "margins", "diagnostics")
+    tables = Tables(*(parents.all(stage) for stage in stages))
     with style.applied():
         figure, table = draw(tables, spec["title"], **params)
         style.save(figure, table, out / name)
