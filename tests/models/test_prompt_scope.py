@@ -60,7 +60,7 @@ def test_rows_come_in_their_order_each_as_if_alone() -> None:
 
 
 def test_chunks_matter_to_summaries_alone() -> None:
-    """Oracle, static and local freeze nothing: any chunk is exactly causal. QAdA has its summaries from chunk to chunk."""
+    """Oracle, static and local freeze nothing: any chunk is exactly causal. QAdA's summaries come with chunks."""
     model = tiny_model("llama")
     small, large = run(model, criteria(), 1), run(model, criteria(), 1000)
     assert small[:7] == large[:7]
