@@ -35,6 +35,14 @@ def criterion(kind: str):
     return build({"kind": kind}, targets, build_estimator(GAUSSIAN, {}) if kind in ESTIMATED else None)
 
 
+def start_of(position: int, chunk: int | None) -> int | None:
+    """Where the summaries that a query meets were frozen; None: it is dense."""
+    if position >= BOUNDARY or chunk is None:
+        return BOUNDARY if position >= BOUNDARY else None
+    doubled = [20 + 2**k - 1 for k in range(8) if 2**k <= chunk]
+    return max(start for start in (*doubled, *range(0, BOUNDARY, chunk)) if start <= position)
+
+
 class WrittenOut:
     """Attention of one sequence by the definitions, a head and query at a time; the context is dense or in chunks."""
 
@@ -45,8 +53,8 @@ class WrittenOut:
         output = torch.zeros_like(call.query)
         group = call.query.shape[1] // call.key.shape[1]
         for position in range(call.query.shape[2]):
-            start = BOUNDARY if position >= BOUNDARY else self.chunk and position // self.chunk * self.chunk
-            if start in (None, BOUNDARY) or not position % self.chunk:
+            start = start_of(position, self.chunk)
+            if position == 0 or start != start_of(position - 1, self.chunk):
                 chosen = self._freeze(call, start or 0)
             for head in range(call.query.shape[1]):
                 outliers = set(chosen[head // group].tolist())

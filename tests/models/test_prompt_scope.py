@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_engine import BOUNDARY, BUDGET, GAUSSIAN, IDS, WINDOW, criteria
-from test_outlier_rows import OUTLIERS, criterion
+from test_outlier_rows import OUTLIERS, criterion, start_of
 from tiny_models import CONFIGS, EOS, random_ids, tiny_model
 
 from headscope.heads.criteria import build
@@ -95,7 +95,7 @@ def test_probes_are_turned_to_the_start_of_each_chunk() -> None:
         bounds = frozen_at(WINDOW, 50, 12)
         seen.append(prefill_chunks(model, IDS[:50], bounds, attending, fitted))
         whole = prefill(model, IDS[:50], fitted)
-    assert bounds == [FIRST, 24, 36, 48, 50]
+    assert bounds == [FIRST, 21, 23, 24, 27, 36, 48, 50]
     for prefix, start in zip(seen, bounds, strict=True):
         for layer, cache in enumerate(prefix):
             assert torch.equal(cache.probes.queries, fitted.at(model, layer, start).queries)
@@ -107,14 +107,17 @@ def test_probes_are_turned_to_the_start_of_each_chunk() -> None:
     ("boundary", "chunk", "starts"),
     [
         (66, None, [66]),
-        (66, 10, [20, 30, 40, 50, 60, 66]),
-        (66, 100, [20, 66]),
-        (60, 30, [20, 30, 60]),
+        (66, 10, [20, 21, 23, 27, 30, 40, 50, 60, 66]),
+        (66, 1000, [20, 21, 23, 27, 35, 51, 66]),
+        (60, 30, [20, 21, 23, 27, 30, 35, 60]),
+        (23, 1, [20, 21, 22, 23]),
         (18, 4, [18]),
         (20, 4, [20]),
     ],
 )
-def test_summaries_are_frozen_at_the_multiples_of_a_chunk(boundary: int, chunk: int | None, starts: list[int]) -> None:
+def test_summaries_are_frozen_at_multiples_of_a_chunk_and_at_first_more_often(
+    boundary: int, chunk: int | None, starts: list[int]
+) -> None:
     assert frozen_at(WINDOW, boundary, chunk) == starts
 
 
@@ -145,13 +148,13 @@ def test_recorded_masses_and_estimates_are_those_of_the_definitions(monkeypatch:
     with attention(model), torch.inference_mode():
         model(torch.tensor([[*IDS, *fed]]), headscope=calls)
     positions = recorded(WINDOW, BOUNDARY, len(IDS) + 8, 11)
-    assert len(positions) == 23 and {22, 33, 44, 55, 66} <= {start_of(p) for p in positions.tolist()}
+    assert len(positions) == 23 and {23, 33, 44, 55, 66} <= {start_of(p, 11) for p in positions.tolist()}
     for layer, call in calls.by_layer.items():
         masses = log_masses(call.query[:, :, positions], call.key, positions, WINDOW, call.scale)
         torch.testing.assert_close(layers[layer].masses.bulk, masses.bulk)
         torch.testing.assert_close(layers[layer].masses.local, masses.local)
         for place, position in enumerate(positions.tolist()):
-            keys = call.key[0, :, 4 : max(4, start_of(position) - 16)]
+            keys = call.key[0, :, 4 : max(4, start_of(position, 11) - 16)]
             seen = max(1, keys.shape[1])
             mean = keys.sum(1, keepdim=True) / seen
             spread = (keys - mean).transpose(1, 2) @ (keys - mean) / seen
@@ -159,10 +162,6 @@ def test_recorded_masses_and_estimates_are_those_of_the_definitions(monkeypatch:
                 query, kv = call.query[0, head, position] * call.scale, head // 2
                 expected = mean[kv, 0] @ query + query @ spread[kv] @ query / 2 + masses.bulk_size[place].log()
                 torch.testing.assert_close(layers[layer].estimates["g"][head, place], expected)
-
-
-def start_of(position: int) -> int:
-    return BOUNDARY if position >= BOUNDARY else position // 11 * 11
 
 
 def test_margins_without_outliers_are_those_of_the_recorded_masses() -> None:

@@ -46,7 +46,7 @@ def test_the_dense_row_equals_the_dense_answer_and_counts_the_context(results: P
     assert len(rows) == 2 * (2 + 4 * 2)
     for row in (row for row in rows if row["criterion"] == "dense"):
         assert (row["tokens"], row["stop"]) == (answers[row["prompt"]]["tokens"], answers[row["prompt"]]["stop"])
-        # A query has as many bulk keys as there are queries with a bulk up to it; the sample may end one before the last.
+        # A query's bulk is as large as there are queries with a bulk up to it; the sample may end one before the last.
         assert row["sparsity"] == 0 and 0 <= row["queries"] - last[row["prompt"]] <= 1
     assert {row["sparsity"] for row in rows if row["criterion"] == "local"} == {1.0}
 

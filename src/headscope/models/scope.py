@@ -22,12 +22,16 @@ def frozen_at(window: Window, boundary: int, chunk: int | None) -> list[int]:
     Args:
         window: the local window. Queries before the first with a bulk need nothing.
         boundary: first token of the question.
-        chunk: multiples of it start a chunk of the context, in tokens; None for `scope=question`.
+        chunk: multiples of it start a chunk of the context, in tokens, and shorter ones the first; None for
+            `scope=question`.
     """
     if chunk is None:
         return [boundary]
-    first = min(window.sink + window.recent, boundary)
-    return sorted({first, *range(first - first % chunk + chunk, boundary, chunk), boundary})
+    first = window.sink + window.recent
+    # A first chunk as long as the others would meet summaries of nothing; doubled ones meet half of their keys.
+    doubled = [first + 2**k - 1 for k in range(chunk.bit_length())]
+    starts = {*doubled, *range(first - first % chunk + chunk, boundary, chunk)}
+    return [*sorted(start for start in starts if start < boundary), boundary]
 
 
 def recorded(window: Window, boundary: int, length: int, chunk: int | None) -> Tensor:

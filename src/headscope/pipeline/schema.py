@@ -247,7 +247,7 @@ class Config:
     )
     chunk: int | None = option(
         None,
-        "scope prompt: the context's queries meet what was frozen at the start of their chunk; null: 256",
+        "scope prompt: length of a chunk, whose queries meet what its start froze; the first are shorter; null: 256",
         unit="tokens",
         low=1,
     )
