@@ -8,7 +8,7 @@ from headscope.heads.estimators import build as build_estimator
 from headscope.heads.window import Window
 from headscope.models.attention import attention
 from headscope.models.diagnosis import diagnose, wavelengths
-from headscope.models.engine import prefill
+from headscope.models.prefill import prefill
 from headscope.models.recording import record
 
 WINDOW, BOUNDARY = Window(sink=4, recent=16), 60

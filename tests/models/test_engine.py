@@ -12,8 +12,9 @@ from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.window import Window
 from headscope.models.attention import attention
-from headscope.models.engine import Answer, decode, prefill
+from headscope.models.engine import Answer, decode
 from headscope.models.generation import greedy_answer, stop_tokens
+from headscope.models.prefill import prefill
 from headscope.models.shared_prefix import Rows
 from headscope.models.tiny import tiny_tokenizer
 

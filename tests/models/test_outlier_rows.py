@@ -40,52 +40,67 @@ def criterion(kind: str):
     return build({"kind": kind, "correction": corrected}, targets, estimator)
 
 
-class WrittenOut:
-    """Attention of one sequence: dense before the boundary, from there on by the definitions, a head at a time."""
+def start_of(position: int, chunk: int | None) -> int | None:
+    """Where the summaries that a query meets were frozen; None: it is dense."""
+    if position >= BOUNDARY or chunk is None:
+        return BOUNDARY if position >= BOUNDARY else None
+    doubled = [20 + 2**k - 1 for k in range(8) if 2**k <= chunk]
+    return max(start for start in (*doubled, *range(0, BOUNDARY, chunk)) if start <= position)
 
-    def __init__(self, kind: str, outliers: Outliers):
+
+class WrittenOut:
+    """Attention of one sequence by the definitions, a head and query at a time; the context is dense or in chunks."""
+
+    def __init__(self, kind: str, outliers: Outliers, chunk: int | None = None):
         self.corrected, self.kind = kind.startswith(CORRECTED), kind.removeprefix(CORRECTED)
-        self.outliers, self.labels = outliers, []
+        self.outliers, self.chunk, self.labels = outliers, chunk, []
 
     def attend(self, call: LayerCall) -> torch.Tensor:
         output = torch.zeros_like(call.query)
         group = call.query.shape[1] // call.key.shape[1]
-        bulk = Bulk.between(LayerCache(call.layer, call.key[0], call.value[0]), 4, BOUNDARY - 16)
-        chosen = self.outliers.choose(bulk)
+        for position in range(call.query.shape[2]):
+            start = start_of(position, self.chunk)
+            if position == 0 or start != start_of(position - 1, self.chunk):
+                chosen = self._freeze(call, start or 0)
+            for head in range(call.query.shape[1]):
+                outliers = set(chosen[head // group].tolist())
+                sides = [range(position + 1), []]
+                if start is not None:
+                    local = [j for j in range(position + 1) if j < 4 or j > position - 16 or j in outliers]
+                    sides = [local, sorted(set(range(position + 1)) - set(local))]
+                rest = [j for j in range(4, (start or 0) - 16) if j not in outliers]
+                output[0, head, position] = self._one(call, head, head // group, position, sides, rest)
+        return output
+
+    def _freeze(self, call, start):
+        """Choose the outliers, [K, M], and round them."""
+        chosen = self.outliers.choose(Bulk.between(LayerCache(call.layer, call.key[0], call.value[0]), 4, start - 16))
         index = chosen[..., None].expand(-1, -1, call.key.shape[-1])
         self.held = [
             data.scatter(1, index, rounded(data.gather(1, index), self.outliers.bits))
             for data in (call.key[0], call.value[0])
         ]
-        for head in range(call.query.shape[1]):
-            outliers = set(chosen[head // group].tolist())
-            for position in range(call.query.shape[2]):
-                sides = [range(position + 1), []]
-                if position >= BOUNDARY:
-                    local = [j for j in range(position + 1) if j < 4 or j > position - 16 or j in outliers]
-                    sides = [local, sorted(set(range(position + 1)) - set(local))]
-                output[0, head, position] = self._one(call, head, head // group, position, sides, outliers)
-        return output
+        return chosen
 
-    def _one(self, call, head, kv, position, sides, outliers):
+    def _one(self, call, head, kv, position, sides, rest):
         query, keys, values = call.query[0, head, position], call.key[0, kv], call.value[0, kv]
         scores = keys[: position + 1] @ query * call.scale
-        if not sides[1]:
-            return scores.softmax(0) @ values[: position + 1]
+        whole = scores.softmax(0) @ values[: position + 1]
         held = self.held[0][kv][sides[0]] @ query * call.scale
+        if not sides[1]:
+            return whole if self.kind == "dense" else held.softmax(0) @ self.held[1][kv][sides[0]]
         masses = [held.logsumexp(0), scores[sides[1]].logsumexp(0)]
         outputs = [held.softmax(0) @ self.held[1][kv][sides[0]], scores[sides[1]].softmax(0) @ values[sides[1]]]
-        whole = scores.softmax(0) @ values[: position + 1]
         if self.kind in ESTIMATED:
-            rest = [j for j in range(4, BOUNDARY - 16) if j not in outliers]
-            mean = keys[rest].mean(0)
-            variance = (keys[rest] - mean).square().mean(0)
+            count = max(len(rest), 1)  # of nothing seen, scores and values are taken as zero
+            mean = keys[rest].sum(0) / count
+            variance = (keys[rest] - mean).square().sum(0) / count
             masses[1] = torch.tensor(float(len(sides[1]))).log() + mean @ query * call.scale
             masses[1] = masses[1] + variance @ query.square() * call.scale**2 / 2
-            outputs[1] = values[rest].mean(0)
+            outputs[1] = values[rest].sum(0) / count
             if self.corrected:
-                for j in rest:
-                    outputs[1] += (keys[j] - mean) @ query * call.scale * (values[j] - values[rest].mean(0)) / len(rest)
+                centred = values[rest] - outputs[1]
+                outputs[1] = outputs[1] + ((keys[rest] - mean) @ query * call.scale) @ centred / count
         margin = masses[0] - masses[1]
         if self.kind.endswith("output"):
             lost = torch.sigmoid(-margin) * (outputs[1] - outputs[0]).norm()
@@ -99,16 +114,17 @@ class WrittenOut:
         return whole if long else outputs[0]
 
 
+@pytest.mark.parametrize("chunk", [None, 1, 7, 20, 100])
 @pytest.mark.parametrize("outliers", [OUTLIERS, ROUNDED], ids=["exact", "rounded"])
 @pytest.mark.parametrize(
     "kind",
     ["dense", "local", "oracle", "qada", "oracle_output", "lost_output", "corrected qada", "corrected lost_output"],
 )
-def test_every_token_and_label_is_that_of_the_definitions(kind: str, outliers: Outliers) -> None:
-    model = tiny_model("llama")
-    (answer,) = decode(model, IDS, BOUNDARY, [Rows(criterion(kind), 1, outliers)], WINDOW, BUDGET, [EOS])
+def test_every_token_and_label_is_that_of_the_definitions(kind: str, outliers: Outliers, chunk: int | None) -> None:
+    model, rows = tiny_model("llama"), [Rows(criterion(kind), 1, outliers)]
+    (answer,) = decode(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], chunk=chunk)
     fed = answer.tokens if answer.stop == "eos" else answer.tokens[:-1]
-    plain = WrittenOut(kind, outliers)
+    plain = WrittenOut(kind, outliers, chunk)
     with torch.inference_mode(), attention(model):
         logits = model(torch.tensor([IDS + fed]), use_cache=False, headscope=plain).logits[0, len(IDS) - 1 :]
     assert logits.argmax(-1).tolist()[: len(answer.tokens)] == answer.tokens
@@ -116,7 +132,9 @@ def test_every_token_and_label_is_that_of_the_definitions(kind: str, outliers: O
     assert answer.sparsity == pytest.approx(1 - labels.double().mean().item())
     if plain.kind in THRESHOLDS:
         assert 0.1 < answer.sparsity < 0.9  # both labels occur
-    assert answer.queries == len(IDS) - BOUNDARY + len(fed)
+    assert answer.queries == len({position for _, _, position, _ in plain.labels})
+    if chunk is None:
+        assert answer.queries == len(IDS) - BOUNDARY + len(fed)
 
 
 def test_rows_with_other_outliers_do_not_disturb_each_other() -> None:

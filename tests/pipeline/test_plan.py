@@ -235,6 +235,20 @@ def test_outside_a_clone_the_plan_says_so(tmp_path, monkeypatch):
         compose.find_root(tmp_path)
 
 
+def test_the_scope_is_part_of_the_keys_of_what_decides_and_of_nothing_else(build):
+    question, prompt, smaller = (
+        build("experiment=smoke", *more) for more in ((), ("scope=prompt",), ("scope=prompt", "chunk=64"))
+    )
+    deciding = ("oracle", "margins", "calibration", "evaluation", "figures")
+    others = [stage for stage in STAGES if stage not in deciding]
+    for found in (prompt, smaller):
+        assert addresses(found, *others) == addresses(question, *others)
+        assert not addresses(found, *deciding) & addresses(question, *deciding)
+    assert not addresses(prompt, *deciding) & addresses(smaller, *deciding)
+    assert addresses(build("experiment=smoke", "scope=prompt", "chunk=256")) == addresses(prompt)
+    assert not any("chunk" in json.loads(node.spec) for node in question)
+
+
 PROBING = "outliers@criterion.qada.estimator.scored=mahalanobis_metric"
 
 

@@ -103,7 +103,8 @@ def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
         f"{name}: {plural(len(found['tasks']), 'task')}, {found['most']}{plural(found['samples'], 'prompt')} {each}"
         for name, found in title["benchmarks"].items()
     )
-    head = f"{title['model']}; {samples}; data {'seeds' if several else 'seed'} {', '.join(map(str, seeds))}."
+    scope = f"; criteria decide in the context too, by {title['chunk']} tokens" if "chunk" in title else ""
+    head = f"{title['model']}; {samples}; data {'seeds' if several else 'seed'} {', '.join(map(str, seeds))}{scope}."
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(" ".join([head, *notes]), int(width * 23))
     room = (len(lines) * FOOTER_POINTS * 1.35 + 4) / 72 / height

@@ -1,25 +1,27 @@
 """One dense pass over prompt and answer in which every criterion is asked for its margins.
 
 The state is that of generation, so that what calibration fits is what decides later: outliers and summaries are frozen
-at the boundary, and one function gives the margin.
+at the boundary (`scope=prompt`: at each chunk's start too), and one function gives the margin.
 
-Shapes: H query heads, Q queries from the boundary on.
+Shapes: H query heads, Q recorded queries.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from headscope.heads.bulk import LayerCache
 from headscope.heads.criteria import Correction, LayerView, MarginCriterion
 from headscope.heads.criteria.lost_output import log_lost_output
 from headscope.heads.window import Window
 from headscope.models.attention import attention
-from headscope.models.engine import prefill
+from headscope.models.prefill import prefill_chunks
 from headscope.models.probes import Fitted
+from headscope.models.scope import frozen_at, recorded
 from headscope.models.shared_prefix import Rows, Scored, SharedPrefix
 
 
@@ -42,23 +44,34 @@ class LayerMargins:
 class _Recorder(SharedPrefix):
     """All groups look at the same one row, which attends densely."""
 
-    def __init__(self, prefix: Sequence[LayerCache], groups: Sequence[Rows], window: Window):
+    def __init__(
+        self,
+        prefix: Sequence[LayerCache],
+        groups: Sequence[Rows],
+        window: Window,
+        positions: Tensor,
+        found: Sequence[dict[int, list[LayerMargins]]],
+    ):
         super().__init__(prefix, groups, window)
-        self.found: list[dict[int, list[LayerMargins]]] = [{} for _ in groups]
+        self.positions, self.found = positions, found
 
     def _spans(self) -> Iterator[tuple[Rows, slice]]:
         for group in self.groups:
             yield group, slice(0, 1)
 
     def _label(self, scored: Scored) -> tuple[Tensor, list[tuple[slice, Correction]]]:
-        layer = scored.call.layer
+        layer, every = scored.call.layer, torch.ones(scored.scores.shape[:3], dtype=torch.bool)
+        asked = torch.isin(scored.position, self.positions.to(scored.position.device))
+        if not asked.any():
+            return every.to(asked.device), []
+        scored = _some(scored, asked)
         for (group, rows), found in zip(self._spans(), self.found, strict=True):
             view = self._view(scored, group, rows)
             margin = group.criterion.margin(scored.query[rows], view)  # type: ignore[attr-defined]
             mass = view.bulk_mass()
             exact, lost = view.window_mass - mass, self._lost(view, mass)
             found.setdefault(layer, []).append(LayerMargins(margin[0], exact[0], lost[0]))
-        return torch.ones(scored.scores.shape[:3], dtype=torch.bool, device=scored.scores.device), []
+        return every.to(asked.device), []
 
     def _lost(self, view: LayerView, mass: Tensor) -> Tensor:
         probes = self.prefix[view.layer].probes
@@ -75,6 +88,7 @@ def margins(
     criteria: Sequence[Rows],
     window: Window,
     probes: Fitted | None,
+    chunk: int | None = None,
 ) -> list[dict[int, LayerMargins]]:
     """Margins of each criterion by full-attention layer, on one sequence.
 
@@ -85,17 +99,21 @@ def margins(
         criteria: one row each, all with margins.
         window: the local window, without outliers.
         probes: of the model, where rules for outliers ask for them.
+        chunk: with `scope=prompt`, tokens of a chunk of the context; the queries are those of `scope.recorded`.
     """
     assert all(isinstance(group.criterion, MarginCriterion) for group in criteria)
-    device = model.get_input_embeddings().weight.device
+    found: list[dict[int, list[LayerMargins]]] = [{} for _ in criteria]
+    positions = recorded(window, boundary, len(ids), chunk)
+    attending = partial(_Recorder, groups=criteria, window=window, positions=positions, found=found)
     with attention(model):
-        recorder = _Recorder(prefill(model, ids[:boundary], probes), criteria, window)
-        position = torch.arange(boundary, len(ids), device=device)[None]
-        rest = torch.tensor([ids[boundary:]], device=device)
-        cache = DynamicCache()
-        options = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
-        model(rest, position_ids=position, headscope=recorder, **options)
-    return [{layer: _joined(parts) for layer, parts in found.items()} for found in recorder.found]
+        prefill_chunks(model, ids, [*frozen_at(window, boundary, chunk), len(ids)], attending, probes)
+    return [{layer: _joined(parts) for layer, parts in layers.items()} for layers in found]
+
+
+def _some(scored: Scored, asked: Tensor) -> Scored:
+    """Some of the queries, bool [Q]."""
+    masks = {name: getattr(scored, name)[asked] for name in ("position", "local", "bulk", "bulk_size")}
+    return replace(scored, query=scored.query[:, :, asked], scores=scored.scores[:, :, asked], **masks)
 
 
 def _joined(parts: Sequence[LayerMargins]) -> LayerMargins:

@@ -1,4 +1,4 @@
-"""One dense forward pass that records exact and estimated log masses of the queries from the question on.
+"""One dense forward pass that records exact and estimated log masses: from the question on, or of a prompt's sample.
 
 Shapes: H query heads, K KV heads, Q recorded queries, T keys, D head_dim.
 """
@@ -15,6 +15,7 @@ from headscope.heads.estimators import Estimator
 from headscope.heads.mass import Masses, log_masses, precise
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall, attention, causal_attention
+from headscope.models.scope import frozen_at, recorded
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,19 @@ class LayerRecord:
 
 @dataclass
 class MassRecorder:
-    """Records every full-attention layer while the model attends densely; summaries are frozen at the boundary.
+    """Records every full-attention layer while the model attends densely.
 
     Attributes:
-        boundary: first recorded query.
+        position: of the recorded queries, ascending, [Q].
+        frozen_at: where summaries are made; each serves the queries up to the next.
         prompt: tokens of the prompt; the last one's raw scores are kept.
         window: which keys are local.
         estimators: of the bulk's log mass.
         layers: records by layer index, filled by the forward pass.
     """
 
-    boundary: int
+    position: Tensor
+    frozen_at: Sequence[int]
     prompt: int
     window: Window
     estimators: Sequence[Estimator]
@@ -57,15 +60,23 @@ class MassRecorder:
         return causal_attention(call)
 
     def _record(self, call: LayerCall) -> LayerRecord:
-        query = call.query[:, :, self.boundary :]
-        position = torch.arange(self.boundary, call.key.shape[2], device=query.device)
+        position = self.position.to(call.query.device)
+        query = call.query[:, :, position]
         masses = log_masses(query, call.key, position, self.window, call.scale)
-        cache = LayerCache(call.layer, call.key[0], call.value[0], call.scale)
-        bulk = Bulk.between(cache, *self.window.summarised(self.boundary))
-        estimates = {
-            e.name: e.log_mass(query, e.summarise(bulk), masses.bulk_size, call.scale)[0] for e in self.estimators
-        }
+        estimates = {e.name: self._estimate(e, call, query, masses.bulk_size) for e in self.estimators}
         return LayerRecord(masses, estimates, self._bulk_scores(call))
+
+    def _estimate(self, estimator: Estimator, call: LayerCall, query: Tensor, bulk_size: Tensor) -> Tensor:
+        """Estimated log masses, [H, Q], each by the summary that its query meets."""
+        cache = LayerCache(call.layer, call.key[0], call.value[0], call.scale)
+        ends = [*torch.searchsorted(self.position, torch.tensor(self.frozen_at[1:])).tolist(), len(self.position)]
+        found = []
+        for frozen, first, end in zip(self.frozen_at, [0, *ends], ends, strict=False):
+            if first < end:
+                summary = estimator.summarise(Bulk.between(cache, *self.window.summarised(frozen)))
+                part = query[:, :, first:end], summary, bulk_size[first:end], call.scale
+                found.append(estimator.log_mass(*part)[0])
+        return torch.cat(found, 1)
 
     def _bulk_scores(self, call: LayerCall) -> Tensor:
         last = self.prompt - 1
@@ -83,6 +94,7 @@ def record(
     boundary: int,
     window: Window,
     estimators: Sequence[Estimator],
+    chunk: int | None = None,
 ) -> dict[int, LayerRecord]:
     """Teacher-force a dense answer behind the prompt and record every full-attention layer.
 
@@ -94,8 +106,10 @@ def record(
         boundary: first token of the question.
         window: which keys are local.
         estimators: of the bulk's log mass.
+        chunk: with `scope=prompt`, tokens of a chunk of the context; the queries are those of `scope.recorded`.
     """
-    recorder = MassRecorder(boundary, len(ids), window, estimators)
+    position = recorded(window, boundary, len(ids) + len(fed), chunk)
+    recorder = MassRecorder(position, frozen_at(window, boundary, chunk), len(ids), window, estimators)
     tokens = torch.tensor([[*ids, *fed]], device=model.get_input_embeddings().weight.device)
     with attention(model):
         model(tokens, use_cache=False, logits_to_keep=1, headscope=recorder)

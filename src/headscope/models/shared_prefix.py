@@ -44,6 +44,7 @@ class Scored:
     Attributes:
         call: the attention call.
         query: its queries, [R, H, Q, D].
+        position: where they stand, [Q].
         scores: [R, H, Q, T].
         local: the plain window, bool [Q, T].
         bulk: all other visible keys, bool [Q, T].
@@ -52,6 +53,7 @@ class Scored:
 
     call: LayerCall
     query: Tensor
+    position: Tensor
     scores: Tensor
     local: Tensor
     bulk: Tensor
@@ -72,11 +74,17 @@ class SharedPrefix:
         counts: labels given so far, of all rows.
     """
 
-    def __init__(self, prefix: Sequence[LayerCache], groups: Sequence[Rows], window: Window):
+    def __init__(
+        self,
+        prefix: Sequence[LayerCache],
+        groups: Sequence[Rows],
+        window: Window,
+        counts: LocalCounts | None = None,
+    ):
         self.prefix, self.window, self.groups = prefix, window, list(groups)
         self.length = prefix[0].keys.shape[1]
         self.rows = sum(group.count for group in groups)
-        self.counts = LocalCounts(self.rows)
+        self.counts = LocalCounts(self.rows) if counts is None else counts
         self.frozen: dict[tuple[int, Outliers], Frozen] = {}
 
     def keep(self, rows: Tensor) -> None:
@@ -113,7 +121,7 @@ class SharedPrefix:
             visible = Window(0, call.sliding).local(position, key_position)
             return self._weighted_values(call, _softmax(scores, visible), slice(None)).to(query.dtype)
         local, bulk = self.window.local(position, key_position), self.window.bulk(position, key_position)
-        scored = Scored(call, query, scores, local, bulk, self.window.bulk_size(position))
+        scored = Scored(call, query, position, scores, local, bulk, self.window.bulk_size(position))
         return self._output(scored, *self._label(scored)).to(query.dtype)
 
     def _label(self, scored: Scored) -> tuple[Tensor, list[tuple[slice, Correction]]]:

@@ -50,7 +50,18 @@ def check(config: Mapping[str, Any]) -> None:
         else:
             option.check(path, value)
     typed = from_plain(Config, config)
-    for test in (_names, _model, _benchmarks, _files, _criteria, _estimators, _figures, _targets, check_calibration):
+    for test in (
+        _names,
+        _scope,
+        _model,
+        _benchmarks,
+        _files,
+        _criteria,
+        _estimators,
+        _figures,
+        _targets,
+        check_calibration,
+    ):
         test(typed)
 
 
@@ -63,6 +74,14 @@ def _names(config: Config) -> None:
         for word in words:
             if not NAME.fullmatch(word):
                 raise ConfigError(f"option {option}: {word!r} must be letters, digits, '_', '.' and single '-'")
+
+
+def _scope(config: Config) -> None:
+    if config.chunk is not None and config.scope != "prompt":
+        raise ConfigError(
+            f"option chunk: {config.chunk} has no meaning for scope {config.scope}, which prefills the context densely;"
+            " leave it out or choose scope=prompt"
+        )
 
 
 def _model(config: Config) -> None:

@@ -15,6 +15,7 @@ from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.node import LOST_OUTPUT, WITH_MARGINS, Node, Spec, asks_probes, make_node
 from headscope.pipeline.schema import Benchmark, Config, Criterion, Window
 
+CHUNK = 256
 OFFICIAL = "official"  # name of the asset that holds a task's finished samples
 
 
@@ -80,6 +81,9 @@ class _Builder:
         rope = None if self.model.rope is None else _given(self.model.rope)
         self.compute = {"dtype": self.model.dtype, "device": self.model.device, "rope": rope}
         self.compute["device_map"] = self.model.device_map
+        # Of scope prompt alone, so that the other's keys know nothing of it.
+        self.chunk = {"chunk": config.chunk or CHUNK} if config.scope == "prompt" else {}
+        self.deciding = {"window": _given(self.window), **self.chunk}
         self.assets = make_node(
             "assets",
             [self.model.name],
@@ -163,7 +167,7 @@ class _Builder:
     def _oracle(self, cell: Cell) -> Node:
         estimators = {name: dataclasses.asdict(estimator) for name, estimator in self.estimators.items()}
         parents = [self.assets, self.prompts[cell], self.dense[cell], *self.moments[cell.length]]
-        spec = {**self._drawn(cell), **self.compute, "window": _given(self.window), "estimators": estimators}
+        spec = {**self._drawn(cell), **self.compute, **self.deciding, "estimators": estimators}
         return make_node("oracle", self._windowed(cell.task, cell.length), spec, parents)
 
     def _dense(self, cell: Cell) -> Node:
@@ -195,14 +199,15 @@ class _Builder:
                 for name, c in self.criteria.items()
                 if _recorded_kind(c) in WITH_MARGINS
             }
-            spec = {**self._drawn(cell), **self.compute, "window": _given(self.window), "criteria": criteria}
+            spec = {**self._drawn(cell), **self.compute, **self.deciding, "criteria": criteria}
             parents = [self.assets, self.prompts[cell], self.dense[cell], *self.moments[cell.length]]
             parents += self._probing(cell)
             self.margins[cell] = make_node("margins", self._windowed(cell.task, cell.length), spec, parents)
         return self.margins[cell]
 
     def _windowed(self, *words: Any) -> list[Any]:
-        return [*words, self.model.name, f"s{self.window.sink}r{self.window.recent}"]
+        scope = [f"prompt{chunk}" for chunk in self.chunk.values()]
+        return [*words, self.model.name, f"s{self.window.sink}r{self.window.recent}", *scope]
 
     def _drawn(self, cell: Cell) -> Spec:
         """A cell and the seed of its prompts, by which figures tell several draws apart."""
@@ -259,7 +264,7 @@ class _Builder:
             **self._drawn(cell),
             "kind": self.config.benchmark[cell.benchmark].kind,
             "calibrating": {"benchmark": calibrating.benchmark, "length": calibrating.length},
-            "window": _given(self.window),
+            **self.deciding,
             "head_dim": self.model.expect.head_dim,
             "criteria": {name: dataclasses.asdict(criterion) for name, criterion in self.criteria.items()},
             "targets": self.config.calibration.targets,
@@ -301,7 +306,7 @@ class _Builder:
             for name, found in sorted(self.config.benchmark.items())
         }
         common = {
-            "title": {"model": self.model.name, "benchmarks": benchmarks, "seed": list(seeds)},
+            "title": {"model": self.model.name, "benchmarks": benchmarks, "seed": list(seeds), **self.chunk},
             "criteria": {name: {"kind": c.kind, "calibrated_on": c.calibrated_on} for name, c in self.criteria.items()},
         }
         lengths = "-".join(map(str, self.moments))

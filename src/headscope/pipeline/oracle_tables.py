@@ -25,7 +25,7 @@ class PromptMasses:
         split: "evaluation" or "calibration".
         layer: [N].
         query: absolute positions, [N].
-        segment: "question", "prefix" or "answer", [N].
+        segment: "context", "question", "prefix" or "answer", [N].
         local: window log mass, [N, H], float32.
         bulk: bulk log mass, [N, H].
         bulk_size: [N], never 0.

@@ -270,6 +270,17 @@ class Config:
     name: str = option(MISSING, "plain-named figures go to <results>/figures/<name>")
     results: str = option("results", "folder of all results")
     seed: int = option(MISSING, "of every draw of prompts and random words", low=0, high=2**31 - 1)
+    scope: str = option(
+        "question",
+        "queries that a criterion decides: those from the question on, behind a dense prefill, or the context's too",
+        choices=("question", "prompt"),
+    )
+    chunk: int | None = option(
+        None,
+        "scope prompt: length of a chunk, whose queries meet what its start froze; the first are shorter; null: 256",
+        unit="tokens",
+        low=1,
+    )
     model: Model = field(default_factory=Model)
     assets: Assets = field(default_factory=Assets)
     benchmark: dict[str, Benchmark] = option({}, "benchmarks by name")

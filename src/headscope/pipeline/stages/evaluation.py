@@ -1,4 +1,4 @@
-"""Every criterion and target on the evaluation prompts of one task and length, all rows of a prompt in one batch."""
+"""Every criterion and target on the evaluation prompts of one task and length, all rows of a prompt together."""
 
 import json
 import time
@@ -80,8 +80,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write rows.parquet (one row a prompt, criterion and target) and seconds.parquet.
 
     Args:
-        spec: benchmark, kind, task, length, seed, window, head_dim, criteria by name, targets, dtype, device,
-            device_map, rope.
+        spec: benchmark, kind, task, length, seed, window, chunk (scope prompt alone), head_dim, criteria by name,
+            targets, dtype, device, device_map, rope.
         out: the node's empty folder.
         parents: the model's assets, prompts, moments of other texts, probes, and a calibration for each criterion with
             targets.
@@ -121,7 +121,7 @@ class _Evaluation:
         ]
         context = {
             "model": self.loaded.sha256,
-            **{name: spec[name] for name in ("dtype", "device", "rope", "window")},
+            **{name: spec[name] for name in ("dtype", "device", "rope", "window", "chunk") if name in spec},
             "code": code_digest(
                 "headscope.models.engine", "headscope.models.generation", "headscope.benchmarks.encoding"
             ),
@@ -149,7 +149,7 @@ class _Evaluation:
         return cells, {**spent, "rows": len(missing), "reused": len(self.rows) - len(missing)}
 
     def _compute(self, prompt: Prompt, rows: list[Row]) -> dict[str, dict[str, Any]]:
-        """Decode the rows as one batch; rows of one criterion are neighbours."""
+        """Decode the rows together; rows of one criterion are neighbours."""
         grouped: dict[str, list[Row]] = {}
         for row in rows:
             grouped.setdefault(row.criterion, []).append(row)
@@ -161,8 +161,9 @@ class _Evaluation:
             criteria.append(Rows(built, len(members), build_outliers(criterion["outliers"])))
         encoded, asked, model = prompt.encoded, prompt.row, self.loaded.model
         eos = stop_tokens(model, self.loaded.tokenizer, asked["stop_text"])
-        limits = asked["max_new_tokens"], eos, asked["min_new_tokens"], self.probes.fitted if self.probes else None
-        answers = decode(model, encoded.ids, encoded.boundary, criteria, self.window, *limits)
+        limits = asked["max_new_tokens"], eos, asked["min_new_tokens"]
+        given = self.probes.fitted if self.probes else None, self.spec.get("chunk")
+        answers = decode(model, encoded.ids, encoded.boundary, criteria, self.window, *limits, *given)
         ordered = [row for members in grouped.values() for row in members]
         decoded = [self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
         return {

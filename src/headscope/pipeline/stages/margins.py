@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from headscope.heads.criteria import build
 from headscope.heads.window import Window
+from headscope.models import scope
 from headscope.models.loading import LoadedModel
 from headscope.models.margins import LayerMargins, margins
 from headscope.models.shared_prefix import Rows
@@ -37,7 +38,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write margins.parquet.
 
     Args:
-        spec: task, length, window, criteria by name, dtype, device, device_map, rope.
+        spec: task, length, window, chunk (scope prompt alone), criteria by name, dtype, device, device_map, rope.
         out: the node's empty folder.
         parents: the model's assets, prompts, dense answers, probes, and moments of other texts.
     """
@@ -49,9 +50,10 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         answer = answers[prompt.id]
         # A row that stopped by itself read its whole answer; at the length limit the last token was never fed.
         fed = answer["tokens"] if answer["stop"] == "eos" else answer["tokens"][:-1]
-        positions = np.arange(prompt.encoded.boundary, len(prompt.encoded.ids) + len(fed), dtype=np.int32)
+        length = len(prompt.encoded.ids) + len(fed)
+        asked = scope.recorded(recorded.window, prompt.encoded.boundary, length, recorded.chunk)
         for name, cell in recorded.cells_of(prompt, fed).items():
-            table = PromptMargins.of(prompt.id, prompt.row["split"], name, positions, cell).table()
+            table = PromptMargins.of(prompt.id, prompt.row["split"], name, asked.int().numpy(), cell).table()
             writer = writer or pq.ParquetWriter(out / NAME, table.schema)
             writer.write_table(table)
     if writer:
@@ -62,12 +64,12 @@ class _Recorded:
     """Finds the cells of a prompt or computes those that are missing, all in one forward pass."""
 
     def __init__(self, spec: Mapping[str, Any], out: Path, parents: Parents, loaded: LoadedModel):
-        self.loaded, self.window = loaded, Window(**spec["window"])
+        self.loaded, self.window, self.chunk = loaded, Window(**spec["window"]), spec.get("chunk")
         moments, self.probes = load_moments(parents), load_probes(parents)
         self.groups = {name: self._rows(criterion, moments) for name, criterion in spec["criteria"].items()}
         context = {
             "model": loaded.sha256,
-            **{name: spec[name] for name in ("dtype", "device", "rope", "window")},
+            **{name: spec[name] for name in ("dtype", "device", "rope", "window", "chunk") if name in spec},
             "code": code_digest("headscope.models.margins", "headscope.benchmarks.encoding"),
         }
         self.cells = Cells(results_root(out), "margins", context)
@@ -91,7 +93,8 @@ class _Recorded:
         if missing:
             encoded, groups = prompt.encoded, [self.groups[name] for name in missing]
             probes = self.probes.fitted if self.probes else None
-            found = margins(self.loaded.model, [*encoded.ids, *fed], encoded.boundary, groups, self.window, probes)
+            sequence = [*encoded.ids, *fed], encoded.boundary
+            found = margins(self.loaded.model, *sequence, groups, self.window, probes, self.chunk)
             for name, layers in zip(missing, found, strict=True):
                 arrays = _arrays(layers)
                 self.cells.add_arrays(prompt.id, keys[name], arrays)

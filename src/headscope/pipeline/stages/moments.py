@@ -13,8 +13,8 @@ from headscope.benchmarks.ruler.needles import word_list
 from headscope.errors import ConfigError
 from headscope.heads.moments import KeyMoments
 from headscope.models.attention import attention
-from headscope.models.engine import prefill
 from headscope.models.loading import LoadedModel, geometry
+from headscope.models.prefill import prefill
 from headscope.pipeline.inputs import load_model
 from headscope.pipeline.parents import Parents
 

@@ -14,6 +14,7 @@ from headscope.heads.estimators import Estimator
 from headscope.heads.window import Window
 from headscope.models.loading import LoadedModel
 from headscope.models.recording import LayerRecord, record
+from headscope.models.scope import recorded
 from headscope.pipeline.cells import Cells
 from headscope.pipeline.code import code_digest
 from headscope.pipeline.files import digest, results_root
@@ -31,6 +32,7 @@ from headscope.pipeline.parents import Parents
 from headscope.pipeline.progress import progress
 
 Arrays = dict[str, NDArray[Any]]
+SEGMENTS = ("context", "question", "prefix", "answer")
 QUANTILES = np.arange(1, 100) / 100
 
 
@@ -38,7 +40,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write masses.parquet, estimates/<name>.parquet and score_quantiles.parquet (first evaluation prompt).
 
     Args:
-        spec: task, length, window, estimators by name, dtype, device, device_map, rope.
+        spec: task, length, window, chunk (scope prompt alone), estimators by name, dtype, device, device_map, rope.
         out: the node's empty folder.
         parents: the model's assets, prompts, dense answers, and moments of other texts.
     """
@@ -56,12 +58,12 @@ class _Oracle:
     """Finds the cells of a prompt or computes those that are missing, all in one forward pass."""
 
     def __init__(self, spec: Mapping[str, Any], out: Path, parents: Parents, loaded: LoadedModel):
-        self.loaded, self.window = loaded, Window(**spec["window"])
+        self.loaded, self.window, self.chunk = loaded, Window(**spec["window"]), spec.get("chunk")
         moments = load_moments(parents)
         self.estimators = build_estimators(spec["estimators"].values(), moments)
         context = {
             "model": loaded.sha256,
-            **{name: spec[name] for name in ("dtype", "device", "rope", "window")},
+            **{name: spec[name] for name in ("dtype", "device", "rope", "window", "chunk") if name in spec},
             "code": code_digest("headscope.models.recording", "headscope.benchmarks.encoding"),
         }
         self.cells = Cells(results_root(out), "oracle", context)
@@ -86,7 +88,9 @@ class _Oracle:
         if masses is None or missing:
             layers = self._record(prompt, fed, [self.estimators[name] for name in missing])
             if masses is None:
-                masses = _masses_arrays(layers, prompt.encoded.boundary)
+                length = len(prompt.encoded.ids) + len(fed)
+                position = recorded(self.window, prompt.encoded.boundary, length, self.chunk)
+                masses = _masses_arrays(layers, position.numpy())
                 self.cells.add_arrays(prompt.id, masses_key, masses)
             for name in missing:
                 estimates[name] = {"bulk": np.stack([_numpy(layer.estimates[name]) for layer in layers.values()])}
@@ -95,10 +99,10 @@ class _Oracle:
 
     def _record(self, prompt: Prompt, fed: Sequence[int], estimators: Sequence[Estimator]) -> dict[int, LayerRecord]:
         encoded = prompt.encoded
-        return record(self.loaded.model, encoded.ids, fed, encoded.boundary, self.window, estimators)
+        return record(self.loaded.model, encoded.ids, fed, encoded.boundary, self.window, estimators, self.chunk)
 
 
-def _masses_arrays(layers: Mapping[int, LayerRecord], boundary: int) -> Arrays:
+def _masses_arrays(layers: Mapping[int, LayerRecord], position: NDArray[Any]) -> Arrays:
     """Stack the layers' records: masses [L, H, Q], positions [Q], and the shape of one query's scores, [L, H, 99]."""
     some = next(iter(layers.values())).masses
     scores = [_numpy(layer.scores) for layer in layers.values()]
@@ -108,7 +112,7 @@ def _masses_arrays(layers: Mapping[int, LayerRecord], boundary: int) -> Arrays:
         "local": np.stack([_numpy(layer.masses.local[0]) for layer in layers.values()]),
         "bulk": np.stack([_numpy(layer.masses.bulk[0]) for layer in layers.values()]),
         "bulk_size": some.bulk_size.cpu().numpy().astype(np.int32),
-        "position": boundary + np.arange(len(some.bulk_size), dtype=np.int32),
+        "position": position.astype(np.int32),
         "score_mean": np.zeros(0) if empty else np.stack([layer.mean(1) for layer in scores]),
         "score_std": np.zeros(0) if empty else np.stack([layer.std(1) for layer in scores]),
         "score_quantiles": np.zeros(0) if empty else np.stack([np.quantile(s, QUANTILES, axis=1).T for s in scores]),
@@ -130,8 +134,9 @@ class _Tables:
 
     def add(self, prompt: Prompt, masses: Arrays, estimates: Mapping[str, Arrays]) -> None:
         """Append one prompt's rows to every table."""
-        segments = np.where(masses["position"] < prompt.encoded.prefix_start, "question", "prefix").astype(object)
-        segments[masses["position"] >= len(prompt.encoded.ids)] = "answer"
+        encoded = prompt.encoded
+        ends = [encoded.boundary, encoded.prefix_start, len(encoded.ids)]
+        segments = np.array(SEGMENTS, dtype=object)[np.searchsorted(ends, masses["position"], side="right")]
         rows = PromptMasses.of(prompt.id, prompt.row["split"], segments, masses)
         self._write("masses", masses_table(rows))
         kept = masses["bulk_size"] > 0
