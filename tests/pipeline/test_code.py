@@ -4,6 +4,7 @@ import pytest
 
 from headscope.errors import ConfigError
 from headscope.pipeline import code
+from headscope.pipeline.commands.stage import names as stage_names
 
 
 @pytest.fixture
@@ -64,3 +65,9 @@ def test_nothing_is_imported():
     before = set(sys.modules)
     code.code_digest("headscope.heads.mass")
     assert not {name for name in set(sys.modules) - before if name.startswith(("torch", "headscope.heads"))}
+
+
+def test_an_option_more_renews_no_stage():
+    for stage in stage_names():
+        found = code.closure(f"headscope.pipeline.stages.{stage}")
+        assert not found & {"headscope.pipeline.schema", "headscope.pipeline.nodes", "headscope.pipeline.plan"}, stage

@@ -46,6 +46,10 @@ class Row:
     source: Mapping[str, Any] = field(default_factory=dict)
 
 
+OFFICIAL = "official"
+"""Name of the file that holds a task's finished samples."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What a benchmark is asked for.

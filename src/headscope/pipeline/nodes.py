@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headscope.benchmarks import registry
+from headscope.benchmarks.row import OFFICIAL
 from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.node import LOST_OUTPUT, WITH_MARGINS, Node, Spec, asks_probes, make_node
 from headscope.pipeline.schema import Benchmark, Config, Criterion, Window
 
 CHUNK = 256
-OFFICIAL = "official"  # name of the asset that holds a task's finished samples
 
 
 def figures(configs: Sequence[Config]) -> list[Node]:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from headscope.benchmarks.registry import rows
-from headscope.benchmarks.row import Request, Row
+from headscope.benchmarks.row import OFFICIAL, Request, Row
 from headscope.errors import LengthError
 from headscope.models.folder import read_tokenizer
 from headscope.pipeline.files import canonical, digest
-from headscope.pipeline.nodes import OFFICIAL
 from headscope.pipeline.parents import Parents
 
 
