@@ -243,9 +243,9 @@ def test_one_estimator_more_reads_the_masses_that_are_there(
     mine, recorded = copied(results, tmp_path), []
     original = oracle.record
 
-    def counting(model, ids, fed, boundary, window, estimators):
+    def counting(model, ids, fed, boundary, window, estimators, chunk):
         recorded.append([estimator.name for estimator in estimators])
-        return original(model, ids, fed, boundary, window, estimators)
+        return original(model, ids, fed, boundary, window, estimators, chunk)
 
     monkeypatch.setattr(oracle, "record", counting)
     [before] = nodes("oracle", task="fwe")
