@@ -17,8 +17,6 @@ LOST_OUTPUT = ("lost_output", "oracle_output")
 """Kinds of criteria that weigh heads by what their output loses."""
 ASK_PROBES = ("clusters", "low_rank_keys", "query_metric", "probe_attention")
 """Estimators and rules for outliers that look at the probes, where there are some."""
-WITH_MARGINS = ("oracle", "qada", *LOST_OUTPUT)
-"""Kinds of criteria that decide by one number a pair."""
 KEY = re.compile(r"(?P<name>[\w.-]+)--(?P<digest>[0-9a-f]{10})")
 
 

@@ -7,14 +7,15 @@ Tracking, results folder, cores and batch sizes are in no slice.
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from headscope.benchmarks import registry
 from headscope.benchmarks.row import OFFICIAL
+from headscope.pipeline.assets.official import official_file
 from headscope.pipeline.assets.packaged import MAKERS
-from headscope.pipeline.node import LOST_OUTPUT, WITH_MARGINS, Node, Spec, asks_probes, make_node
-from headscope.pipeline.schema import Benchmark, Config, Criterion, Window
+from headscope.pipeline.margin_kinds import WITH_MARGINS, has_margins, recorded_kind, windowed
+from headscope.pipeline.node import LOST_OUTPUT, Node, Spec, make_node
+from headscope.pipeline.schema import Config
 
 CHUNK = 256
 
@@ -30,31 +31,6 @@ def figures(configs: Sequence[Config]) -> list[Node]:
 def _given(options: Any) -> Spec:
     """An option group without what is null: an option that a later version adds changes no older key."""
     return {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
-
-
-def official_file(benchmark: Benchmark, task: str) -> Path:
-    """Return where a folder of official samples has a task's: as a file of its own, or as RULER's scripts write it."""
-    folder = Path(benchmark.source or "").expanduser()
-    written = folder / task / "validation.jsonl"
-    return written if written.is_file() else folder / f"{task}.jsonl"
-
-
-def _has_margins(criterion: Criterion) -> bool:
-    """Whether a criterion's margins are recorded for it: oracle tables know the plain window and no probes."""
-    own = criterion.outliers is not None or criterion.kind in LOST_OUTPUT
-    return own or asks_probes(dataclasses.asdict(criterion))
-
-
-def _windowed(criterion: Criterion, window: Window) -> Criterion:
-    """A criterion with the outliers of the window, unless it has its own; dense reads all keys anyway."""
-    if criterion.outliers is not None or criterion.kind == "dense":
-        return criterion
-    return dataclasses.replace(criterion, outliers=window.outliers)
-
-
-def _recorded_kind(criterion: Criterion) -> str:
-    """The kind whose margins are recorded: a static list with outliers ranks heads by the exact share there."""
-    return "oracle" if criterion.kind == "static" and criterion.outliers is not None else criterion.kind
 
 
 def _plain(given: Any) -> Spec | None:
@@ -76,7 +52,7 @@ class _Builder:
         self.config, self.model = config, config.model
         self.window = dataclasses.replace(config.window, outliers=None)
         self.criteria = {
-            name: _windowed(found, config.window) for name, found in sorted(config.criterion.items())
+            name: windowed(found, config.window) for name, found in sorted(config.criterion.items())
         }  # their order makes no other result
         rope = None if self.model.rope is None else _given(self.model.rope)
         self.compute = {"dtype": self.model.dtype, "device": self.model.device, "rope": rope}
@@ -98,7 +74,7 @@ class _Builder:
         self.estimators = {
             criterion.estimator.name: criterion.estimator
             for criterion in self.criteria.values()
-            if criterion.estimator is not None and not _has_margins(criterion)
+            if criterion.estimator is not None and not has_margins(criterion)
         }
         self.cells = [
             Cell(name, length, task)
@@ -141,9 +117,9 @@ class _Builder:
             self.files[name] = make_node("assets", [name], {"name": name, **spec}, [])
         return self.files[name]
 
-    def _official(self, benchmark: Benchmark, task: str) -> Node:
+    def _official(self, source: str, task: str) -> Node:
         """The node of an official file of finished samples."""
-        path = str(official_file(benchmark, task))
+        path = str(official_file(source, task))
         spec = {"kind": "data", "name": OFFICIAL, "source": "file", "path": path}
         return make_node("assets", [OFFICIAL, task], spec, [])
 
@@ -159,7 +135,7 @@ class _Builder:
             "positions": self.model.positions,
         }
         if benchmark.source is not None:
-            files = [self._official(benchmark, cell.task)]
+            files = [self._official(benchmark.source, cell.task)]
         else:
             files = [self._file(name) for name in registry.needs(benchmark.kind, cell.task, cell.length)]
         return make_node("prompts", [cell.task, cell.length, self.model.name], spec, [self.assets, *files])
@@ -189,15 +165,15 @@ class _Builder:
 
     def _records(self) -> bool:
         """Whether any criterion needs margins of its own."""
-        return any(_has_margins(criterion) for criterion in self.criteria.values())
+        return any(has_margins(criterion) for criterion in self.criteria.values())
 
     def _margins(self, cell: Cell) -> Node:
         """The node with the margins of all criteria that have any: of some, oracle tables tell them too."""
         if cell not in self.margins:
             criteria = {
-                name: {"kind": _recorded_kind(c), "estimator": _plain(c.estimator), "outliers": _plain(c.outliers)}
+                name: {"kind": recorded_kind(c), "estimator": _plain(c.estimator), "outliers": _plain(c.outliers)}
                 for name, c in self.criteria.items()
-                if _recorded_kind(c) in WITH_MARGINS
+                if recorded_kind(c) in WITH_MARGINS
             }
             spec = {**self._drawn(cell), **self.compute, **self.deciding, "criteria": criteria}
             parents = [self.assets, self.prompts[cell], self.dense[cell], *self.moments[cell.length]]
@@ -253,7 +229,7 @@ class _Builder:
                 **({} if criterion.calibrated_on == "evaluation" else self.chosen),
             }
             words = self._windowed(name, own or source, length)
-            recorded = [self._margins(other) if _has_margins(criterion) else self.oracle[other] for other in used]
+            recorded = [self._margins(other) if has_margins(criterion) else self.oracle[other] for other in used]
             node = make_node("calibration", words, spec, recorded)
             self.calibration[name, source, length, own] = node
         return self.calibration[name, source, length, own]
