@@ -35,6 +35,14 @@ def test_the_table_has_seeds_tasks_and_the_mean_of_tasks_that_count(tmp_path):
     assert "not in the mean: hard" in figure.texts[-1].get_text().replace("\n", " ")
 
 
+def test_the_table_says_where_the_criteria_decided(tmp_path):
+    tables = fake.experiment(tmp_path, {"a": 90.0}, (1024,))
+    assert set(generation.draw(tables, fake.title("a"), resamples=20)[1]["scope"]) == {"question"}
+    for node in tables.evaluations:
+        node.spec["chunk"] = 256
+    assert set(generation.draw(tables, fake.title("a"), resamples=20)[1]["scope"]) == {"prompt"}
+
+
 def test_the_curve_is_the_mean_as_a_share_of_dense(tmp_path):
     figure, table = generation.draw(experiment(tmp_path, {"a": 0}), fake.title("a"), resamples=50)
     mean = table[table["task"] == "mean"].set_index("criterion")

@@ -44,7 +44,7 @@ def draw(
         for length, of_length in rows.groupby("length", sort=True)
         for task, of, part in _parts(of_length, floor)
     ]
-    table = pd.concat(parts, ignore_index=True).rename(columns={"prompts": "n"}).assign(scope="question")[COLUMNS]
+    table = pd.concat(parts, ignore_index=True).rename(columns={"prompts": "n"}).assign(scope=tables.scope)[COLUMNS]
     figure = _figure(table[table["task"] == MEAN])
     method = bootstrap.METHOD.format(resamples=resamples) + ", of the score; the dense score divides as it is."
     style.finish(figure, title, "Mean over tasks that count, all seeds together.", method,

@@ -65,7 +65,7 @@ def measured(tables: Tables) -> pd.DataFrame:
     for length in lengths:
         of_length = pairs.read(tables, length)
         for name in names:
-            place = {"criterion": name, "length": length, "scope": "question", "cost": _cost(tables, name, length)}
+            place = {"criterion": name, "length": length, "scope": tables.scope, "cost": _cost(tables, name, length)}
             rows.append({**place, **_measures(of_length, name)})
     return pd.DataFrame(rows)
 

@@ -128,6 +128,11 @@ class Tables:
         """Specs of the evaluated criteria by name."""
         return {name: spec for node in self.evaluations for name, spec in node.spec["criteria"].items()}
 
+    @property
+    def scope(self) -> str:
+        """Where the criteria decided: "question", or "prompt" (slices then have a chunk)."""
+        return "prompt" if any("chunk" in node.spec for node in self.evaluations) else "question"
+
     def criterion_of(self, estimator: str) -> str | None:
         """Name of the criterion that decides by this estimator, if one is evaluated."""
         users = [name for name, spec in self.criteria.items() if (spec.get("estimator") or {}).get("name") == estimator]
