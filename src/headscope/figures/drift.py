@@ -83,8 +83,7 @@ def _drift(rows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     table["sparsity"], table["score"] = found.with_interval(sparsity)[0], found.with_interval(values)[0]
     table["drift"], table["low"], table["high"] = found.with_interval(sparsity - table["target"].to_numpy())
     table["lost"], table["lost_low"], table["lost_high"] = found.with_interval(values - dense)
-    order = {name: place for place, name in enumerate(style.ordered(list(table["criterion"])))}
-    return table.sort_values(["criterion", "target"], key=lambda column: column.map(order).fillna(column))
+    return scores.in_legend_order(table)
 
 
 def _figure(table: pd.DataFrame) -> Figure:

@@ -84,8 +84,7 @@ def _compared(found: Kept, at: Sequence[float], baselines: Sequence[str]) -> Ite
     for name in names:
         for other in (other for other in baselines if other in names and other != name):
             row = _interval(found.differences(name, other))
-            verdict = "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "inconclusive"
-            verdict = "missing" if np.isnan(row["keeps"]) else verdict
+            verdict = "missing" if np.isnan(row["keeps"]) else scores.verdict(row["low"], row["high"])
             yield {"criterion": name, "versus": other, "at": MEAN, **row, "verdict": verdict}
 
 

@@ -124,9 +124,19 @@ def summarise(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
     by_task = filled.groupby(["criterion", "target", "task"])[["sparsity", "sparsity_group", "truncated"]].mean()
     table = table.join(by_task.groupby(["criterion", "target"]).mean())
     table = table.join(filled.groupby(["criterion", "target"])["metric_failed"].sum()).reset_index()
-    order = {name: place for place, name in enumerate(style.ordered(list(table["criterion"])))}
-    table = table.sort_values(["criterion", "target"], key=lambda column: column.map(order).fillna(column))
+    table = in_legend_order(table)
     table["target"] = table["target"].replace(0.0, np.nan)
     columns: list[Any] = ["criterion", "target", "sparsity", "sparsity_group", "score", "low", "high"]
     columns += ["truncated", "metric_failed"]
     return table[columns].assign(tasks=len(set(scores.tasks)), prompts=len(scores.tasks)).reset_index(drop=True)
+
+
+def in_legend_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort by criterion, as legends do, then by target."""
+    order = {name: place for place, name in enumerate(style.ordered(list(table["criterion"])))}
+    return table.sort_values(["criterion", "target"], key=lambda column: column.map(order).fillna(column))
+
+
+def verdict(low: float, high: float) -> str:
+    """What the interval of a difference says: it leaves out 0 on one side, or not."""
+    return "better" if low > 0 else "worse" if high < 0 else "inconclusive"

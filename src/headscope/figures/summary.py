@@ -106,9 +106,8 @@ def _difference(found: scores.Scores, one: str, other: str, target: float) -> di
     if not set(columns) <= set(found.columns):
         return None
     mean, low, high = found.difference(*columns)
-    verdict = "better" if low > 0 else "worse" if high < 0 else "inconclusive"
     row = {"criterion": one, "versus": other, "target": target, "score": mean, "low": low, "high": high}
-    return {**row, "verdict": verdict, "tasks": len(set(found.tasks)), "prompts": len(found.tasks)}
+    return {**row, "verdict": scores.verdict(low, high), "tasks": len(set(found.tasks)), "prompts": len(found.tasks)}
 
 
 def _at(table: pd.DataFrame, panel: Any, versus: bool) -> pd.DataFrame:

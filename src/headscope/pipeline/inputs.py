@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
@@ -50,6 +51,18 @@ def load_prompts(parents: Parents, loaded: LoadedModel) -> list[Prompt]:
     return [
         Prompt(row, encode(loaded.tokenizer, row["text"], row["question_offset"], row["prefix_offset"])) for row in rows
     ]
+
+
+def load_answers(parents: Parents) -> dict[str, dict[str, Any]]:
+    """Read the dense parent's answers, by the prompt's id."""
+    table = pq.read_table(parents.one("dense").folder / "answers.parquet")
+    return {row["id"]: row for row in table.to_pylist()}
+
+
+def fed_tokens(answer: Mapping[str, Any]) -> list[int]:
+    """Tokens of an answer that were read again: all if it stopped by itself, all but the last at the length limit."""
+    tokens: list[int] = answer["tokens"]
+    return tokens if answer["stop"] == "eos" else tokens[:-1]
 
 
 @dataclass(frozen=True)

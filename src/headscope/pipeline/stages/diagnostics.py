@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from headscope.heads.window import Window
 from headscope.models.diagnosis import LayerDiagnosis, diagnose
-from headscope.pipeline.inputs import load_model, load_prompts
+from headscope.pipeline.inputs import fed_tokens, load_answers, load_model, load_prompts
 from headscope.pipeline.parents import Parents
 from headscope.pipeline.progress import progress
 
@@ -50,13 +50,11 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         parents: the model's assets, prompts and dense answers.
     """
     loaded, windows = load_model(spec, parents), grid(spec)
-    answers = {row["id"]: row for row in pq.read_table(parents.one("dense").folder / "answers.parquet").to_pylist()}
+    answers = load_answers(parents)
     prompts = [prompt for prompt in load_prompts(parents, loaded) if prompt.row["split"] == "evaluation"]
     with pq.ParquetWriter(out / "fits.parquet", FITS) as fits, pq.ParquetWriter(out / "spectra.parquet", SPECTRA) as kv:
         for prompt in progress(prompts, f"diagnostics {spec['task']} {spec['length']}"):
-            answer = answers[prompt.id]
-            # A row that stopped by itself read its whole answer; at the length limit the last token was never fed.
-            fed = answer["tokens"] if answer["stop"] == "eos" else answer["tokens"][:-1]
+            fed = fed_tokens(answers[prompt.id])
             layers = diagnose(loaded.model, [*prompt.encoded.ids, *fed], prompt.encoded.boundary, windows)
             fits.write_table(pa.Table.from_pylist(list(_fits(prompt.id, layers)), FITS))
             kv.write_table(pa.Table.from_pylist(list(_spectra(prompt.id, layers)), SPECTRA))

@@ -22,6 +22,8 @@ from headscope.pipeline.inputs import (
     build_estimators,
     build_outliers,
     criterion_identity,
+    fed_tokens,
+    load_answers,
     load_model,
     load_moments,
     load_probes,
@@ -44,12 +46,10 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """
     loaded = load_model(spec, parents)
     recorded = _Recorded(spec, out, parents, loaded)
-    answers = {row["id"]: row for row in pq.read_table(parents.one("dense").folder / "answers.parquet").to_pylist()}
+    answers = load_answers(parents)
     writer = None
     for prompt in progress(load_prompts(parents, loaded), f"margins {spec['task']} {spec['length']}"):
-        answer = answers[prompt.id]
-        # A row that stopped by itself read its whole answer; at the length limit the last token was never fed.
-        fed = answer["tokens"] if answer["stop"] == "eos" else answer["tokens"][:-1]
+        fed = fed_tokens(answers[prompt.id])
         length = len(prompt.encoded.ids) + len(fed)
         asked = scope.recorded(recorded.window, prompt.encoded.boundary, length, recorded.chunk)
         for name, cell in recorded.cells_of(prompt, fed).items():

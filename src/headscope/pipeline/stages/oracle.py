@@ -22,6 +22,8 @@ from headscope.pipeline.inputs import (
     Prompt,
     build_estimators,
     estimator_identity,
+    fed_tokens,
+    load_answers,
     load_model,
     load_moments,
     load_prompts,
@@ -46,11 +48,11 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """
     loaded = load_model(spec, parents)
     oracle = _Oracle(spec, out, parents, loaded)
-    answers = {row["id"]: row for row in pq.read_table(parents.one("dense").folder / "answers.parquet").to_pylist()}
+    answers = load_answers(parents)
     with ExitStack() as writers:
         tables = _Tables(out, writers)
         for prompt in progress(load_prompts(parents, loaded), f"oracle {spec['task']} {spec['length']}"):
-            masses, estimates = oracle.cells_of(prompt, answers[prompt.id])
+            masses, estimates = oracle.cells_of(prompt, fed_tokens(answers[prompt.id]))
             tables.add(prompt, masses, estimates)
 
 
@@ -75,10 +77,8 @@ class _Oracle:
             for name, estimator in spec["estimators"].items()
         }
 
-    def cells_of(self, prompt: Prompt, answer: Mapping[str, Any]) -> tuple[Arrays, dict[str, Arrays]]:
-        """Masses and each estimator's masses of a prompt with its dense answer."""
-        # A row that stopped by itself read its whole answer; at the length limit the last token was never fed.
-        fed = answer["tokens"] if answer["stop"] == "eos" else answer["tokens"][:-1]
+    def cells_of(self, prompt: Prompt, fed: list[int]) -> tuple[Arrays, dict[str, Arrays]]:
+        """Masses and each estimator's masses of a prompt with what was fed of its dense answer."""
         masses_key = f"masses-{digest(fed)}"
         keys = {name: f"estimate-{digest([fed, identity])}" for name, identity in self.identities.items()}
         masses = self.cells.arrays(prompt.id, masses_key)

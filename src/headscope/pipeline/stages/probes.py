@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 
 from headscope.errors import ConfigError
 from headscope.models.probes import Answered, fit
-from headscope.pipeline.inputs import load_model, load_prompts
+from headscope.pipeline.inputs import load_answers, load_model, load_prompts
 from headscope.pipeline.parents import Parents
 
 
@@ -25,7 +24,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         ConfigError: there is no calibration prompt.
     """
     loaded = load_model(spec, parents)
-    answers = {row["id"]: row for row in pq.read_table(parents.one("dense").folder / "answers.parquet").to_pylist()}
+    answers = load_answers(parents)
     prompts = [prompt for prompt in load_prompts(parents, loaded) if prompt.row["split"] == "calibration"]
     if not prompts:
         raise ConfigError(f"task {spec['task']} has no calibration prompt to take probes of; ask for one at least")
