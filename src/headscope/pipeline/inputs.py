@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,8 +16,9 @@ from headscope.heads.moments import KeyMoments
 from headscope.heads.outliers import NO_OUTLIERS, Outliers
 from headscope.models.loading import LoadedModel, load
 from headscope.models.probes import Fitted
+from headscope.pipeline.cells import Cells
 from headscope.pipeline.code import code_digest
-from headscope.pipeline.files import sha256_file
+from headscope.pipeline.files import results_root, sha256_file
 from headscope.pipeline.node import asks_probes, criterion_modules
 from headscope.pipeline.parents import Parents
 
@@ -51,6 +53,16 @@ def load_prompts(parents: Parents, loaded: LoadedModel) -> list[Prompt]:
     return [
         Prompt(row, encode(loaded.tokenizer, row["text"], row["question_offset"], row["prefix_offset"])) for row in rows
     ]
+
+
+def open_cells(kind: str, spec: Mapping[str, Any], loaded: LoadedModel, out: Path, *modules: str) -> Cells:
+    """Open a stage's cells, whose context is the model, how it computes, where criteria decide, and `modules`' code."""
+    context = {
+        "model": loaded.sha256,
+        **{name: spec[name] for name in ("dtype", "device", "rope", "window", "chunk") if name in spec},
+        "code": code_digest(*modules),
+    }
+    return Cells(results_root(out), kind, context)
 
 
 def load_answers(parents: Parents) -> dict[str, dict[str, Any]]:

@@ -9,9 +9,7 @@ import pyarrow.parquet as pq
 from headscope.models.generation import greedy_answer, stop_tokens
 from headscope.models.loading import LoadedModel
 from headscope.pipeline.cells import Cells
-from headscope.pipeline.code import code_digest
-from headscope.pipeline.files import results_root
-from headscope.pipeline.inputs import Prompt, load_model, load_prompts
+from headscope.pipeline.inputs import Prompt, load_model, load_prompts, open_cells
 from headscope.pipeline.parents import Parents
 from headscope.pipeline.progress import progress
 
@@ -29,12 +27,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         parents: the model's assets and the prompts.
     """
     loaded = load_model(spec, parents)
-    context = {
-        "model": loaded.sha256,
-        **{name: spec[name] for name in ("dtype", "device", "rope")},
-        "code": code_digest("headscope.models.generation"),
-    }
-    cells = Cells(results_root(out), "dense", context)
+    cells = open_cells("dense", spec, loaded, out, "headscope.models.generation")
     prompts = load_prompts(parents, loaded)
     rows = [_answer(loaded, prompt, cells) for prompt in progress(prompts, f"dense {spec['task']} {spec['length']}")]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), out / "answers.parquet")

@@ -17,9 +17,7 @@ from headscope.models.engine import decode
 from headscope.models.generation import stop_tokens
 from headscope.models.loading import LoadedModel
 from headscope.models.shared_prefix import Rows
-from headscope.pipeline.cells import Cells
-from headscope.pipeline.code import code_digest
-from headscope.pipeline.files import digest, results_root
+from headscope.pipeline.files import digest
 from headscope.pipeline.inputs import (
     Prompt,
     build_estimators,
@@ -29,6 +27,7 @@ from headscope.pipeline.inputs import (
     load_moments,
     load_probes,
     load_prompts,
+    open_cells,
 )
 from headscope.pipeline.parents import Parents
 from headscope.pipeline.progress import progress
@@ -119,14 +118,15 @@ class _Evaluation:
         self.rows = [
             row for name, criterion in spec["criteria"].items() for row in self._rows(name, criterion, parents)
         ]
-        context = {
-            "model": self.loaded.sha256,
-            **{name: spec[name] for name in ("dtype", "device", "rope", "window", "chunk") if name in spec},
-            "code": code_digest(
-                "headscope.models.engine", "headscope.models.generation", "headscope.benchmarks.encoding"
-            ),
-        }
-        self.cells = Cells(results_root(out), "evaluation", context)
+        self.cells = open_cells(
+            "evaluation",
+            spec,
+            self.loaded,
+            out,
+            "headscope.models.engine",
+            "headscope.models.generation",
+            "headscope.benchmarks.encoding",
+        )
 
     def _rows(self, name: str, criterion: Mapping[str, Any], parents: Parents) -> list[Row]:
         identity = criterion_identity(criterion, self.moments, self.probes)

@@ -14,9 +14,7 @@ from headscope.models import scope
 from headscope.models.loading import LoadedModel
 from headscope.models.margins import LayerMargins, margins
 from headscope.models.shared_prefix import Rows
-from headscope.pipeline.cells import Cells
-from headscope.pipeline.code import code_digest
-from headscope.pipeline.files import digest, results_root
+from headscope.pipeline.files import digest
 from headscope.pipeline.inputs import (
     Prompt,
     build_estimators,
@@ -28,6 +26,7 @@ from headscope.pipeline.inputs import (
     load_moments,
     load_probes,
     load_prompts,
+    open_cells,
 )
 from headscope.pipeline.margin_tables import LISTS, NAME, PromptMargins
 from headscope.pipeline.parents import Parents
@@ -67,12 +66,9 @@ class _Recorded:
         self.loaded, self.window, self.chunk = loaded, Window(**spec["window"]), spec.get("chunk")
         moments, self.probes = load_moments(parents), load_probes(parents)
         self.groups = {name: self._rows(criterion, moments) for name, criterion in spec["criteria"].items()}
-        context = {
-            "model": loaded.sha256,
-            **{name: spec[name] for name in ("dtype", "device", "rope", "window", "chunk") if name in spec},
-            "code": code_digest("headscope.models.margins", "headscope.benchmarks.encoding"),
-        }
-        self.cells = Cells(results_root(out), "margins", context)
+        self.cells = open_cells(
+            "margins", spec, loaded, out, "headscope.models.margins", "headscope.benchmarks.encoding"
+        )
         self.identities = {
             # The recorded loss has the heads' weights in it, which come with the probes even without outliers.
             name: {**criterion_identity(criterion, moments, self.probes), "weights": self.probes and self.probes.sha256}

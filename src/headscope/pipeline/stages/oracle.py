@@ -15,9 +15,8 @@ from headscope.heads.window import Window
 from headscope.models.loading import LoadedModel
 from headscope.models.recording import LayerRecord, record
 from headscope.models.scope import recorded
-from headscope.pipeline.cells import Cells
 from headscope.pipeline.code import code_digest
-from headscope.pipeline.files import digest, results_root
+from headscope.pipeline.files import digest
 from headscope.pipeline.inputs import (
     Prompt,
     build_estimators,
@@ -27,6 +26,7 @@ from headscope.pipeline.inputs import (
     load_model,
     load_moments,
     load_prompts,
+    open_cells,
 )
 from headscope.pipeline.node import estimator_modules
 from headscope.pipeline.oracle_tables import PromptMasses, as_rows, estimates_table, masses_table
@@ -63,12 +63,9 @@ class _Oracle:
         self.loaded, self.window, self.chunk = loaded, Window(**spec["window"]), spec.get("chunk")
         moments = load_moments(parents)
         self.estimators = build_estimators(spec["estimators"].values(), moments)
-        context = {
-            "model": loaded.sha256,
-            **{name: spec[name] for name in ("dtype", "device", "rope", "window", "chunk") if name in spec},
-            "code": code_digest("headscope.models.recording", "headscope.benchmarks.encoding"),
-        }
-        self.cells = Cells(results_root(out), "oracle", context)
+        self.cells = open_cells(
+            "oracle", spec, loaded, out, "headscope.models.recording", "headscope.benchmarks.encoding"
+        )
         self.identities = {
             name: {
                 **estimator_identity(estimator, moments),
