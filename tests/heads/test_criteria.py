@@ -5,7 +5,7 @@ import torch
 
 from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.criteria import Correction, LayerView, below, build
+from headscope.heads.criteria import Correction, LayerView, Summaries, below, build
 from headscope.heads.estimators import build as build_estimator
 
 QUERY = torch.randn(2, 4, 3, 8, generator=torch.Generator().manual_seed(0))
@@ -31,7 +31,7 @@ def view(layer: int = 3) -> LayerView:
         layer,
         0.35,
         torch.tensor([26, 27, 28]),
-        {"g": summary},
+        [Summaries(slice(0, 4), 0, {"g": summary})],
         measure_window=lambda: window,
         attend_window=lambda: outputs[0],
         exact_mass=lambda: torch.zeros(2, 4, 3),
@@ -102,8 +102,9 @@ def test_lost_output_is_the_norm_of_the_difference_to_the_whole_output(exact: bo
     window, bulk, mass = seen.window_output(), seen.exact_output(), seen.exact_mass()
     if not exact:
         estimator = found.estimator
-        mass = estimator.log_mass(QUERY, seen.summaries["g"], seen.bulk_size, seen.scale)
-        bulk = estimator.value(QUERY, seen.summaries["g"], seen.scale)
+        (part,) = seen.summaries
+        mass = estimator.log_mass(QUERY, part.of["g"], seen.bulk_size, seen.scale)
+        bulk = estimator.value(QUERY, part.of["g"], seen.scale)
     share = mass.exp() / (mass.exp() + seen.window_mass.exp())
     whole = (1 - share)[..., None] * window + share[..., None] * bulk
     expected = -(whole - window).norm(dim=-1).log()
@@ -132,11 +133,11 @@ def test_an_estimator_that_knows_no_values_is_refused_for_lost_output() -> None:
 @pytest.mark.parametrize("kind", ["qada", "lost_output"])
 def test_a_correction_leaves_the_labels_and_gives_the_estimate_without_reading_the_bulk(kind: str) -> None:
     estimator, seen = build_estimator({**GAUSSIAN, "values": "covariance"}, {}), view()
-    seen.summaries["g"] = estimator.summarise(Bulk.between(LayerCache(3, QUERY[0, :2].repeat(1, 9, 1), KEYS), 0, 20))
+    summary = estimator.summarise(Bulk.between(LayerCache(3, QUERY[0, :2].repeat(1, 9, 1), KEYS), 0, 20))
+    seen.summaries = [Summaries(slice(0, 4), 0, {"g": summary})]
     plain, corrected = (build({"kind": kind, "correction": c}, TARGETS, estimator) for c in (False, True))
     found, without = corrected.select(QUERY, seen), plain.select(QUERY, seen)
     assert torch.equal(found.long, without.long) and without.correction is None and not seen.peeked
-    summary = seen.summaries["g"]
     torch.testing.assert_close(found.correction.value, estimator.value(QUERY, summary, seen.scale))
     mass = estimator.log_mass(QUERY, summary, seen.bulk_size, seen.scale)
     torch.testing.assert_close(found.correction.log_mass, mass)

@@ -6,7 +6,7 @@ import torch
 
 from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk, LayerCache, Probes
-from headscope.heads.outliers import choose, importance
+from headscope.heads.outliers import Outliers, choose, importance, shared
 
 RULES = ["mahalanobis", "query_metric", "probe_attention", "value_norm", "last_queries", "recent", "random"]
 
@@ -133,3 +133,43 @@ def test_large_values_come_first() -> None:
     cache = layers.layer(60)
     cache.values[1, 33] *= 100
     assert choose(["value_norm"], Bulk.between(cache, 4, 50), 1)[1].tolist() == [33]
+
+
+def test_shared_outliers_are_the_most_important_of_all_heads_behind_those_of_each() -> None:
+    importances = [torch.tensor([[9.0, 8, 7, 6], [1, 2, 3, 4]]), torch.tensor([[5.0, 5, 5, 5], [0, 0, 9, 0]])]
+    assert [counts.tolist() for counts in shared(importances, 2, 0)] == [[4, 0], [3, 1]]  # the earlier of equals
+    assert [counts.tolist() for counts in shared(importances, 2, 1)] == [[4, 1], [2, 1]]
+    assert [counts.tolist() for counts in shared(importances, 2, 2)] == [[2, 2], [2, 2]]
+    assert [counts.tolist() for counts in shared(importances, 9, 2)] == [[4, 4], [4, 4]]
+    unknown = [torch.tensor([[torch.nan, 1.0], [torch.nan, torch.nan]])]
+    assert shared(unknown, 1, 0)[0].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(("count", "least"), [(6, 0), (6, 3), (6, 6), (46, 2), (100, 3)])
+def test_heads_that_share_have_their_own_most_important_keys_and_as_many_in_the_mean(count: int, least: int) -> None:
+    bulks = [layers.bulk(), layers.bulk(dtype=torch.bfloat16)]
+    parts = Outliers(("probe_attention",), count, least=least).parts(bulks)
+    sizes = torch.tensor([[part.chosen.shape[1] for part in layer] for layer in parts])
+    assert sizes.double().mean() == min(count, 46) and sizes.min() >= min(least, 46)
+    for bulk, layer in zip(bulks, parts, strict=True):
+        for head, part in enumerate(layer):
+            expected = choose(["probe_attention"], bulk, part.chosen.shape[1])[head]
+            assert torch.equal(part.chosen[0], expected) and part.bulk.cache.head == head
+    if least == count:
+        assert (sizes == count).all()
+
+
+def test_heads_that_do_not_share_are_one_part() -> None:
+    bulk = layers.bulk()
+    ((part,),) = Outliers(("recent",), 5).parts([bulk])
+    assert part.bulk is bulk and torch.equal(part.chosen, choose(["recent"], bulk, 5))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_bulk_of_one_head_is_its_part_of_the_whole(rule: str) -> None:
+    bulk = layers.bulk()
+    for head in range(2):
+        one = bulk.of_head(head)
+        assert torch.equal(one.keys[0], bulk.keys[head]) and torch.equal(one.values[0], bulk.values[head])
+        if rule != "random":  # its numbers are drawn for the whole layer
+            torch.testing.assert_close(importance(rule, one)[0], importance(rule, bulk)[head])

@@ -12,11 +12,13 @@ from headscope.heads.quantised import rounded
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall, attention
 from headscope.models.engine import decode
+from headscope.models.prefill import prefill
 from headscope.models.shared_prefix import Rows
 
 WINDOW, IDS, BOUNDARY, BUDGET = Window(sink=4, recent=16), random_ids(80), 66, 12
 OUTLIERS = Outliers(("mahalanobis", "recent"), 6)
 ROUNDED = Outliers(OUTLIERS.rules, OUTLIERS.count, bits=3)
+SHARED = Outliers(("value_norm",), 6, bits=3, least=2)
 GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "diagonal", "capped": False, "moments": "prompt"}
 SLOPES, OFFSETS = [1.0, 1.2, 0.8, 1.0], [0.0, -0.3, 0.2, -0.1]
 MAP = {
@@ -63,7 +65,7 @@ class WrittenOut:
             if position == 0 or start != start_of(position - 1, self.chunk):
                 chosen = self._freeze(call, start or 0)
             for head in range(call.query.shape[1]):
-                outliers = set(chosen[head // group].tolist())
+                outliers = set(chosen[head // group])
                 sides = [range(position + 1), []]
                 if start is not None:
                     local = [j for j in range(position + 1) if j < 4 or j > position - 16 or j in outliers]
@@ -73,14 +75,17 @@ class WrittenOut:
         return output
 
     def _freeze(self, call, start):
-        """Choose the outliers, [K, M], and round them."""
-        chosen = self.outliers.choose(Bulk.between(LayerCache(call.layer, call.key[0], call.value[0]), 4, start - 16))
-        index = chosen[..., None].expand(-1, -1, call.key.shape[-1])
-        self.held = [
-            data.scatter(1, index, rounded(data.gather(1, index), self.outliers.bits))
-            for data in (call.key[0], call.value[0])
-        ]
+        """Choose the outliers of each KV head and round them."""
+        chosen = self._chosen(call, start)
+        self.held = [call.key[0].clone(), call.value[0].clone()]
+        for data in self.held:
+            for head, outliers in zip(data, chosen, strict=True):
+                head[outliers] = rounded(head[None, outliers], self.outliers.bits)[0]
         return chosen
+
+    def _chosen(self, call, start):
+        bulk = Bulk.between(LayerCache(call.layer, call.key[0], call.value[0]), 4, start - 16)
+        return self.outliers.choose(bulk).tolist()
 
     def _one(self, call, head, kv, position, sides, rest):
         query, keys, values = call.query[0, head, position], call.key[0, kv], call.value[0, kv]
@@ -137,9 +142,48 @@ def test_every_token_and_label_is_that_of_the_definitions(kind: str, outliers: O
         assert answer.queries == len(IDS) - BOUNDARY + len(fed)
 
 
+class SharedWrittenOut(WrittenOut):
+    """The same with outliers that heads share: every layer's keys are seen before any layer attends."""
+
+    def __init__(self, kind: str, prefix: list[LayerCache]):
+        super().__init__(kind, SHARED)
+        norms = [cache.values[:, 4 : BOUNDARY - 16].norm(dim=-1).tolist() for cache in prefix]
+        ranked = {
+            (layer, head): sorted(range(len(of_head)), key=of_head.__getitem__, reverse=True)
+            for layer, of_layer in enumerate(norms)
+            for head, of_head in enumerate(of_layer)
+        }
+        chosen = [(*head, key) for head, keys in ranked.items() for key in keys[: SHARED.least]]
+        others = [(*head, key) for head, keys in ranked.items() for key in keys[SHARED.least :]]
+        others.sort(key=lambda at: norms[at[0]][at[1]][at[2]], reverse=True)
+        chosen += others[: len(ranked) * SHARED.count - len(chosen)]
+        self.positions = [
+            [sorted(4 + key for *at, key in chosen if at == [layer, head]) for head in range(len(of_layer))]
+            for layer, of_layer in enumerate(norms)
+        ]
+
+    def _chosen(self, call, start):
+        return self.positions[call.layer] if start else [[]] * call.key.shape[1]
+
+
+@pytest.mark.parametrize("kind", ["local", "oracle", "qada", "oracle_output", "lost_output", "corrected lost_output"])
+def test_heads_that_share_outliers_have_those_of_the_definitions(kind: str) -> None:
+    model, rows = tiny_model("llama"), [Rows(criterion(kind), 1, SHARED)]
+    (answer,) = decode(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS])
+    fed = answer.tokens if answer.stop == "eos" else answer.tokens[:-1]
+    with torch.inference_mode(), attention(model):
+        plain = SharedWrittenOut(kind, prefill(model, IDS[:BOUNDARY]))
+        counts = {len(chosen) for of_layer in plain.positions for chosen in of_layer}
+        assert min(counts) >= SHARED.least and len(counts) > 1
+        logits = model(torch.tensor([IDS + fed]), use_cache=False, headscope=plain).logits[0, len(IDS) - 1 :]
+    assert logits.argmax(-1).tolist()[: len(answer.tokens)] == answer.tokens
+    labels = torch.tensor([long for *_, long in plain.labels])
+    assert answer.sparsity == pytest.approx(1 - labels.double().mean().item())
+
+
 def test_rows_with_other_outliers_do_not_disturb_each_other() -> None:
     model = tiny_model("llama", torch.float32)
-    choices = [Outliers(), OUTLIERS, ROUNDED, Outliers(("random",), 9)]
+    choices = [Outliers(), OUTLIERS, ROUNDED, SHARED, Outliers(("random",), 9)]
     kinds = ("qada", "lost_output", "oracle", "corrected lost_output")
     groups = [Rows(criterion(kind), 1, outliers) for kind in kinds for outliers in choices]
     together = decode(model, IDS, BOUNDARY, groups, WINDOW, BUDGET, [EOS])

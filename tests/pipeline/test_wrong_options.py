@@ -131,6 +131,19 @@ TOGETHER = {
         "benchmark.longbench_local.samples.calibration=2",
         "calibration.tasks=[vt,fwe]",
     ): ["calibration.tasks: 'vt' is no task of benchmark longbench_local"],
+    ("+outliers@window.outliers=probe_attention", "window.outliers.least=341"): [
+        "window.outliers.least: 341 keys of every KV head are more than count 340",
+    ],
+    ("+outliers@window.outliers=recent", "window.outliers.least=8"): [
+        "window.outliers.least: heads can share outliers by rules probe_attention alone",
+        "not by recent",
+    ],
+    ("+outliers@window.outliers=mahalanobis_metric", "window.outliers={rules: [probe_attention, recent], least: 8}"): [
+        "not by probe_attention, recent",
+    ],
+    ("+outliers@criterion.qada.estimator.scored=probe_attention",): [
+        "criterion.qada.estimator.scored.least: XX",
+    ],
 }
 
 

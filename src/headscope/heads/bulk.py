@@ -36,6 +36,8 @@ class LayerCache:
         scale: factor of the scores.
         probes: queries to expect, where the model was fitted with them.
         queries: the last rotated queries before the boundary, at most `LAST_QUERIES`, [H, Q, D].
+        sliding: keys that a query of the layer may see at all; None: all of them.
+        head: the KV head that is all it holds; None: it holds every one.
     """
 
     layer: int
@@ -44,6 +46,8 @@ class LayerCache:
     scale: float = 1.0
     probes: Probes | None = None
     queries: Tensor | None = None
+    sliding: int | None = None
+    head: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,18 @@ class Bulk:
     def values(self) -> Tensor:
         """Values, [K, N, D]."""
         return _gather(self.cache.values, self.index)
+
+    def of_head(self, head: int) -> "Bulk":
+        """The same of one KV head and its group of query heads."""
+        cache, one, groups = self.cache, slice(head, head + 1), self.cache.keys.shape[0]
+        queries = None if cache.queries is None else cache.queries.chunk(groups)[head]
+        probes = cache.probes
+        if probes is not None:
+            probes = Probes(probes.queries.chunk(groups)[head], probes.weight.chunk(groups)[head])
+        narrow = replace(
+            cache, head=head, keys=cache.keys[one], values=cache.values[one], probes=probes, queries=queries
+        )
+        return Bulk(narrow, self.index[one])
 
     def without(self, positions: Tensor) -> "Bulk":
         """The keys that are not at these positions of the cache, [K, M]; all of them must be in the bulk, once."""

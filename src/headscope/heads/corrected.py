@@ -29,9 +29,8 @@ class Corrected:
 
     def select(self, query: Tensor, view: LayerView) -> Selection:
         """The criterion's labels, with the estimate for its local pairs; the bulk's keys are not read."""
-        summary = view.summaries[self.estimator.name]
-        mass = self.estimator.log_mass(query, summary, view.bulk_size, view.scale)
-        value = self.estimator.value(query, summary, view.scale)
+        mass = view.estimated_mass(self.estimator, query)
+        value = view.estimated_output(self.estimator, query)
         return replace(self.criterion.select(query, view), correction=Correction(value, mass))
 
     def take(self, rows: Tensor) -> "Corrected":

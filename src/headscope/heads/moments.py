@@ -4,7 +4,7 @@ Shapes: B prompts, H query heads, K KV heads, G = H // K query heads a KV head, 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -64,6 +64,11 @@ class KeyMoments:
         mean = keys.sum(1) / max(count, 1)
         centred = keys - mean[:, None]
         return cls(count, mean, centred.transpose(1, 2) @ centred / max(count, 1))
+
+    def held(self, head: int | None, device: torch.device) -> "KeyMoments":
+        """Those of one KV head, or of all if None, on a device."""
+        some = slice(None) if head is None else slice(head, head + 1)
+        return replace(self, mean=self.mean[some].to(device), covariance=self.covariance[some].to(device))
 
     def merge(self, other: "KeyMoments") -> "KeyMoments":
         """Moments of both sets of keys together (Chan, Golub and LeVeque 1983); order does not matter."""

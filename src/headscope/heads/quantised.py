@@ -1,7 +1,12 @@
-"""Vectors in few bits: what a cache of outlier keys and values holds, rounded per vector about the mean vector.
+"""Vectors in few bits: what a cache of outlier keys and values holds, turned and rounded per vector about their mean.
+
+A Hadamard rotation first spreads the few large numbers of a vector over all of them (QuaRot, arXiv 2404.00456), so that
+no one number makes the steps wide. It is its own inverse, costs D log D additions a query and is never read.
 
 Shapes: K KV heads, M vectors, D head_dim.
 """
+
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,13 +24,24 @@ def rounded(vectors: Tensor, bits: int, about: Tensor | None = None) -> Tensor:
     if bits >= FULL or not vectors.shape[1]:
         return vectors
     centre = (vectors.float().mean(1, keepdim=True) if about is None else about).bfloat16().float()
-    apart = vectors.float() - centre
+    turn = hadamard(vectors.shape[-1]).to(centre)
+    apart = (vectors.float() - centre) @ turn
     low, high = apart.amin(-1, keepdim=True).bfloat16().float(), apart.amax(-1, keepdim=True)
     # Rounded up, so that the last step reaches the largest number in spite of the 8 bits that bfloat16 keeps.
     step = ((high - low) * (1 + 2**-7) / (2**bits - 1)).bfloat16().float()
     code = ((apart - low) / step.clamp(min=torch.finfo(torch.float32).tiny)).round().clamp(0, 2**bits - 1)
-    result: Tensor = (centre + low + code * step).to(vectors.dtype)
+    result: Tensor = (centre + (low + code * step) @ turn).to(vectors.dtype)
     return result
+
+
+@cache
+def hadamard(size: int) -> Tensor:
+    """The symmetric orthogonal Hadamard matrix, [size, size]; blocks of it where size is no power of two."""
+    width = size & -size
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    while len(matrix) < width:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return torch.kron(torch.eye(size // width, dtype=matrix.dtype), matrix / width**0.5)
 
 
 def vectors_bytes(count: int, bits: int, head_dim: int, width: int) -> float:

@@ -60,18 +60,24 @@ def _extended(
     end = first + len(ids)
     asked = {} if probes is None else {layer: probes.at(model, layer, end) for layer in probes.queries}
     layers = enumerate(zip(keys, values, strict=True))
-    return [LayerCache(i, *layer, probes=asked.get(i), queries=seen.queries[i]) for i, layer in layers]
+    return [
+        LayerCache(i, *layer, seen.scales[i], asked.get(i), seen.queries[i], sliding=seen.sliding[i])
+        for i, layer in layers
+    ]
 
 
 class _LastQueries:
-    """Keeps each layer's last queries beside those of the prefix; attends as it is told, else as the model does."""
+    """Keeps each layer's kind and last queries, behind the prefix's; attends as it is told, else as the model does."""
 
     def __init__(self, prefix: Sequence[LayerCache], attending: Layers | None) -> None:
         self.queries = {layer.layer: layer.queries for layer in prefix if layer.queries is not None}
+        self.scales: dict[int, float] = {}
+        self.sliding: dict[int, int | None] = {}
         self.attending = attending
 
     def attend(self, call: LayerCall) -> Tensor:
         before = self.queries.get(call.layer, call.query[0, :, :0])
+        self.scales[call.layer], self.sliding[call.layer] = call.scale, call.sliding
         self.queries[call.layer] = torch.cat([before, call.query[0]], 1)[:, -LAST_QUERIES:]
         return causal_attention(call) if self.attending is None else self.attending.attend(call)
 

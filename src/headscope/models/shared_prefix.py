@@ -5,7 +5,7 @@ T = P + S, M outlier keys, D head_dim.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property, partial
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import Correction, Criterion, LayerView
 from headscope.heads.mass import group_heads, masked_log_mass, precise, query_chunks
-from headscope.heads.outliers import NO_OUTLIERS, Outliers
+from headscope.heads.outliers import NO_OUTLIERS, Outliers, Part
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall
 from headscope.models.counts import LocalCounts
@@ -85,6 +85,7 @@ class SharedPrefix:
         self.length = prefix[0].keys.shape[1]
         self.rows = sum(group.count for group in groups)
         self.counts = LocalCounts(self.rows) if counts is None else counts
+        self.chosen: dict[Outliers, dict[int, list[Part]]] = {}
         self.frozen: dict[tuple[int, Outliers], Frozen] = {}
 
     def keep(self, rows: Tensor) -> None:
@@ -131,7 +132,8 @@ class SharedPrefix:
             view = self._view(scored, group, rows)
             selection = group.criterion.select(scored.query[rows], view)
             long.append(selection.long)
-            counted.append((view.bulk_size > 0).expand(group.count, -1))
+            has_bulk = view.bulk_size > min(part.outliers for part in view.summaries)
+            counted.append(has_bulk.expand(group.count, -1))
             if selection.correction is not None:
                 corrections.append((rows, selection.correction))
         labels = torch.cat(long)
@@ -169,7 +171,7 @@ class SharedPrefix:
         return LayerView(
             call.layer,
             call.scale,
-            (scored.bulk_size - frozen.outliers.shape[1]).clamp(min=0),
+            scored.bulk_size,
             frozen.summaries,
             measure_window=lambda: self._window_mass(scored, frozen, held()),
             attend_window=lambda: self._attend_window(call, held(), window, rows, frozen),
@@ -187,11 +189,19 @@ class SharedPrefix:
         """Outliers and summaries of a layer, made once for all rows that ask for the same ones."""
         key = (call.layer, outliers)
         if key not in self.frozen:
-            prefix = replace(self.prefix[call.layer], scale=call.scale)
-            bulk = Bulk.between(prefix, *self.window.summarised(self.length))
             used = [group.criterion.estimator for group in self.groups if group.outliers == outliers]
-            self.frozen[key] = freeze(bulk, call.query.shape[1], outliers, used)
+            parts = self._parts(outliers)[call.layer]
+            self.frozen[key] = freeze(parts, call.query.shape[1], outliers.bits, used)
         return self.frozen[key]
+
+    def _parts(self, outliers: Outliers) -> dict[int, list[Part]]:
+        """The outliers of every full-attention layer, which may share what there is."""
+        if outliers not in self.chosen:
+            asked = self.window.summarised(self.length)
+            bulks = [Bulk.between(cache, *asked) for cache in self.prefix if cache.sliding is None]
+            layers = [bulk.cache.layer for bulk in bulks]
+            self.chosen[outliers] = dict(zip(layers, outliers.parts(bulks), strict=True))
+        return self.chosen[outliers]
 
     def _attend_window(self, call: LayerCall, scores: Tensor, window: Tensor, rows: slice, frozen: Frozen) -> Tensor:
         """Attention of some rows over the window alone, [r, H, Q, D]: what a local pair gives."""

@@ -9,9 +9,10 @@ from typing import Any
 from headscope.benchmarks import registry
 from headscope.errors import ConfigError
 from headscope.pipeline.calibration_checks import check_calibration
-from headscope.pipeline.code import SOURCE, source_file
+from headscope.pipeline.criterion_checks import check_criteria
+from headscope.pipeline.names import module_file, unique
 from headscope.pipeline.options import find, from_plain, leaves, nearest, refuse_unknown
-from headscope.pipeline.schema import Benchmark, Config, Estimator, Model, Outliers
+from headscope.pipeline.schema import Benchmark, Config, Model
 
 NAME = re.compile(r"[A-Za-z0-9_.]+(-[A-Za-z0-9_.]+)*")  # no two hyphens: they part a folder's name from its key
 SOURCES = {
@@ -19,21 +20,6 @@ SOURCES = {
     "hub": ("id",),
     "folder": ("path",),
     "random": ("layers", "heads", "kv_heads", "head_dim", "hidden", "vocab", "positions", "seed"),
-}
-NEEDS = {
-    "oracle": ("calibrated_on",),
-    "oracle_output": ("calibrated_on",),
-    "static": ("calibrated_on",),
-    "qada": ("calibrated_on", "estimator"),
-    "lost_output": ("calibrated_on", "estimator"),
-}
-OF_ESTIMATORS = {
-    "gaussian": (),
-    "low_rank": ("rank",),  # a gaussian's covariance
-    "clusters": ("clusters", "bits"),
-    "blocks": ("block", "top"),
-    "low_rank_keys": ("rank", "bits"),
-    "sampled": ("count",),
 }
 
 
@@ -56,8 +42,7 @@ def check(config: Mapping[str, Any]) -> None:
         _model,
         _benchmarks,
         _files,
-        _criteria,
-        _estimators,
+        check_criteria,
         _figures,
         _targets,
         check_calibration,
@@ -125,7 +110,7 @@ def _tasks(path: str, benchmark: Benchmark) -> None:
             raise ConfigError(
                 f"option {path}.tasks: unknown task {task!r}; did you mean {nearest(task, known)!r}? ({every})"
             )
-    _unique(f"{path}.tasks", benchmark.tasks)
+    unique(f"{path}.tasks", benchmark.tasks)
 
 
 def _files(config: Config) -> None:
@@ -142,7 +127,7 @@ def _files(config: Config) -> None:
 
 def _lengths(path: str, benchmark: Benchmark, config: Config) -> None:
     window, model = config.window, config.model
-    _unique(f"{path}.lengths", benchmark.lengths)
+    unique(f"{path}.lengths", benchmark.lengths)
     for length in benchmark.lengths:
         if length > model.positions:
             raise ConfigError(
@@ -171,86 +156,9 @@ def _calibrated_on(path: str, benchmark: Benchmark, config: Config) -> None:
         raise ConfigError(f"option {where}.samples.calibration: 0 prompts, but criteria of {path} are fitted on them")
 
 
-def _criteria(config: Config) -> None:
-    _outliers("window.outliers", config.window.outliers)
-    if not config.criterion:
-        raise ConfigError("option criterion: name at least one, e.g. criterion=[dense,local,oracle]")
-    for name, criterion in config.criterion.items():
-        _module(f"criterion.{name}.kind", "heads.criteria", criterion.kind)
-        for need in NEEDS.get(criterion.kind, ()):
-            if getattr(criterion, need) is None:
-                raise ConfigError(f"option criterion.{name}.{need} must be given: kind {criterion.kind} needs it")
-        if criterion.correction and "estimator" not in NEEDS.get(criterion.kind, ()):
-            kinds = ", ".join(kind for kind, needs in NEEDS.items() if "estimator" in needs)
-            raise ConfigError(
-                f"option criterion.{name}.correction: true has no meaning for kind {criterion.kind}, which estimates"
-                f" no bulk; leave it out (kinds with corrections: {kinds})"
-            )
-        _outliers(f"criterion.{name}.outliers", criterion.outliers)
-        for own, benchmark in config.benchmark.items():
-            fitted = config.calibration.tasks or config.benchmark[benchmark.calibrated_on or own].tasks
-            if criterion.calibrated_on == "other_tasks" and len(fitted) == 1 and fitted[0] in benchmark.tasks:
-                where = f"benchmark.{own}.tasks" if config.calibration.tasks is None else "calibration.tasks"
-                raise ConfigError(
-                    f"option criterion.{name}.calibrated_on: other_tasks needs at least two {where},"
-                    f" there is only {fitted}"
-                )
-
-
-def _estimators(config: Config) -> None:
-    seen: dict[str, tuple[str, Any]] = {}
-    for name, criterion in config.criterion.items():
-        if criterion.estimator is None:
-            continue
-        _module(f"criterion.{name}.estimator.kind", "heads.estimators", criterion.estimator.kind)
-        other, estimator = seen.setdefault(criterion.estimator.name, (name, criterion.estimator))
-        if estimator != criterion.estimator:
-            raise ConfigError(
-                f"option criterion.{name}.estimator.name: {estimator.name!r} is already another estimator,"
-                f" that of criterion {other}; give one of the two a name of its own"
-            )
-        _estimator(f"criterion.{name}.estimator", estimator, config.model.expect.head_dim)
-
-
-def _estimator(option: str, estimator: Estimator, head_dim: int) -> None:
-    """An estimator has the options that its kind needs, and no others'."""
-    kind = estimator.kind
-    if kind == "scored":
-        raise ConfigError(f"option {option}.kind: scored is no kind; name that of the rest, and give {option}.scored")
-    if kind == "gaussian" and estimator.covariance == "low_rank":
-        kind = "low_rank"
-    for need in sorted({need for needs in OF_ESTIMATORS.values() for need in needs}):
-        wanted, value = need in OF_ESTIMATORS.get(kind, ()), getattr(estimator, need)
-        if wanted and value is None:
-            raise ConfigError(f"option {option}.{need} must be given: {kind} needs it")
-        if value is not None and not wanted:
-            raise ConfigError(f"option {option}.{need}: {value} has no meaning for {kind}; leave it out")
-    if kind == "clusters" and estimator.covariance not in ("full", "diagonal"):
-        raise ConfigError(
-            f"option {option}.covariance: {estimator.covariance!r} is not for clusters; choose full or diagonal"
-        )
-    if estimator.values == "covariance" and estimator.kind != "gaussian":
-        raise ConfigError(f"option {option}.values: covariance is for kind gaussian, not {kind}; leave it out")
-    if estimator.values == "covariance" and estimator.moments != "prompt":
-        raise ConfigError(
-            f"option {option}.values: covariance needs the keys of the values, not those of {estimator.moments};"
-            f" use {option}.moments=prompt or {option}.values=mean"
-        )
-    if estimator.rank is not None and estimator.rank > head_dim:
-        raise ConfigError(f"option {option}.rank: {estimator.rank} is beyond the model's head_dim {head_dim}")
-    _outliers(f"{option}.scored", estimator.scored)
-
-
-def _outliers(option: str, outliers: Outliers | None) -> None:
-    if outliers is not None:
-        _unique(f"{option}.rules", outliers.rules)
-        for rule in outliers.rules:
-            _module(f"{option}.rules", "heads.outliers", rule)
-
-
 def _figures(config: Config) -> None:
     for name, figure in config.figure.items():
-        known = _parameters(_module(f"figure.{name}", "figures", name))
+        known = _parameters(module_file(f"figure.{name}", "figures", name))
         for param in figure.params:
             if param not in known:
                 near = f"; did you mean {nearest(param, known)}?" if known else ""
@@ -258,21 +166,7 @@ def _figures(config: Config) -> None:
 
 
 def _targets(config: Config) -> None:
-    _unique("calibration.targets", config.calibration.targets)
-
-
-def _unique(option: str, values: list[Any]) -> None:
-    if not values or len(set(values)) < len(values):
-        raise ConfigError(f"option {option}: {values} must name at least one value and none twice")
-
-
-def _module(option: str, package: str, kind: str) -> Path:
-    """Return the file of `headscope.<package>.<kind>`, which must exist."""
-    file = source_file(f"headscope.{package}.{kind}")
-    if file is None or file.name == "__init__.py":
-        known = [path.stem for path in SOURCE.joinpath(*package.split(".")).glob("*.py") if path.stem != "__init__"]
-        raise ConfigError(f"option {option}: no module headscope.{package}.{kind}; nearest: {nearest(kind, known)}")
-    return file
+    unique("calibration.targets", config.calibration.targets)
 
 
 def _parameters(file: Path) -> list[str]:

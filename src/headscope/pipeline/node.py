@@ -17,6 +17,8 @@ LOST_OUTPUT = ("lost_output", "oracle_output")
 """Kinds of criteria that weigh heads by what their output loses."""
 ASK_PROBES = ("clusters", "low_rank_keys", "query_metric", "probe_attention")
 """Estimators and rules for outliers that look at the probes, where there are some."""
+ACROSS_HEADS = ("probe_attention",)
+"""Rules for outliers whose importances compare between heads, so that heads can share outliers."""
 KEY = re.compile(r"(?P<name>[\w.-]+)--(?P<digest>[0-9a-f]{10})")
 
 

@@ -153,12 +153,25 @@ class Outliers:
 
 
 @dataclass
+class AttendedOutliers(Outliers):
+    """Outliers that are attended with the window."""
+
+    least: int | None = option(
+        None,
+        "outliers that every KV head has; the others, so that there are `count` in the mean, go to the heads of the"
+        " whole model that need them most; null: every head has `count`",
+        unit="keys",
+        low=0,
+    )
+
+
+@dataclass
 class Window:
     """Keys that every head may read (arXiv 2502.09647)."""
 
     sink: int = option(MISSING, "first keys", unit="keys", low=0)
     recent: int = option(MISSING, "last keys, the query's own included, the sink not", unit="keys", low=1)
-    outliers: Outliers | None = field(default=None)  # of every criterion that names none of its own
+    outliers: AttendedOutliers | None = field(default=None)  # of every criterion that names none of its own
 
 
 @dataclass
@@ -200,7 +213,7 @@ class Criterion:
         choices=("calibration", "other_tasks", "evaluation"),
     )
     estimator: Estimator | None = field(default=None)
-    outliers: Outliers | None = field(default=None)  # attended with the window
+    outliers: AttendedOutliers | None = field(default=None)
     fit: str | None = option(
         None,
         "map of each head's margin, fitted to the exact one; null: energy for lost outputs, none for shares"

@@ -12,7 +12,22 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from headscope.heads.estimators import Estimator
+from headscope.heads.estimators import Estimator, ValueEstimator
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """Summaries of some heads of a layer, whose windows hold as many outliers each.
+
+    Attributes:
+        heads: the query heads.
+        outliers: keys of the bulk of the plain window that are outliers.
+        of: each estimator's summary of the others, by the estimator's name.
+    """
+
+    heads: slice
+    outliers: int
+    of: Mapping[str, Any]
 
 
 @dataclass
@@ -24,8 +39,8 @@ class LayerView:
     Attributes:
         layer: index of the layer in the model.
         scale: factor of the scores.
-        bulk_size: bulk keys of each query, [Q].
-        summaries: each estimator's summary of this layer's bulk, by the estimator's name.
+        bulk_size: keys of each query outside the plain window, [Q].
+        summaries: of the layer's bulk, of one part of the heads after the other.
         measure_window: computes the log mass of the window; through `window_mass`, once.
         attend_window: computes the attention's output over the window alone: what a local head gives.
         exact_mass: computes the true bulk log mass; only through `bulk_mass`, so that a peek is seen.
@@ -36,7 +51,7 @@ class LayerView:
     layer: int
     scale: float
     bulk_size: Tensor
-    summaries: Mapping[str, Any]
+    summaries: Sequence[Summaries]
     measure_window: Callable[[], Tensor] = field(repr=False)
     attend_window: Callable[[], Tensor] = field(repr=False)
     exact_mass: Callable[[], Tensor] = field(repr=False)
@@ -51,6 +66,19 @@ class LayerView:
     def window_output(self) -> Tensor:
         """Attention over the window alone, [B, H, Q, D]."""
         return self.attend_window()
+
+    def estimated_mass(self, estimator: Estimator, query: Tensor) -> Tensor:
+        """Log mass of the bulk by an estimate, for the queries [B, H, Q, D]: [B, H, Q]."""
+        parts = []
+        for part in self.summaries:
+            size = (self.bulk_size - part.outliers).clamp(min=0)
+            parts.append(estimator.log_mass(query[:, part.heads], part.of[estimator.name], size, self.scale))
+        return torch.cat(parts, 1)
+
+    def estimated_output(self, estimator: ValueEstimator, query: Tensor) -> Tensor:
+        """Attention over the bulk alone by an estimate, for the queries [B, H, Q, D]: [B, H, Q, D]."""
+        parts = [estimator.value(query[:, part.heads], part.of[estimator.name], self.scale) for part in self.summaries]
+        return torch.cat(parts, 1)
 
     def bulk_mass(self) -> Tensor:
         """Exact log mass of the bulk, [B, H, Q]: reads every key, so only a reference may ask for it."""

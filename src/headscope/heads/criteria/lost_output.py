@@ -37,9 +37,8 @@ class LostOutput:
 
     def margin(self, query: Tensor, view: LayerView) -> Tensor:
         """Negative log of the norm, calibrated, [B, H, Q]."""
-        summary = view.summaries[self.estimator.name]
-        mass = self.estimator.log_mass(query, summary, view.bulk_size, view.scale)
-        value = self.estimator.value(query, summary, view.scale)
+        mass = view.estimated_mass(self.estimator, query)
+        value = view.estimated_output(self.estimator, query)
         loss = log_lost_output(view.window_mass, view.window_output(), mass, value)
         return self.map.apply(view.layer, -loss)
 

@@ -31,8 +31,7 @@ class Qada:
 
     def margin(self, query: Tensor, view: LayerView) -> Tensor:
         """Log-odds of the window's share by the estimate, calibrated, [B, H, Q]."""
-        summary = view.summaries[self.estimator.name]
-        log_odds = view.window_mass - self.estimator.log_mass(query, summary, view.bulk_size, view.scale)
+        log_odds = view.window_mass - view.estimated_mass(self.estimator, query)
         return self.map.apply(view.layer, log_odds)
 
     def select(self, query: Tensor, view: LayerView) -> Selection:

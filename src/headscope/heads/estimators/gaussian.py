@@ -56,7 +56,10 @@ class Gaussian:
     def summarise(self, bulk: Bulk) -> GaussianSummary:
         """Moments of the bulk's keys, or of the other text; the values are always the bulk's."""
         keys = bulk.keys
-        moments = KeyMoments.of(keys) if self.moments is None else self.moments[bulk.cache.layer]
+        if self.moments is None:
+            moments = KeyMoments.of(keys)
+        else:
+            moments = self.moments[bulk.cache.layer].held(bulk.cache.head, keys.device)
         return self._summary(moments, self._of_values(keys, bulk.values))
 
     def update(self, summary: GaussianSummary, keys: Tensor, values: Tensor) -> GaussianSummary:

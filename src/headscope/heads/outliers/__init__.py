@@ -1,6 +1,7 @@
 """Outlier keys: the few keys of each KV head that are attended with the window. One selection rule a file, by name.
 
-A rule gives every bulk key an importance; the largest are chosen, once, at the boundary.
+A rule gives every bulk key an importance; the largest are chosen, once, at the boundary. KV heads have as many each, or
+share what there is: a layer's outliers are then of one part a KV head, whose numbers of keys differ.
 
 Shapes: H query heads, K KV heads, G = H // K, N bulk keys, M chosen keys, D head_dim.
 """
@@ -22,17 +23,41 @@ class Outliers:
 
     Attributes:
         rules: that choose them, modules here; several choose in turn.
-        count: outliers of each KV head.
+        count: outliers of a KV head, in the mean over all where they share.
         bits: of a number of their keys and values, as the window holds them; 16 keeps the model's own.
+        least: outliers that every KV head has; the others go to where their importance is largest, whatever head and
+            layer. None: every KV head has `count`.
     """
 
     rules: tuple[str, ...] = ()
     count: int = 0
     bits: int = FULL
+    least: int | None = None
 
     def choose(self, bulk: Bulk) -> Tensor:
-        """Positions of the outliers in the cache, ascending, [K, M]."""
+        """Positions of the outliers of one layer that shares with no other, ascending, [K, M]."""
         return choose(self.rules, bulk, self.count)
+
+    def parts(self, layers: Sequence[Bulk]) -> list[list["Part"]]:
+        """The outliers of every layer: one part of all KV heads, or one of each where they share."""
+        if self.least is None or not self.count:
+            return [[Part(bulk, self.choose(bulk))] for bulk in layers]
+        importances = [importance(self.rules[0], bulk) for bulk in layers]
+        counts = shared(importances, self.count, self.least)
+        return [_parts(*layer) for layer in zip(layers, importances, counts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """KV heads of a layer with as many outliers each.
+
+    Attributes:
+        bulk: of these heads, outliers included.
+        chosen: positions of the outliers in the cache, ascending, [K, M].
+    """
+
+    bulk: Bulk
+    chosen: Tensor
 
 
 NO_OUTLIERS = Outliers()
@@ -59,7 +84,38 @@ def choose(rules: Sequence[str], bulk: Bulk, count: int) -> Tensor:
     return bulk.index.gather(1, order[:, :count]).sort(dim=1).values
 
 
+def shared(importances: Sequence[Tensor], count: int, least: int) -> list[Tensor]:
+    """How many outliers each KV head has, [K] for every layer: `count` in the mean, the most important of all.
+
+    Args:
+        importances: of the bulk keys of each layer, [K, N], comparable between heads and layers.
+        count: of a KV head in the mean; never more than it has keys.
+        least: of each KV head.
+    """
+    ranked = torch.stack([_known(layer) for layer in importances]).sort(dim=2, descending=True).values
+    layers, heads, keys = ranked.shape
+    left = layers * heads * (min(count, keys) - min(least, keys))
+    others = ranked[..., min(least, keys) :].flatten()
+    taken = torch.zeros_like(others, dtype=torch.bool)
+    taken[others.argsort(descending=True, stable=True)[:left]] = True
+    return list(taken.view(layers, heads, -1).sum(2) + min(least, keys))
+
+
+def _parts(bulk: Bulk, importance: Tensor, counts: Tensor) -> list[Part]:
+    """The most important keys of each KV head of a layer."""
+    order = _known(importance).argsort(dim=1, descending=True, stable=True)
+    found = []
+    for head, count in enumerate(counts.tolist()):
+        one = bulk.of_head(head)
+        found.append(Part(one, one.index.gather(1, order[head : head + 1, :count]).sort(dim=1).values))
+    return found
+
+
 def _rank(importance: Tensor) -> Tensor:
     """Rank of each key, 0 for the most important, [K, N]."""
-    known = importance.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    return known.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
+    return _known(importance).argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
+
+
+def _known(importance: Tensor) -> Tensor:
+    """NaN comes last."""
+    return importance.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
