@@ -2,7 +2,7 @@
 
 Outliers held in few bits are what a local pair attends to; a long pair reads the cache, where they are exact.
 
-Shapes: r rows, H query heads, K KV heads, Q queries, T keys of which P are of the prefix, M outlier keys, D head_dim.
+Shapes: r rows, H query heads, K KV heads, G = H // K, Q queries, M outlier keys, P keys of the prefix, D head_dim.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from headscope.heads.criteria import Summaries
 from headscope.heads.estimators import Estimator
-from headscope.heads.mass import precise
+from headscope.heads.mass import group_heads, precise
 from headscope.heads.outliers import Part
-from headscope.heads.quantised import FULL, rounded
+from headscope.heads.quantised import rounded
 
 
 @dataclass(frozen=True)
@@ -24,47 +24,27 @@ class Frozen:
     """One layer as it was at the boundary.
 
     Attributes:
-        outliers: their positions for each query head, [H, M]; a head with fewer than M repeats the first key of all.
-        held: which of these are outliers, bool [H, M].
-        marks: the outliers as a mask, bool [H, 1, P].
-        key_error: what rounding adds to their keys, [H, M, D], zero where none is held; None if they are not rounded.
-        value_error: the same of their values.
+        keys: of the outliers as they are held, [K, M, D]; a KV head with fewer than M has zeros behind them.
+        values: the same of their values.
+        held: which of these are outliers, bool [K, M].
+        marks: where the outliers are, bool [H, 1, P].
         summaries: of the other bulk keys, of one part of the heads after the other.
     """
 
-    outliers: Tensor
+    keys: Tensor
+    values: Tensor
     held: Tensor
     marks: Tensor
-    key_error: Tensor | None
-    value_error: Tensor | None
     summaries: list[Summaries]
 
-    def rounded_scores(self, query: Tensor, scores: Tensor, scale: float) -> Tensor:
-        """Scores with those of the rounded outliers, [r, H, Q, T]; the given ones where nothing is rounded.
+    def scores(self, query: Tensor, scale: float) -> Tensor:
+        """Scores of the outliers as they are held, for queries [r, H, Q, D]: [r, H, Q, M]."""
+        found = group_heads(precise(query), len(self.keys)) @ self.keys.transpose(1, 2)[:, None] * scale
+        return found.masked_fill(~self.held[:, None, None], -torch.inf).flatten(1, 2)
 
-        Args:
-            query: [r, H, Q, D].
-            scores: of the exact keys, [r, H, Q, T].
-            scale: factor of the scores.
-        """
-        if self.key_error is None:
-            return scores
-        added = precise(query) @ self.key_error.transpose(1, 2) * scale
-        return scores.scatter_add(-1, self._columns(scores), added.to(scores.dtype))
-
-    def outlier_mass(self, scores: Tensor) -> Tensor:
-        """Log mass of the outliers, [r, H, Q], of scores [r, H, Q, T]."""
-        of_outliers = scores.gather(-1, self._columns(scores))
-        return of_outliers.masked_fill(~self.held[:, None], -torch.inf).logsumexp(-1)
-
-    def rounding_of(self, weights: Tensor) -> Tensor | float:
-        """What rounded values add to an output with these weights: [r, H, Q, T] to [r, H, Q, D]."""
-        if self.value_error is None:
-            return 0.0
-        return weights.gather(-1, self._columns(weights)) @ self.value_error.to(weights.dtype)
-
-    def _columns(self, scores: Tensor) -> Tensor:
-        return self.outliers[None, :, None].expand(*scores.shape[:3], -1)
+    def weighted_values(self, weights: Tensor) -> Tensor:
+        """Sum of the outliers' values under weights [r, H, Q, M]: [r, H, Q, D]."""
+        return (group_heads(weights, len(self.values)) @ self.values[:, None]).flatten(1, 2)
 
 
 def freeze(parts: Sequence[Part], heads: int, bits: int, estimators: Iterable[Estimator | None]) -> Frozen:
@@ -78,33 +58,27 @@ def freeze(parts: Sequence[Part], heads: int, bits: int, estimators: Iterable[Es
     """
     used = [estimator for estimator in estimators if estimator is not None]
     group = heads // sum(len(part.chosen) for part in parts)
-    summaries, first = [], 0
+    summaries, keys, values, first = [], [], [], 0
     for part in parts:
         rest, last = part.bulk.without(part.chosen), first + len(part.chosen) * group
         made = {estimator.name: estimator.summarise(rest) for estimator in used}
         summaries.append(Summaries(slice(first, last), part.chosen.shape[1], made))
+        outliers = replace(part.bulk, index=part.chosen)
+        keys.append(rounded(precise(outliers.keys), bits))
+        values.append(rounded(precise(outliers.values), bits))
         first = last
-    index = _stacked([part.chosen for part in parts], group)
-    held = _stacked([torch.ones_like(part.chosen, dtype=torch.bool) for part in parts], group)
-    marks = torch.zeros(heads, parts[0].bulk.cache.keys.shape[1], dtype=torch.uint8, device=index.device)
-    marks = marks.scatter_reduce(1, index, held.to(marks.dtype), "amax").bool()
-    of_keys, of_values = (_rounding(parts, bits, group, of_values) for of_values in (False, True))
-    return Frozen(index, held, marks[:, None], of_keys, of_values, summaries)
+    held = _stacked([torch.ones_like(part.chosen, dtype=torch.bool) for part in parts])
+    marks = _marks(parts).repeat_interleave(group, 0)[:, None]
+    return Frozen(_stacked(keys), _stacked(values), held, marks, summaries)
 
 
-def _rounding(parts: Sequence[Part], bits: int, group: int, of_values: bool) -> Tensor | None:
-    """What rounding adds to the outliers' keys or values for each query head, [H, M, D]; None if nothing is rounded."""
-    if bits >= FULL:
-        return None
-    found = []
-    for part in parts:
-        held = replace(part.bulk, index=part.chosen)
-        exact = precise(held.values if of_values else held.keys)
-        found.append(rounded(exact, bits) - exact)
-    return _stacked(found, group)
+def _marks(parts: Sequence[Part]) -> Tensor:
+    """Where the outliers of each KV head are, bool [K, P]."""
+    tokens = parts[0].bulk.cache.keys.shape[1]
+    empty = [torch.zeros(len(part.chosen), tokens, dtype=torch.bool, device=part.chosen.device) for part in parts]
+    return torch.cat([none.scatter(1, part.chosen, True) for none, part in zip(empty, parts, strict=True)])
 
 
-def _stacked(parts: Sequence[Tensor], group: int) -> Tensor:
-    """Put parts [k, m, ...] together for each query head, [H, M, ...], with zeros behind those of fewer than M."""
-    heads = pad_sequence([head for part in parts for head in part], batch_first=True)
-    return heads.repeat_interleave(group, 0)
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Put parts [k, m, ...] together, [K, M, ...], with zeros behind those of fewer than M."""
+    return pad_sequence([head for part in parts for head in part], batch_first=True)

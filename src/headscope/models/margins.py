@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headscope.heads.bulk import LayerCache
-from headscope.heads.criteria import Correction, LayerView, MarginCriterion
+from headscope.heads.criteria import LayerView, MarginCriterion
 from headscope.heads.criteria.lost_output import log_lost_output
 from headscope.heads.window import Window
 from headscope.models.attention import attention
@@ -59,19 +59,20 @@ class _Recorder(SharedPrefix):
         for group in self.groups:
             yield group, slice(0, 1)
 
-    def _label(self, scored: Scored) -> tuple[Tensor, list[tuple[slice, Correction]]]:
-        layer, every = scored.call.layer, torch.ones(scored.scores.shape[:3], dtype=torch.bool)
+    def _decided(self, scored: Scored) -> Tensor:
+        """Ask about the recorded queries; every one reads every key."""
         asked = torch.isin(scored.position, self.positions.to(scored.position.device))
-        if not asked.any():
-            return every.to(asked.device), []
-        scored = _some(scored, asked)
+        if asked.any():
+            self._record(_some(scored, asked))
+        return self._whole(scored)
+
+    def _record(self, scored: Scored) -> None:
         for (group, rows), found in zip(self._spans(), self.found, strict=True):
             view = self._view(scored, group, rows)
             margin = group.criterion.margin(scored.query[rows], view)  # type: ignore[attr-defined]
             mass = view.bulk_mass()
             exact, lost = view.window_mass - mass, self._lost(view, mass)
-            found.setdefault(layer, []).append(LayerMargins(margin[0], exact[0], lost[0]))
-        return every.to(asked.device), []
+            found.setdefault(scored.call.layer, []).append(LayerMargins(margin[0], exact[0], lost[0]))
 
     def _lost(self, view: LayerView, mass: Tensor) -> Tensor:
         probes = self.prefix[view.layer].probes

@@ -7,13 +7,14 @@ T = P + S, M outlier keys, D head_dim.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.criteria import Correction, Criterion, LayerView
+from headscope.heads.criteria import Criterion, LayerView
 from headscope.heads.mass import group_heads, masked_log_mass, precise, query_chunks
 from headscope.heads.outliers import NO_OUTLIERS, Outliers, Part
 from headscope.heads.window import Window
@@ -45,7 +46,7 @@ class Scored:
         call: the attention call.
         query: its queries, [R, H, Q, D].
         position: where they stand, [Q].
-        scores: [R, H, Q, T].
+        scores: [R, H, Q, T]; -inf for keys that come later.
         local: the plain window, bool [Q, T].
         bulk: all other visible keys, bool [Q, T].
         bulk_size: [Q].
@@ -63,6 +64,23 @@ class Scored:
     def columns(self) -> Tensor:
         """Keys that the plain window of any query holds; finding them waits for the GPU, so once for all rows."""
         return self.local.any(0).nonzero()[:, 0]
+
+    @cached_property
+    def of_prefix(self) -> int:
+        """How many of `columns` are the prefix's, which come first."""
+        return int((self.columns < self.scores.shape[-1] - self.call.key.shape[2]).sum())
+
+
+class Windowed(NamedTuple):
+    """Attention over the window, outliers included, of some rows.
+
+    Attributes:
+        mass: log mass, [r, H, Q].
+        output: what a local pair gives, [r, H, Q, D].
+    """
+
+    mass: Tensor
+    output: Tensor
 
 
 class SharedPrefix:
@@ -117,73 +135,66 @@ class SharedPrefix:
         device, own = query.device, call.key.shape[2]
         position = torch.arange(part.start, part.stop, device=device) + self.length + own - call.query.shape[2]
         key_position = torch.arange(self.length + own, device=device)
+        window = self.window if call.sliding is None else Window(0, call.sliding)
+        local, bulk = window.local(position, key_position), window.bulk(position, key_position)
         scores = self._scores(call, query)
         if call.sliding is not None:
-            visible = Window(0, call.sliding).local(position, key_position)
-            return self._weighted_values(call, _softmax(scores, visible), slice(None)).to(query.dtype)
-        local, bulk = self.window.local(position, key_position), self.window.bulk(position, key_position)
+            return self._weighted_values(call, scores.masked_fill(~local, -torch.inf).softmax(-1)).to(query.dtype)
+        scores.masked_fill_(~(local | bulk), -torch.inf)
         scored = Scored(call, query, position, scores, local, bulk, self.window.bulk_size(position))
-        return self._output(scored, *self._label(scored)).to(query.dtype)
+        return self._decided(scored).to(query.dtype)
 
-    def _label(self, scored: Scored) -> tuple[Tensor, list[tuple[slice, Correction]]]:
-        """Ask every criterion about its rows; returns what is long, bool [R, H, Q], and corrections of some."""
-        long, counted, corrections = [], [], []
+    def _decided(self, scored: Scored) -> Tensor:
+        """Ask every criterion about its rows; a long pair reads every key, a local one its window: [R, H, Q, D]."""
+        output, labels, counted = self._whole(scored), [], []
         for group, rows in self._spans():
             view = self._view(scored, group, rows)
-            selection = group.criterion.select(scored.query[rows], view)
-            long.append(selection.long)
+            long, correction = (found := group.criterion.select(scored.query[rows], view)).long, found.correction
+            local = view.window_output()
+            if correction is not None:
+                local = correction.merged(local, view.window_mass)
+            output[rows] = torch.where(long[..., None], output[rows], local)
             has_bulk = view.bulk_size > min(part.outliers for part in view.summaries)
+            labels.append(long)
             counted.append(has_bulk.expand(group.count, -1))
-            if selection.correction is not None:
-                corrections.append((rows, selection.correction))
-        labels = torch.cat(long)
-        self.counts.add(scored.call.layer, labels, scored.call.key.shape[1], torch.cat(counted))
-        return labels, corrections
-
-    def _output(self, scored: Scored, long: Tensor, corrections: list[tuple[slice, Correction]]) -> Tensor:
-        """Attention of every row as its labels say, local pairs corrected, [R, H, Q, D]; overwrites the scores."""
-        call, scores = scored.call, scored.scores
-        visible = scored.local | (scored.bulk & long[..., None])
-        held = [(rows, self._frozen(call, group.outliers)) for group, rows in self._spans() if group.outliers.count]
-        for rows, frozen in held:
-            visible[rows, ..., : self.length] |= frozen.marks
-            if frozen.key_error is not None:
-                rounded = frozen.rounded_scores(scored.query[rows], scores[rows], call.scale)
-                scores[rows] = torch.where(long[rows, ..., None], scores[rows], rounded)
-        weights = _softmax(scores, visible)
-        output = self._weighted_values(call, weights, slice(None))
-        for rows, frozen in held:
-            output[rows] += frozen.rounding_of(weights[rows]) * ~long[rows, ..., None]
-        for rows, correction in corrections:
-            corrected = correction.merged(output[rows], masked_log_mass(scores[rows], visible[rows]))
-            output[rows] = torch.where(long[rows, ..., None], output[rows], corrected)
+        self.counts.add(scored.call.layer, torch.cat(labels), scored.call.key.shape[1], torch.cat(counted))
         return output
+
+    def _whole(self, scored: Scored) -> Tensor:
+        """Attention of every row over all keys, [R, H, Q, D]."""
+        return self._weighted_values(scored.call, scored.scores.softmax(-1))
 
     def _view(self, scored: Scored, group: Rows, rows: slice) -> LayerView:
         """What a group's criterion may look at."""
-        call, scores = scored.call, scored.scores[rows]
-        frozen = self._frozen(call, group.outliers)
-        window, bulk = scored.local, scored.bulk
-        if group.outliers.count:
-            marks = pad(frozen.marks, (0, scores.shape[-1] - self.length))
-            window, bulk = window | marks, bulk & ~marks
-        held = cache(partial(frozen.rounded_scores, scored.query[rows], scores, call.scale))
+        frozen = self._frozen(scored.call, group.outliers)
+        bulk = scored.bulk & ~pad(frozen.marks, (0, scored.bulk.shape[-1] - self.length))
+        windowed = cache(partial(self._windowed, scored, rows, frozen))
         return LayerView(
-            call.layer,
-            call.scale,
+            scored.call.layer,
+            scored.call.scale,
             scored.bulk_size,
             frozen.summaries,
-            measure_window=lambda: self._window_mass(scored, frozen, held()),
-            attend_window=lambda: self._attend_window(call, held(), window, rows, frozen),
-            exact_mass=partial(masked_log_mass, scores, bulk),
-            exact_output=partial(self._attend_bulk, call, scores, bulk, rows),
+            measure_window=lambda: windowed().mass,
+            attend_window=lambda: windowed().output,
+            exact_mass=partial(masked_log_mass, scored.scores[rows], bulk),
+            exact_output=partial(self._attend_bulk, scored, bulk, rows),
         )
 
-    def _window_mass(self, scored: Scored, frozen: Frozen, held: Tensor) -> Tensor:
-        """Log mass of the window of some rows, outliers included, [r, H, Q]."""
-        mass = masked_log_mass(held[..., scored.columns], scored.local[:, scored.columns])
+    def _windowed(self, scored: Scored, rows: slice, frozen: Frozen) -> Windowed:
+        """Attend to the plain window and the outliers, whose keys and values alone are touched."""
         # Outliers are bulk keys of every query from the boundary on: the plain window only moves away from them.
-        return torch.logaddexp(mass, frozen.outlier_mass(held)) if frozen.outliers.shape[1] else mass
+        call, columns, query = scored.call, scored.columns, scored.query[rows]
+        plain = scored.scores[rows][..., columns].masked_fill(~scored.local[:, columns], -torch.inf)
+        scores = torch.cat([plain, frozen.scores(query, call.scale)], -1)
+        of_plain, of_outliers = scores.softmax(-1).tensor_split([len(columns)], -1)
+        prefix, own = columns.tensor_split([scored.of_prefix])
+        values = self.prefix[call.layer].values[:, prefix], call.value[rows][:, :, own - self.length]
+        return Windowed(scores.logsumexp(-1), _weighted(of_plain, *values) + frozen.weighted_values(of_outliers))
+
+    def _attend_bulk(self, scored: Scored, bulk: Tensor, rows: slice) -> Tensor:
+        """Attention of some rows over the bulk alone, [r, H, Q, D]; zero where it has none."""
+        weights = scored.scores[rows].masked_fill(~bulk, -torch.inf).softmax(-1)
+        return self._weighted_values(scored.call, weights.nan_to_num(nan=0.0), rows)
 
     def _frozen(self, call: LayerCall, outliers: Outliers) -> Frozen:
         """Outliers and summaries of a layer, made once for all rows that ask for the same ones."""
@@ -203,15 +214,6 @@ class SharedPrefix:
             self.chosen[outliers] = dict(zip(layers, outliers.parts(bulks), strict=True))
         return self.chosen[outliers]
 
-    def _attend_window(self, call: LayerCall, scores: Tensor, window: Tensor, rows: slice, frozen: Frozen) -> Tensor:
-        """Attention of some rows over the window alone, [r, H, Q, D]: what a local pair gives."""
-        weights = _softmax(scores, window)
-        return self._weighted_values(call, weights, rows) + frozen.rounding_of(weights)
-
-    def _attend_bulk(self, call: LayerCall, scores: Tensor, bulk: Tensor, rows: slice) -> Tensor:
-        """Attention of some rows over the bulk alone, [r, H, Q, D]; zero where it has none."""
-        return self._weighted_values(call, _softmax(scores, bulk).nan_to_num(nan=0.0), rows)
-
     def _scores(self, call: LayerCall, query: Tensor) -> Tensor:
         """Scores of prefix and own keys, [R, H, Q, T]; one product reads the prefix for all rows."""
         rows, heads, queries, _ = query.shape
@@ -223,17 +225,15 @@ class SharedPrefix:
         scores = torch.cat([shared, separate], dim=-1).view(rows, heads, queries, -1)
         return scores.mul_(call.scale)
 
-    def _weighted_values(self, call: LayerCall, weights: Tensor, among: slice) -> Tensor:
-        """Sum the values of these rows under [r, H, Q, T] weights: [r, H, Q, D]."""
-        rows, heads, queries, _ = weights.shape
-        prefix, own = precise(self.prefix[call.layer].values), precise(call.value[among])
-        grouped = group_heads(weights, own.shape[1])
-        shared = grouped[..., : self.length].transpose(0, 1).flatten(1, 3) @ prefix
-        shared = shared.view(own.shape[1], rows, -1, queries, prefix.shape[-1]).transpose(0, 1)
-        separate = grouped[..., self.length :] @ own[:, :, None]
-        return (shared + separate).reshape(rows, heads, queries, -1)
+    def _weighted_values(self, call: LayerCall, weights: Tensor, rows: slice = slice(None)) -> Tensor:
+        """Sum the values of all keys under these rows' weights, [r, H, Q, T]: [r, H, Q, D]."""
+        return _weighted(weights, self.prefix[call.layer].values, call.value[rows])
 
 
-def _softmax(scores: Tensor, visible: Tensor) -> Tensor:
-    """Attention weights over the visible keys, [r, H, Q, T]; NaN where there is none (a query sees its own key)."""
-    return scores.masked_fill(~visible, -torch.inf).softmax(-1)
+def _weighted(weights: Tensor, prefix: Tensor, own: Tensor) -> Tensor:
+    """Sum values of the prefix, [K, C, D], and own ones, [r, K, O, D], under [r, H, Q, C + O] weights: [r, H, Q, D]."""
+    rows, heads, queries, _ = weights.shape
+    of_prefix, of_own = group_heads(weights, own.shape[1]).tensor_split([prefix.shape[1]], -1)
+    shared = of_prefix.transpose(0, 1).flatten(1, 3) @ precise(prefix)
+    shared = shared.view(own.shape[1], rows, -1, queries, prefix.shape[-1]).transpose(0, 1)
+    return (shared + of_own @ precise(own)[:, :, None]).reshape(rows, heads, queries, -1)
