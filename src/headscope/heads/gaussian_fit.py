@@ -50,7 +50,7 @@ class Layer:
     def chunks(self, position: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield positions [q] and scores [H, q, T] of the queries there."""
         keys = precise(self.key).transpose(1, 2)[:, None]
-        for part in query_chunks(len(position), self.query.shape[0] * self.key.shape[1]):
+        for part in query_chunks(len(position), self.query.shape[0] * self.key.shape[1], self.key.device):
             query = precise(self.query[:, position[part] - self.boundary])
             yield position[part], (group_heads(query[None], self.key.shape[0])[0] @ keys).flatten(0, 1) * self.scale
 

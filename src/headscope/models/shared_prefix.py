@@ -118,9 +118,9 @@ class SharedPrefix:
 
     def attend(self, call: LayerCall) -> Tensor:
         """Attention of every row over prefix and own keys, [R, H, Q, D], in chunks of queries."""
-        keys = self.length + call.key.shape[2]
-        scores_per_query = call.query.shape[0] * call.query.shape[1] * keys
-        parts = [self._attend(call, part) for part in query_chunks(call.query.shape[2], scores_per_query)]
+        keys, query = self.length + call.key.shape[2], call.query
+        chunks = query_chunks(query.shape[2], query.shape[0] * query.shape[1] * keys, query.device)
+        parts = [self._attend(call, part) for part in chunks]
         return torch.cat(parts, dim=2)
 
     def _spans(self) -> Iterator[tuple[Rows, slice]]:

@@ -95,7 +95,7 @@ class Blocks:
         """Queries in chunks [B, K, G, q, D], since each reads blocks of its own."""
         grouped = group_heads(precise(query), summary.keys.shape[0]).to(summary.keys.dtype)
         read = query[:, :, 0].numel() * self.block * min(self.top, len(summary.size))
-        return [grouped[..., part, :] for part in query_chunks(query.shape[2], read)]
+        return [grouped[..., part, :] for part in query_chunks(query.shape[2], read, query.device)]
 
     def _masses(self, grouped: Tensor, summary: BlockSummary, scale: float) -> tuple[Tensor, Tensor]:
         """Log masses of the blocks and of the top ones' keys, [B, K, G, q, C + S L]; the top ones, [B, K, G, q, S].

@@ -90,7 +90,8 @@ class LowRankKeys:
 def _scores(query: Tensor, summary: LowRankSummary, scale: float) -> Iterator[Tensor]:
     """Approximate scores of all keys, [B, K, G, q, N], in chunks of queries."""
     grouped = group_heads(precise(query), summary.keys.shape[0]).to(summary.keys.dtype)
-    for part in query_chunks(query.shape[2], query[:, :, 0, 0].numel() * summary.keys.shape[1]):
+    scores_per_query = query[:, :, 0, 0].numel() * summary.keys.shape[1]
+    for part in query_chunks(query.shape[2], scores_per_query, query.device):
         of_mean = torch.einsum("bkgqd,kd->bkgq", grouped[..., part, :], summary.centre)
         projected = torch.einsum("bkgqd,kdr->bkgqr", grouped[..., part, :], summary.of_query)
         apart = torch.einsum("bkgqr,knr->bkgqn", projected, summary.keys)
