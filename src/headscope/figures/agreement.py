@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from headscope.figures import bootstrap, scores, style
 from headscope.figures.kept import AT, kept
-from headscope.figures.quality import EXACT, MEASURES, measured
+from headscope.figures.quality import ENERGIES, EXACT, MEASURES, measured
 from headscope.figures.tables import Tables
 
 Floats = NDArray[np.float64]
 ALL = "all"
 KEPT = "kept"
-SMALLER_IS_BETTER = ["lost_energy_80", "lost_energy_95"]
 FEWEST = 5
 """Of fewer criteria even the perfect order comes about by chance in more than 5 % of cases: no correlation is given."""
 
@@ -66,7 +65,7 @@ def draw(
 def _pairs(tables: Tables, at: Sequence[float], slack: float, floor: float) -> pd.DataFrame:
     """One row a length and adaptive criterion: measures, larger is better, and the mean share of the score kept."""
     table = measured(tables)
-    table[SMALLER_IS_BETTER] *= -1
+    table[list(ENERGIES)] *= -1
     found = {
         (length, name): shares
         for length, rows in tables.rows.groupby("length")

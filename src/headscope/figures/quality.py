@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from headscope.errors import ConfigError
 from headscope.figures import pairs, style
@@ -22,6 +23,8 @@ LOST, RECALLED_AT, ENERGY_AT = 0.01, 0.9, (0.8, 0.95)
 EXACT = ("oracle", "oracle_output")
 """Kinds that read every key to decide: they have no cost of their own."""
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+ENERGIES = ("lost_energy_80", "lost_energy_95")
+"""Measures of which less is better."""
 MEASURES = {
     "auc": "AUC,\npooled",
     "auc_within": "AUC\nwithin heads",
@@ -113,6 +116,9 @@ def _figure(table: pd.DataFrame) -> Figure:
             ax.plot(values, np.arange(len(names)) + offset, "o", ms=3.2, color=shade, label=f"{length:,} tokens")
         ax.set_xlabel(label)
         ax.margins(x=0.12)
+        if measure in ENERGIES:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(100))
     axes[0].set_yticks(range(len(names)), [style.look(name, names).label.split(" (")[0] for name in names])
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lengths))

@@ -56,13 +56,14 @@ CRITERIA = {
     "dense": Look("dense", "#000000", "_", "-"),
     "local": Look("local", GREY, "_", ":"),
     "oracle": Look("oracle", "#0072B2", "o", "-"),
+    "lost_output": Look("lost output", "#56B4E9", "P", "-"),
     "qada": Look("QAdA", "#009E73", "^", "-"),
     "qada_random_words": Look("QAdA, random words", "#E69F00", "v", "-."),
     "static": Look("static (other tasks)", "#D55E00", "s", (0, (1, 1))),
     "static_oracle": Look("static oracle (fitted on evaluation prompts)", "#CC79A7", "D", "--"),
 }
 _SPARE_LINES = [(0, (3, 1, 1, 1)), "-", (0, (5, 2))]
-_SPARE = [("#56B4E9", "P"), ("#8C6D1F", "X"), ("#0072B2", "*"), ("#009E73", "h"), ("#CC79A7", "<"), ("#E69F00", ">")]
+_SPARE = [("#5B5B8C", "d"), ("#8C6D1F", "X"), ("#0072B2", "*"), ("#009E73", "h"), ("#CC79A7", "<"), ("#E69F00", ">")]
 
 
 def shades(count: int) -> list[Any]:
@@ -87,7 +88,9 @@ def look(name: str, names: Sequence[str]) -> Look:
         return CRITERIA[name]
     round_, place = divmod(sorted(set(names) - set(CRITERIA)).index(name), len(_SPARE))
     colour, marker = _SPARE[place]
-    return Look(name.replace("_", " "), colour, marker, _SPARE_LINES[round_ % len(_SPARE_LINES)])
+    return Look(
+        name.replace("_", " ").replace("qada", "QAdA"), colour, marker, _SPARE_LINES[round_ % len(_SPARE_LINES)]
+    )
 
 
 def new_figure(width: float, height: float) -> Figure:
