@@ -103,7 +103,7 @@ def test_lost_output_is_the_norm_of_the_difference_to_the_whole_output(exact: bo
     if not exact:
         estimator = found.estimator
         (part,) = seen.summaries
-        mass = estimator.log_mass(QUERY, part.of["g"], seen.bulk_size, seen.scale)
+        mass = estimator.log_mass(QUERY, part.of["g"], seen.outside, seen.scale)
         bulk = estimator.value(QUERY, part.of["g"], seen.scale)
     share = mass.exp() / (mass.exp() + seen.window_mass.exp())
     whole = (1 - share)[..., None] * window + share[..., None] * bulk
@@ -139,7 +139,7 @@ def test_a_correction_leaves_the_labels_and_gives_the_estimate_without_reading_t
     found, without = corrected.select(QUERY, seen), plain.select(QUERY, seen)
     assert torch.equal(found.long, without.long) and without.correction is None and not seen.peeked
     torch.testing.assert_close(found.correction.value, estimator.value(QUERY, summary, seen.scale))
-    mass = estimator.log_mass(QUERY, summary, seen.bulk_size, seen.scale)
+    mass = estimator.log_mass(QUERY, summary, seen.outside, seen.scale)
     torch.testing.assert_close(found.correction.log_mass, mass)
     alone = corrected.take(torch.tensor([1]))
     assert alone.criterion.thresholds.tolist() == [-2.0] and alone.estimator is corrected.estimator

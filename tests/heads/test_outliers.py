@@ -6,7 +6,7 @@ import torch
 
 from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk, LayerCache, Probes
-from headscope.heads.outliers import Outliers, choose, importance, shared
+from headscope.heads.outliers import Outliers, allotted, choose, importance
 
 RULES = ["mahalanobis", "query_metric", "probe_attention", "value_norm", "last_queries", "recent", "random"]
 
@@ -137,18 +137,22 @@ def test_large_values_come_first() -> None:
 
 def test_shared_outliers_are_the_most_important_of_all_heads_behind_those_of_each() -> None:
     importances = [torch.tensor([[9.0, 8, 7, 6], [1, 2, 3, 4]]), torch.tensor([[5.0, 5, 5, 5], [0, 0, 9, 0]])]
-    assert [counts.tolist() for counts in shared(importances, 2, 0)] == [[4, 0], [3, 1]]  # the earlier of equals
-    assert [counts.tolist() for counts in shared(importances, 2, 1)] == [[4, 1], [2, 1]]
-    assert [counts.tolist() for counts in shared(importances, 2, 2)] == [[2, 2], [2, 2]]
-    assert [counts.tolist() for counts in shared(importances, 9, 2)] == [[4, 4], [4, 4]]
+    assert [counts.tolist() for counts in allotted(importances, 2, 0)] == [[4, 0], [3, 1]]  # the earlier of equals
+    assert [counts.tolist() for counts in allotted(importances, 2, 1)] == [[4, 1], [2, 1]]
+    assert [counts.tolist() for counts in allotted(importances, 2, 2)] == [[2, 2], [2, 2]]
+    assert [counts.tolist() for counts in allotted(importances, 9, 2)] == [[4, 4], [4, 4]]
     unknown = [torch.tensor([[torch.nan, 1.0], [torch.nan, torch.nan]])]
-    assert shared(unknown, 1, 0)[0].tolist() == [2, 0]
+    assert allotted(unknown, 1, 0)[0].tolist() == [2, 0]
 
 
-@pytest.mark.parametrize(("count", "least"), [(6, 0), (6, 3), (6, 6), (46, 2), (100, 3)])
-def test_heads_that_share_have_their_own_most_important_keys_and_as_many_in_the_mean(count: int, least: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "part", "least"), [(6, 1, 0), (6, 0.5, 3), (6, 0.05, 6), (46, 0.9, 5), (100, 0.5, 50)]
+)
+def test_heads_that_share_have_their_own_most_important_keys_and_as_many_in_the_mean(
+    count: int, part: float, least: int
+) -> None:
     bulks = [layers.bulk(), layers.bulk(dtype=torch.bfloat16)]
-    parts = Outliers(("probe_attention",), count, least=least).parts(bulks)
+    parts = Outliers(("probe_attention",), count, shared=part).parts(bulks)
     sizes = torch.tensor([[part.chosen.shape[1] for part in layer] for layer in parts])
     assert sizes.double().mean() == min(count, 46) and sizes.min() >= min(least, 46)
     for bulk, layer in zip(bulks, parts, strict=True):

@@ -1,12 +1,17 @@
 """The engine and the recorder on a GPU against the CPU; skipped without one."""
 
 import pytest
+import test_outlier_rows as outlier_rows
 import torch
 from test_engine import BOUNDARY, BUDGET, EOS, IDS, WINDOW, criteria
 from tiny_models import random_ids, tiny_model
 
+from headscope.heads.criteria import build
+from headscope.heads.estimators import build as build_estimator
+from headscope.heads.moments import KeyMoments
 from headscope.models.engine import decode
 from headscope.models.recording import record
+from headscope.models.shared_prefix import Rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -31,3 +36,15 @@ def test_recorded_masses_equal_those_of_the_cpu() -> None:
 def test_half_precision_decodes_and_counts() -> None:
     answers = decode(tiny_model("llama", torch.bfloat16).cuda(), IDS, BOUNDARY, criteria(), WINDOW, BUDGET, [EOS])
     assert answers[0].sparsity == 0 and answers[1].sparsity == 1 and 0 < answers[3].sparsity < 1
+
+
+def test_outliers_and_moments_of_another_text_are_those_of_the_cpu_in_float64() -> None:
+    model, moments = tiny_model("llama"), {layer: KeyMoments.of(torch.randn(2, 30, 8)) for layer in range(3)}
+    other = build_estimator({**outlier_rows.GAUSSIAN, "moments": "random_words"}, {"random_words": moments})
+    rows = [
+        Rows(criterion, 1, outliers)
+        for criterion in (outlier_rows.criterion("lost_output"), build({"kind": "qada"}, [{"threshold": 0.2}], other))
+        for outliers in (outlier_rows.ROUNDED, outlier_rows.SHARED)
+    ]
+    expected = decode(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS])
+    assert decode(model.to("cuda"), IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS]) == expected

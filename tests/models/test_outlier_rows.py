@@ -18,7 +18,7 @@ from headscope.models.shared_prefix import Rows
 WINDOW, IDS, BOUNDARY, BUDGET = Window(sink=4, recent=16), random_ids(80), 66, 12
 OUTLIERS = Outliers(("mahalanobis", "recent"), 6)
 ROUNDED = Outliers(OUTLIERS.rules, OUTLIERS.count, bits=3)
-SHARED = Outliers(("value_norm",), 6, bits=3, least=2)
+SHARED, LEAST = Outliers(("value_norm",), 6, bits=3, shared=2 / 3), 2
 GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "diagonal", "capped": False, "moments": "prompt"}
 SLOPES, OFFSETS = [1.0, 1.2, 0.8, 1.0], [0.0, -0.3, 0.2, -0.1]
 MAP = {
@@ -153,8 +153,8 @@ class SharedWrittenOut(WrittenOut):
             for layer, of_layer in enumerate(norms)
             for head, of_head in enumerate(of_layer)
         }
-        chosen = [(*head, key) for head, keys in ranked.items() for key in keys[: SHARED.least]]
-        others = [(*head, key) for head, keys in ranked.items() for key in keys[SHARED.least :]]
+        chosen = [(*head, key) for head, keys in ranked.items() for key in keys[:LEAST]]
+        others = [(*head, key) for head, keys in ranked.items() for key in keys[LEAST:]]
         others.sort(key=lambda at: norms[at[0]][at[1]][at[2]], reverse=True)
         chosen += others[: len(ranked) * SHARED.count - len(chosen)]
         self.positions = [
@@ -174,22 +174,23 @@ def test_heads_that_share_outliers_have_those_of_the_definitions(kind: str) -> N
     with torch.inference_mode(), attention(model):
         plain = SharedWrittenOut(kind, prefill(model, IDS[:BOUNDARY]))
         counts = {len(chosen) for of_layer in plain.positions for chosen in of_layer}
-        assert min(counts) >= SHARED.least and len(counts) > 1
+        assert min(counts) >= LEAST and len(counts) > 1
         logits = model(torch.tensor([IDS + fed]), use_cache=False, headscope=plain).logits[0, len(IDS) - 1 :]
     assert logits.argmax(-1).tolist()[: len(answer.tokens)] == answer.tokens
     labels = torch.tensor([long for *_, long in plain.labels])
     assert answer.sparsity == pytest.approx(1 - labels.double().mean().item())
 
 
-def test_rows_with_other_outliers_do_not_disturb_each_other() -> None:
-    model = tiny_model("llama", torch.float32)
+@pytest.mark.parametrize(("family", "chunk"), [("llama", None), ("llama", 20), ("gemma3", None), ("gemma3", 20)])
+def test_rows_with_other_outliers_do_not_disturb_each_other(family: str, chunk: int | None) -> None:
+    model = tiny_model(family, torch.float32)
     choices = [Outliers(), OUTLIERS, ROUNDED, SHARED, Outliers(("random",), 9)]
     kinds = ("qada", "lost_output", "oracle", "corrected lost_output")
     groups = [Rows(criterion(kind), 1, outliers) for kind in kinds for outliers in choices]
-    together = decode(model, IDS, BOUNDARY, groups, WINDOW, BUDGET, [EOS])
+    together = decode(model, IDS, BOUNDARY, groups, WINDOW, BUDGET, [EOS], chunk=chunk)
     assert len({tuple(answer.tokens) for answer in together}) > 1
     for group, answer in zip(groups, together, strict=True):
-        assert decode(model, IDS, BOUNDARY, [group], WINDOW, BUDGET, [EOS]) == [answer]
+        assert decode(model, IDS, BOUNDARY, [group], WINDOW, BUDGET, [EOS], chunk=chunk) == [answer]
 
 
 def test_a_context_inside_the_window_has_no_outliers_and_counts_no_query() -> None:

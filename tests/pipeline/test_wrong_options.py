@@ -131,18 +131,19 @@ TOGETHER = {
         "benchmark.longbench_local.samples.calibration=2",
         "calibration.tasks=[vt,fwe]",
     ): ["calibration.tasks: 'vt' is no task of benchmark longbench_local"],
-    ("+outliers@window.outliers=probe_attention", "window.outliers.least=341"): [
-        "window.outliers.least: 341 keys of every KV head are more than count 340",
+    ("+outliers@window.outliers=probe_attention", "window.outliers.shared=1.5"): [
+        "window.outliers.shared: 1.5",
+        "nearest is 1",
     ],
-    ("+outliers@window.outliers=recent", "window.outliers.least=8"): [
-        "window.outliers.least: heads can share outliers by rules probe_attention alone",
-        "not by recent",
+    ("+outliers@window.outliers=recent", "window.outliers.shared=0.5"): [
+        "window.outliers.shared: 0.5 needs importances that compare between heads, which recent does not give",
+        "choose window.outliers.shared=0 or rules ['probe_attention']",
     ],
-    ("+outliers@window.outliers=mahalanobis_metric", "window.outliers={rules: [probe_attention, recent], least: 8}"): [
-        "not by probe_attention, recent",
+    ("+outliers@window.outliers=probe_attention", "window.outliers.rules=[probe_attention,recent]"): [
+        "which probe_attention, recent does not give",
     ],
     ("+outliers@criterion.qada.estimator.scored=probe_attention",): [
-        "criterion.qada.estimator.scored.least: XX",
+        "unknown option criterion.qada.estimator.scored.shared",
     ],
 }
 

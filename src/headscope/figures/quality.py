@@ -118,7 +118,8 @@ def _figure(table: pd.DataFrame) -> Figure:
         ax.margins(x=0.12)
         if measure in ENERGIES:
             ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(100))
+            ax.xaxis.set_major_locator(LogLocator(numticks=3))
+            ax.tick_params("x", labelsize=6)
     axes[0].set_yticks(range(len(names)), [style.look(name, names).label.split(" (")[0] for name in names])
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lengths))

@@ -15,7 +15,7 @@ SUMMARY_BYTES = 4
 
 
 def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int, keys: int, width: int = 2) -> float:
-    """Bytes that a query reads beyond its window over the bytes of the window, of one KV head.
+    """Bytes that a query reads beyond its window over the bytes of the window, of a KV head in the mean.
 
     Args:
         criterion: `kind`; `estimator` and `outliers`, each None where there is none; `correction` where there is one.

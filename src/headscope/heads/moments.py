@@ -65,7 +65,7 @@ class KeyMoments:
         centred = keys - mean[:, None]
         return cls(count, mean, centred.transpose(1, 2) @ centred / max(count, 1))
 
-    def held(self, head: int | None, device: torch.device) -> "KeyMoments":
+    def of_head(self, head: int | None, device: torch.device) -> "KeyMoments":
         """Those of one KV head, or of all if None, on a device."""
         some = slice(None) if head is None else slice(head, head + 1)
         return replace(self, mean=self.mean[some].to(device), covariance=self.covariance[some].to(device))

@@ -1,7 +1,8 @@
-"""Vectors in few bits: what a cache of outlier keys and values holds, turned and rounded per vector about their mean.
+"""Vectors in few bits, turned and rounded one by one about their mean: outlier keys and values, and means of clusters.
 
 A Hadamard rotation first spreads the few large numbers of a vector over all of them (QuaRot, arXiv 2404.00456), so that
-no one number makes the steps wide. It is its own inverse, costs D log D additions a query and is never read.
+no one number makes the steps wide. It is its own inverse and never read; a query is turned once for the scores and once
+back for the values, D log D additions each. Of D only the largest power of two that divides it is mixed.
 
 Shapes: K KV heads, M vectors, D head_dim.
 """

@@ -58,18 +58,17 @@ def freeze(parts: Sequence[Part], heads: int, bits: int, estimators: Iterable[Es
     """
     used = [estimator for estimator in estimators if estimator is not None]
     group = heads // sum(len(part.chosen) for part in parts)
-    summaries, keys, values, first = [], [], [], 0
+    summaries, first = [], 0
     for part in parts:
         rest, last = part.bulk.without(part.chosen), first + len(part.chosen) * group
         made = {estimator.name: estimator.summarise(rest) for estimator in used}
         summaries.append(Summaries(slice(first, last), part.chosen.shape[1], made))
-        outliers = replace(part.bulk, index=part.chosen)
-        keys.append(rounded(precise(outliers.keys), bits))
-        values.append(rounded(precise(outliers.values), bits))
         first = last
+    outliers = [replace(part.bulk, index=part.chosen) for part in parts]
+    keys = _stacked([rounded(precise(found.keys), bits) for found in outliers])
+    values = _stacked([rounded(precise(found.values), bits) for found in outliers])
     held = _stacked([torch.ones_like(part.chosen, dtype=torch.bool) for part in parts])
-    marks = _marks(parts).repeat_interleave(group, 0)[:, None]
-    return Frozen(_stacked(keys), _stacked(values), held, marks, summaries)
+    return Frozen(keys, values, held, _marks(parts).repeat_interleave(group, 0)[:, None], summaries)
 
 
 def _marks(parts: Sequence[Part]) -> Tensor:

@@ -135,29 +135,30 @@ class SharedPrefix:
         device, own = query.device, call.key.shape[2]
         position = torch.arange(part.start, part.stop, device=device) + self.length + own - call.query.shape[2]
         key_position = torch.arange(self.length + own, device=device)
-        window = self.window if call.sliding is None else Window(0, call.sliding)
-        local, bulk = window.local(position, key_position), window.bulk(position, key_position)
         scores = self._scores(call, query)
         if call.sliding is not None:
-            return self._weighted_values(call, scores.masked_fill(~local, -torch.inf).softmax(-1)).to(query.dtype)
+            visible = Window(0, call.sliding).local(position, key_position)
+            weights = scores.masked_fill_(~visible, -torch.inf).softmax(-1)
+            return self._weighted_values(call, weights).to(query.dtype)
+        local, bulk = self.window.local(position, key_position), self.window.bulk(position, key_position)
         scores.masked_fill_(~(local | bulk), -torch.inf)
         scored = Scored(call, query, position, scores, local, bulk, self.window.bulk_size(position))
         return self._decided(scored).to(query.dtype)
 
     def _decided(self, scored: Scored) -> Tensor:
         """Ask every criterion about its rows; a long pair reads every key, a local one its window: [R, H, Q, D]."""
-        output, labels, counted = self._whole(scored), [], []
+        output, labels = self._whole(scored), []
         for group, rows in self._spans():
             view = self._view(scored, group, rows)
-            long, correction = (found := group.criterion.select(scored.query[rows], view)).long, found.correction
+            selection = group.criterion.select(scored.query[rows], view)
             local = view.window_output()
-            if correction is not None:
-                local = correction.merged(local, view.window_mass)
-            output[rows] = torch.where(long[..., None], output[rows], local)
-            has_bulk = view.bulk_size > min(part.outliers for part in view.summaries)
-            labels.append(long)
-            counted.append(has_bulk.expand(group.count, -1))
-        self.counts.add(scored.call.layer, torch.cat(labels), scored.call.key.shape[1], torch.cat(counted))
+            if selection.correction is not None:
+                local = selection.correction.merged(local, view.window_mass)
+            output[rows] = torch.where(selection.long[..., None], output[rows], local)
+            labels.append(selection.long)
+        # Fewer keys than are outside the plain window are outliers, so that every row has a bulk, or none has.
+        counted = (scored.bulk_size > 0).expand(self.rows, -1)
+        self.counts.add(scored.call.layer, torch.cat(labels), scored.call.key.shape[1], counted)
         return output
 
     def _whole(self, scored: Scored) -> Tensor:
@@ -167,7 +168,6 @@ class SharedPrefix:
     def _view(self, scored: Scored, group: Rows, rows: slice) -> LayerView:
         """What a group's criterion may look at."""
         frozen = self._frozen(scored.call, group.outliers)
-        bulk = scored.bulk & ~pad(frozen.marks, (0, scored.bulk.shape[-1] - self.length))
         windowed = cache(partial(self._windowed, scored, rows, frozen))
         return LayerView(
             scored.call.layer,
@@ -176,8 +176,8 @@ class SharedPrefix:
             frozen.summaries,
             measure_window=lambda: windowed().mass,
             attend_window=lambda: windowed().output,
-            exact_mass=partial(masked_log_mass, scored.scores[rows], bulk),
-            exact_output=partial(self._attend_bulk, scored, bulk, rows),
+            exact_mass=lambda: masked_log_mass(scored.scores[rows], self._bulk(scored, frozen)),
+            exact_output=partial(self._attend_bulk, scored, rows, frozen),
         )
 
     def _windowed(self, scored: Scored, rows: slice, frozen: Frozen) -> Windowed:
@@ -191,9 +191,13 @@ class SharedPrefix:
         values = self.prefix[call.layer].values[:, prefix], call.value[rows][:, :, own - self.length]
         return Windowed(scores.logsumexp(-1), _weighted(of_plain, *values) + frozen.weighted_values(of_outliers))
 
-    def _attend_bulk(self, scored: Scored, bulk: Tensor, rows: slice) -> Tensor:
+    def _bulk(self, scored: Scored, frozen: Frozen) -> Tensor:
+        """The bulk without outliers, bool [H, Q, T]."""
+        return scored.bulk & ~pad(frozen.marks, (0, scored.bulk.shape[-1] - self.length))
+
+    def _attend_bulk(self, scored: Scored, rows: slice, frozen: Frozen) -> Tensor:
         """Attention of some rows over the bulk alone, [r, H, Q, D]; zero where it has none."""
-        weights = scored.scores[rows].masked_fill(~bulk, -torch.inf).softmax(-1)
+        weights = scored.scores[rows].masked_fill(~self._bulk(scored, frozen), -torch.inf).softmax(-1)
         return self._weighted_values(scored.call, weights.nan_to_num(nan=0.0), rows)
 
     def _frozen(self, call: LayerCall, outliers: Outliers) -> Frozen:

@@ -7,6 +7,7 @@ because the tracked configuration reads neither the environment nor the clock (a
 import hashlib
 import itertools
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -201,7 +202,9 @@ def _names(value: Any) -> Iterable[str]:
 def _explain(error: Exception, words: Sequence[str]) -> ConfigError:
     """Turn Hydra's or OmegaConf's message into one line that names the option and what it accepts."""
     cause = error.__cause__ if error.__cause__ is not None else error
-    path = getattr(cause, "full_key", None)
+    # Hydra keeps the text alone of what went wrong inside one choice of a group.
+    named = re.search(r"full_key: (\S+)", str(cause))
+    path = getattr(cause, "full_key", None) or (named and named[1])
     reason = _first_line(cause)
     if not path:
         return ConfigError(reason)

@@ -106,16 +106,10 @@ def _estimator(option: str, estimator: Estimator, head_dim: int) -> None:
 
 def _outliers(option: str, outliers: AttendedOutliers | None) -> None:
     _rules(option, outliers)
-    if outliers is None or outliers.least is None:
-        return
-    if outliers.least > outliers.count:
+    if outliers is not None and outliers.shared and any(rule not in ACROSS_HEADS for rule in outliers.rules):
         raise ConfigError(
-            f"option {option}.least: {outliers.least} keys of every KV head are more than count {outliers.count}"
-        )
-    if len(outliers.rules) > 1 or outliers.rules[0] not in ACROSS_HEADS:
-        raise ConfigError(
-            f"option {option}.least: heads can share outliers by rules {', '.join(ACROSS_HEADS)} alone, whose"
-            f" importances compare between heads, not by {', '.join(outliers.rules)}; leave it out"
+            f"option {option}.shared: {outliers.shared} needs importances that compare between heads, which"
+            f" {', '.join(outliers.rules)} does not give; choose {option}.shared=0 or rules {list(ACROSS_HEADS)}"
         )
 
 

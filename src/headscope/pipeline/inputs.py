@@ -145,7 +145,7 @@ def load_probes(parents: Parents) -> LoadedProbes | None:
 
 def build_outliers(spec: Mapping[str, Any] | None) -> Outliers:
     """Make the outliers that a slice names."""
-    return NO_OUTLIERS if spec is None else Outliers(tuple(spec["rules"]), spec["count"], spec["bits"], spec["least"])
+    return NO_OUTLIERS if spec is None else Outliers(tuple(spec["rules"]), spec["count"], spec["bits"], spec["shared"])
 
 
 def criterion_identity(

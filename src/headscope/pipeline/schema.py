@@ -156,12 +156,12 @@ class Outliers:
 class AttendedOutliers(Outliers):
     """Outliers that are attended with the window."""
 
-    least: int | None = option(
-        None,
-        "outliers that every KV head has; the others, so that there are `count` in the mean, go to the heads of the"
-        " whole model that need them most; null: every head has `count`",
-        unit="keys",
-        low=0,
+    shared: float = option(
+        0.0,
+        "share of the outliers that goes to the KV heads of the whole model that need them most; of the others every"
+        " KV head has as many",
+        low=0.0,
+        high=1.0,
     )
 
 
@@ -229,7 +229,7 @@ class Criterion:
 class Calibration:
     """What criteria are fitted to."""
 
-    probes: int = option(256, "queries a head, of each task's calibration prompts, that stand for those to come", low=1)
+    probes: int = option(64, "queries a head, of each task's calibration prompts, that stand for those to come", low=1)
     rule: str = option(
         "sparsity",
         "what targets are: the share of local pairs; the local share tau itself; the most lost mass; or the share of"

@@ -21,7 +21,7 @@ class Summaries:
 
     Attributes:
         heads: the query heads.
-        outliers: keys of the bulk of the plain window that are outliers.
+        outliers: how many; all of them are outside the plain window of every query from the boundary on.
         of: each estimator's summary of the others, by the estimator's name.
     """
 
@@ -39,7 +39,7 @@ class LayerView:
     Attributes:
         layer: index of the layer in the model.
         scale: factor of the scores.
-        bulk_size: keys of each query outside the plain window, [Q].
+        outside: keys of each query outside the plain window, outliers among them, [Q].
         summaries: of the layer's bulk, of one part of the heads after the other.
         measure_window: computes the log mass of the window; through `window_mass`, once.
         attend_window: computes the attention's output over the window alone: what a local head gives.
@@ -50,7 +50,7 @@ class LayerView:
 
     layer: int
     scale: float
-    bulk_size: Tensor
+    outside: Tensor
     summaries: Sequence[Summaries]
     measure_window: Callable[[], Tensor] = field(repr=False)
     attend_window: Callable[[], Tensor] = field(repr=False)
@@ -71,8 +71,8 @@ class LayerView:
         """Log mass of the bulk by an estimate, for the queries [B, H, Q, D]: [B, H, Q]."""
         parts = []
         for part in self.summaries:
-            size = (self.bulk_size - part.outliers).clamp(min=0)
-            parts.append(estimator.log_mass(query[:, part.heads], part.of[estimator.name], size, self.scale))
+            bulk_size = self.outside - part.outliers
+            parts.append(estimator.log_mass(query[:, part.heads], part.of[estimator.name], bulk_size, self.scale))
         return torch.cat(parts, 1)
 
     def estimated_output(self, estimator: ValueEstimator, query: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Gaussian:
         if self.moments is None:
             moments = KeyMoments.of(keys)
         else:
-            moments = self.moments[bulk.cache.layer].held(bulk.cache.head, keys.device)
+            moments = self.moments[bulk.cache.layer].of_head(bulk.cache.head, keys.device)
         return self._summary(moments, self._of_values(keys, bulk.values))
 
     def update(self, summary: GaussianSummary, keys: Tensor, values: Tensor) -> GaussianSummary:

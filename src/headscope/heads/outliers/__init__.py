@@ -25,14 +25,14 @@ class Outliers:
         rules: that choose them, modules here; several choose in turn.
         count: outliers of a KV head, in the mean over all where they share.
         bits: of a number of their keys and values, as the window holds them; 16 keeps the model's own.
-        least: outliers that every KV head has; the others go to where their importance is largest, whatever head and
-            layer. None: every KV head has `count`.
+        shared: share of them that goes to where their importance is largest, whatever head and layer; of the others
+            every KV head has as many.
     """
 
     rules: tuple[str, ...] = ()
     count: int = 0
     bits: int = FULL
-    least: int | None = None
+    shared: float = 0.0
 
     def choose(self, bulk: Bulk) -> Tensor:
         """Positions of the outliers of one layer that shares with no other, ascending, [K, M]."""
@@ -40,16 +40,16 @@ class Outliers:
 
     def parts(self, layers: Sequence[Bulk]) -> list[list["Part"]]:
         """The outliers of every layer: one part of all KV heads, or one of each where they share."""
-        if self.least is None or not self.count:
+        if not self.shared or not self.count:
             return [[Part(bulk, self.choose(bulk))] for bulk in layers]
         importances = [importance(self.rules[0], bulk) for bulk in layers]
-        counts = shared(importances, self.count, self.least)
+        counts = allotted(importances, self.count, self.count - round(self.shared * self.count))
         return [_parts(*layer) for layer in zip(layers, importances, counts, strict=True)]
 
 
 @dataclass(frozen=True)
 class Part:
-    """KV heads of a layer with as many outliers each.
+    """KV heads of a layer with as many outliers each; where heads share, every head is summarised on its own.
 
     Attributes:
         bulk: of these heads, outliers included.
@@ -84,12 +84,13 @@ def choose(rules: Sequence[str], bulk: Bulk, count: int) -> Tensor:
     return bulk.index.gather(1, order[:, :count]).sort(dim=1).values
 
 
-def shared(importances: Sequence[Tensor], count: int, least: int) -> list[Tensor]:
+def allotted(importances: Sequence[Tensor], count: int, least: int) -> list[Tensor]:
     """How many outliers each KV head has, [K] for every layer: `count` in the mean, the most important of all.
 
     Args:
-        importances: of the bulk keys of each layer, [K, N], comparable between heads and layers.
-        count: of a KV head in the mean; never more than it has keys.
+        importances: of the bulk keys of each layer, [K, N], comparable between heads and layers; all layers have the
+            same K and N.
+        count: of a KV head in the mean; with fewer keys all of them. A head may have up to N.
         least: of each KV head.
     """
     ranked = torch.stack([_known(layer) for layer in importances]).sort(dim=2, descending=True).values

@@ -84,18 +84,19 @@ class _Recorded:
     def cells_of(self, prompt: Prompt, fed: list[int]) -> dict[str, Arrays]:
         """Margins of every criterion on a prompt with its dense answer."""
         keys = {name: f"margin-{digest([fed, identity])}" for name, identity in self.identities.items()}
-        kept = {name: self.cells.arrays(prompt.id, key) for name, key in keys.items()}
-        missing = [name for name, arrays in kept.items() if arrays is None]
+        found = {key: self.cells.arrays(prompt.id, key) for key in keys.values()}
+        kept = {key: arrays for key, arrays in found.items() if arrays is not None}
+        # Criteria that differ in what they do with a label alone have one key.
+        missing = {key: self.groups[name] for name, key in keys.items() if key not in kept}
         if missing:
-            encoded, groups = prompt.encoded, [self.groups[name] for name in missing]
             probes = self.probes.fitted if self.probes else None
-            sequence = [*encoded.ids, *fed], encoded.boundary
-            found = margins(self.loaded.model, *sequence, groups, self.window, probes, self.chunk)
-            for name, layers in zip(missing, found, strict=True):
-                arrays = _arrays(layers)
-                self.cells.add_arrays(prompt.id, keys[name], arrays)
-                kept[name] = arrays
-        return {name: arrays for name, arrays in kept.items() if arrays is not None}
+            sequence = [*prompt.encoded.ids, *fed], prompt.encoded.boundary
+            groups = list(missing.values())
+            layers = margins(self.loaded.model, *sequence, groups, self.window, probes, self.chunk)
+            for key, of_layers in zip(missing, layers, strict=True):
+                kept[key] = _arrays(of_layers)
+                self.cells.add_arrays(prompt.id, key, kept[key])
+        return {name: kept[key] for name, key in keys.items()}
 
 
 def _arrays(layers: Mapping[int, LayerMargins]) -> Arrays:
