@@ -5,8 +5,9 @@ import torch
 
 from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.criteria import Correction, LayerView, Summaries, below, build
+from headscope.heads.criteria import Correction, below, build
 from headscope.heads.estimators import build as build_estimator
+from headscope.heads.view import LayerView, Summaries
 
 QUERY = torch.randn(2, 4, 3, 8, generator=torch.Generator().manual_seed(0))
 KEYS = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(1))

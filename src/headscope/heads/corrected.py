@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from headscope.errors import ConfigError
-from headscope.heads.criteria import Correction, Criterion, LayerView, Selection
+from headscope.heads.criteria import Correction, Criterion, Selection
 from headscope.heads.estimators import ValueEstimator
+from headscope.heads.view import LayerView
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from headscope.heads.criteria import Summaries
 from headscope.heads.estimators import Estimator
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.outliers import Part
 from headscope.heads.quantised import rounded
+from headscope.heads.view import Summaries
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headscope.heads.bulk import LayerCache
-from headscope.heads.criteria import LayerView, MarginCriterion
+from headscope.heads.criteria import MarginCriterion
 from headscope.heads.criteria.lost_output import log_lost_output
+from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.models.attention import attention
 from headscope.models.prefill import prefill_chunks

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.criteria import Criterion, LayerView
+from headscope.heads.criteria import Criterion
 from headscope.heads.mass import group_heads, masked_log_mass, precise, query_chunks
 from headscope.heads.outliers import NO_OUTLIERS, Outliers, Part
+from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall
 from headscope.models.counts import LocalCounts

@@ -156,13 +156,7 @@ class Outliers:
 class AttendedOutliers(Outliers):
     """Outliers that are attended with the window."""
 
-    shared: float = option(
-        0.0,
-        "share of the outliers that goes to the KV heads of the whole model that need them most; of the others every"
-        " KV head has as many",
-        low=0.0,
-        high=1.0,
-    )
+    shared: float = option(0.0, "share of them for the heads of the whole model that need them most", low=0.0, high=1.0)
 
 
 @dataclass

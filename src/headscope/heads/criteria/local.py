@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headscope.heads.criteria import LayerView, Selection
+from headscope.heads.criteria import Selection
 from headscope.heads.estimators import Estimator
+from headscope.heads.view import LayerView
 
 
 @dataclass(frozen=True)

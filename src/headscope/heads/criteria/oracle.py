@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from headscope.heads.criteria import LayerView, Selection, below, thresholds_of
+from headscope.heads.criteria import Selection, below, thresholds_of
 from headscope.heads.estimators import Estimator
+from headscope.heads.view import LayerView
 
 
 @dataclass(frozen=True)
