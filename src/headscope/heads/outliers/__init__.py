@@ -104,8 +104,7 @@ def allotted(importances: Sequence[Tensor], count: int, least: int) -> list[Tens
 
 def _parts(bulk: Bulk, importance: Tensor, counts: Tensor) -> list[Part]:
     """The most important keys of each KV head of a layer."""
-    order = _known(importance).argsort(dim=1, descending=True, stable=True)
-    found = []
+    order, found = _order(importance), []
     for head, count in enumerate(counts.tolist()):
         one = bulk.of_head(head)
         found.append(Part(one, one.index.gather(1, order[head : head + 1, :count]).sort(dim=1).values))
@@ -114,7 +113,12 @@ def _parts(bulk: Bulk, importance: Tensor, counts: Tensor) -> list[Part]:
 
 def _rank(importance: Tensor) -> Tensor:
     """Rank of each key, 0 for the most important, [K, N]."""
-    return _known(importance).argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
+    return _order(importance).argsort(dim=1, stable=True)
+
+
+def _order(importance: Tensor) -> Tensor:
+    """Keys from the most important one on, the earlier of equals first, [K, N]."""
+    return _known(importance).argsort(dim=1, descending=True, stable=True)
 
 
 def _known(importance: Tensor) -> Tensor:
