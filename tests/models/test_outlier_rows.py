@@ -1,5 +1,7 @@
 """Rows whose window holds outlier keys, against attention written out head by head."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import EOS, random_ids, tiny_model
@@ -7,9 +9,10 @@ from tiny_models import EOS, random_ids, tiny_model
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
-from headscope.heads.outliers import Outliers
+from headscope.heads.outliers import Outliers, importance
 from headscope.heads.quantised import rounded
 from headscope.heads.window import Window
+from headscope.models import shared_prefix
 from headscope.models.attention import LayerCall, attention
 from headscope.models.engine import decode
 from headscope.models.prefill import prefill
@@ -196,3 +199,12 @@ def test_rows_with_other_outliers_do_not_disturb_each_other(family: str, chunk: 
 def test_a_context_inside_the_window_has_no_outliers_and_counts_no_query() -> None:
     (answer,) = decode(tiny_model("llama"), IDS[:12], 9, [Rows(criterion("oracle"), 1, OUTLIERS)], WINDOW, 3, [EOS])
     assert answer.queries == 0 and answer.sparsity != answer.sparsity
+
+
+def test_outliers_that_differ_in_their_numbers_measure_every_key_once(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(shared_prefix, "importance", lambda rule, bulk: asked.append(1) or importance(rule, bulk))
+    several = [SHARED, replace(SHARED, count=4), replace(SHARED, shared=0.0)]
+    model = tiny_model("llama")
+    decode(model, IDS, BOUNDARY, [Rows(criterion("local"), 1, outliers) for outliers in several], WINDOW, 2, [EOS])
+    assert len(asked) == model.config.num_hidden_layers

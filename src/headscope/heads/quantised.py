@@ -25,7 +25,7 @@ def rounded(vectors: Tensor, bits: int, about: Tensor | None = None) -> Tensor:
     if bits >= FULL or not vectors.shape[1]:
         return vectors
     centre = (vectors.float().mean(1, keepdim=True) if about is None else about).bfloat16().float()
-    turn = hadamard(vectors.shape[-1]).to(centre)
+    turn = hadamard(vectors.shape[-1], vectors.device).float()
     apart = (vectors.float() - centre) @ turn
     low, high = apart.amin(-1, keepdim=True).bfloat16().float(), apart.amax(-1, keepdim=True)
     # Rounded up, so that the last step reaches the largest number in spite of the 8 bits that bfloat16 keeps.
@@ -36,13 +36,13 @@ def rounded(vectors: Tensor, bits: int, about: Tensor | None = None) -> Tensor:
 
 
 @cache
-def hadamard(size: int) -> Tensor:
+def hadamard(size: int, device: torch.device | None = None) -> Tensor:
     """The symmetric orthogonal Hadamard matrix, [size, size]; blocks of it where size is no power of two."""
     width = size & -size
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < width:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return torch.kron(torch.eye(size // width, dtype=matrix.dtype), matrix / width**0.5)
+    return torch.kron(torch.eye(size // width, dtype=matrix.dtype), matrix / width**0.5).to(device)
 
 
 def vectors_bytes(count: int, bits: int, head_dim: int, width: int) -> float:

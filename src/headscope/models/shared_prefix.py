@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import Criterion
 from headscope.heads.mass import group_heads, masked_log_mass, precise, query_chunks
-from headscope.heads.outliers import NO_OUTLIERS, Outliers, Part
+from headscope.heads.outliers import NO_OUTLIERS, Outliers, Part, importance
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall
@@ -104,6 +104,7 @@ class SharedPrefix:
         self.length = prefix[0].keys.shape[1]
         self.rows = sum(group.count for group in groups)
         self.counts = LocalCounts(self.rows) if counts is None else counts
+        self.importances: dict[tuple[str, int], Tensor] = {}
         self.chosen: dict[Outliers, dict[int, list[Part]]] = {}
         self.frozen: dict[tuple[int, Outliers], Frozen] = {}
 
@@ -216,8 +217,15 @@ class SharedPrefix:
             asked = self.window.summarised(self.length)
             bulks = [Bulk.between(cache, *asked) for cache in self.prefix if cache.sliding is None]
             layers = [bulk.cache.layer for bulk in bulks]
-            self.chosen[outliers] = dict(zip(layers, outliers.parts(bulks), strict=True))
+            self.chosen[outliers] = dict(zip(layers, outliers.parts(bulks, self._importance), strict=True))
         return self.chosen[outliers]
+
+    def _importance(self, rule: str, bulk: Bulk) -> Tensor:
+        """Importances of a layer's bulk keys, [K, N], found once for all outliers that differ in their numbers."""
+        key = (rule, bulk.cache.layer)
+        if key not in self.importances:
+            self.importances[key] = importance(rule, bulk)
+        return self.importances[key]
 
     def _scores(self, call: LayerCall, query: Tensor) -> Tensor:
         """Scores of prefix and own keys, [R, H, Q, T]; one product reads the prefix for all rows."""

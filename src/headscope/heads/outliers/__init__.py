@@ -6,7 +6,7 @@ share what there is: a layer's outliers are then of one part a KV head, whose nu
 Shapes: H query heads, K KV heads, G = H // K, N bulk keys, M chosen keys, D head_dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -15,6 +15,15 @@ from torch import Tensor
 
 from headscope.heads.bulk import Bulk
 from headscope.heads.quantised import FULL
+
+Measure = Callable[[str, Bulk], Tensor]
+"""Gives the importances of a layer's bulk keys by a rule; `importance`, or what remembers it."""
+
+
+def importance(rule: str, bulk: Bulk) -> Tensor:
+    """Importance of every bulk key by a rule (a module here), [K, N], float32 or better; larger is chosen first."""
+    found: Tensor = import_module(f"{__name__}.{rule}").importance(bulk)
+    return found
 
 
 @dataclass(frozen=True)
@@ -38,11 +47,11 @@ class Outliers:
         """Positions of the outliers of one layer that shares with no other, ascending, [K, M]."""
         return choose(self.rules, bulk, self.count)
 
-    def parts(self, layers: Sequence[Bulk]) -> list[list["Part"]]:
+    def parts(self, layers: Sequence[Bulk], measure: Measure = importance) -> list[list["Part"]]:
         """The outliers of every layer: one part of all KV heads, or one of each where they share."""
         if not self.shared or not self.count:
-            return [[Part(bulk, self.choose(bulk))] for bulk in layers]
-        importances = [importance(self.rules[0], bulk) for bulk in layers]
+            return [[Part(bulk, choose(self.rules, bulk, self.count, measure))] for bulk in layers]
+        importances = [measure(self.rules[0], bulk) for bulk in layers]
         counts = allotted(importances, self.count, self.count - round(self.shared * self.count))
         return [_parts(*layer) for layer in zip(layers, importances, counts, strict=True)]
 
@@ -63,13 +72,7 @@ class Part:
 NO_OUTLIERS = Outliers()
 
 
-def importance(rule: str, bulk: Bulk) -> Tensor:
-    """Importance of every bulk key by a rule (a module here), [K, N], float32 or better; larger is chosen first."""
-    found: Tensor = import_module(f"{__name__}.{rule}").importance(bulk)
-    return found
-
-
-def choose(rules: Sequence[str], bulk: Bulk, count: int) -> Tensor:
+def choose(rules: Sequence[str], bulk: Bulk, count: int, measure: Measure = importance) -> Tensor:
     """Choose `count` keys of each KV head; returns their positions in the cache, ascending, [K, M].
 
     Several rules choose in turn: keys are ordered by the best rank that any rule gives them. NaN comes last; of equals
@@ -78,7 +81,7 @@ def choose(rules: Sequence[str], bulk: Bulk, count: int) -> Tensor:
     count = min(count, bulk.index.shape[1])
     if not count:
         return bulk.index[:, :0]
-    ranks = torch.stack([_rank(importance(rule, bulk)) for rule in rules])
+    ranks = torch.stack([_rank(measure(rule, bulk)) for rule in rules])
     best, rule = ranks.min(0)
     order = (best * len(rules) + rule).argsort(dim=1, stable=True)
     return bulk.index.gather(1, order[:, :count]).sort(dim=1).values
