@@ -9,6 +9,7 @@ Shapes: R rows, L full-attention layers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -77,13 +78,22 @@ def decode(
     if not 0 < boundary < len(ids):
         raise ShapeError(f"boundary {boundary} leaves no context or no question in a prompt of {len(ids)} tokens")
     with attention(model):
-        context = ids[:boundary]
+        context, order = ids[:boundary], _side_by_side(criteria)
+        groups = [criteria[i] for i in order]
         if chunk is None:
-            batches = iter([SharedPrefix(prefill(model, context, probes), criteria, window)])
+            batches = iter([SharedPrefix(prefill(model, context, probes), groups, window)])
         else:
-            batches = prefilled_rows(model, context, criteria, window, chunk, probes)
+            batches = prefilled_rows(model, context, groups, window, chunk, probes)
         limits = max_new_tokens, set(eos), min_new_tokens
-        return [answer for shared in batches for answer in _decode_rows(model, ids, shared, *limits)]
+        answers = (answer for shared in batches for answer in _decode_rows(model, ids, shared, *limits))
+        found = {i: list(islice(answers, criteria[i].count)) for i in order}
+    return [answer for i in range(len(criteria)) for answer in found[i]]
+
+
+def _side_by_side(criteria: Sequence[Rows]) -> list[int]:
+    """An order in which rows with the same outliers are adjacent: one product then serves all of their windows."""
+    outliers = [group.outliers for group in criteria]
+    return sorted(range(len(criteria)), key=lambda i: outliers.index(outliers[i]))
 
 
 def _decode_rows(

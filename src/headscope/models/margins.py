@@ -115,7 +115,8 @@ def margins(
 def _some(scored: Scored, asked: Tensor) -> Scored:
     """Some of the queries, bool [Q]."""
     masks = {name: getattr(scored, name)[asked] for name in ("position", "local", "bulk", "bulk_size")}
-    return replace(scored, query=scored.query[:, :, asked], scores=scored.scores[:, :, asked], **masks)
+    narrow = {name: getattr(scored, name)[:, :, asked] for name in ("query", "scores")}
+    return replace(scored, **narrow, **masks, windowed={})
 
 
 def _joined(parts: Sequence[LayerMargins]) -> LayerMargins:

@@ -5,8 +5,8 @@ T = P + S, M outlier keys, D head_dim.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -39,6 +39,18 @@ class Rows:
     outliers: Outliers = NO_OUTLIERS
 
 
+class Windowed(NamedTuple):
+    """Attention over the window, outliers included, of some rows.
+
+    Attributes:
+        mass: log mass, [r, H, Q].
+        output: what a local pair gives, [r, H, Q, D].
+    """
+
+    mass: Tensor
+    output: Tensor
+
+
 @dataclass(frozen=True)
 class Scored:
     """Scores of some queries and what they may see.
@@ -51,6 +63,7 @@ class Scored:
         local: the plain window, bool [Q, T].
         bulk: all other visible keys, bool [Q, T].
         bulk_size: [Q].
+        windowed: attention over windows with some outliers, once it was asked for.
     """
 
     call: LayerCall
@@ -60,6 +73,7 @@ class Scored:
     local: Tensor
     bulk: Tensor
     bulk_size: Tensor
+    windowed: dict[Outliers, Windowed] = field(default_factory=dict)
 
     @cached_property
     def columns(self) -> Tensor:
@@ -67,21 +81,14 @@ class Scored:
         return self.local.any(0).nonzero()[:, 0]
 
     @cached_property
+    def plain(self) -> Tensor:
+        """Scores of the plain window, [R, H, Q, C] for the keys in `columns`; -inf for those of other queries."""
+        return self.scores[..., self.columns].masked_fill(~self.local[:, self.columns], -torch.inf)
+
+    @cached_property
     def of_prefix(self) -> int:
         """How many of `columns` are the prefix's, which come first."""
         return int((self.columns < self.scores.shape[-1] - self.call.key.shape[2]).sum())
-
-
-class Windowed(NamedTuple):
-    """Attention over the window, outliers included, of some rows.
-
-    Attributes:
-        mass: log mass, [r, H, Q].
-        output: what a local pair gives, [r, H, Q, D].
-    """
-
-    mass: Tensor
-    output: Tensor
 
 
 class SharedPrefix:
@@ -169,29 +176,38 @@ class SharedPrefix:
 
     def _view(self, scored: Scored, group: Rows, rows: slice) -> LayerView:
         """What a group's criterion may look at."""
-        frozen = self._frozen(scored.call, group.outliers)
-        windowed = cache(partial(self._windowed, scored, rows, frozen))
+        frozen, sharing = self._frozen(scored.call, group.outliers), self._sharing(group.outliers)
+        within = slice(rows.start - sharing.start, rows.stop - sharing.start)
+        windowed = partial(self._windowed, scored, group.outliers)
         return LayerView(
             scored.call.layer,
             scored.call.scale,
             scored.bulk_size,
             frozen.summaries,
-            measure_window=lambda: windowed().mass,
-            attend_window=lambda: windowed().output,
+            measure_window=lambda: windowed().mass[within],
+            attend_window=lambda: windowed().output[within],
             exact_mass=lambda: masked_log_mass(scored.scores[rows], self._bulk(scored, frozen)),
             exact_output=partial(self._attend_bulk, scored, rows, frozen),
         )
 
-    def _windowed(self, scored: Scored, rows: slice, frozen: Frozen) -> Windowed:
-        """Attend to the plain window and the outliers, whose keys and values alone are touched."""
+    def _sharing(self, outliers: Outliers) -> slice:
+        """Rows from the first to the last group with these outliers; groups in between, if any, cost time alone."""
+        spans = [rows for group, rows in self._spans() if group.outliers == outliers]
+        return slice(spans[0].start, spans[-1].stop)
+
+    def _windowed(self, scored: Scored, outliers: Outliers) -> Windowed:
+        """Attend to the plain window and the outliers, whose keys and values alone are touched; rows of `_sharing`."""
+        if outliers in scored.windowed:
+            return scored.windowed[outliers]
         # Outliers are bulk keys of every query from the boundary on: the plain window only moves away from them.
-        call, columns, query = scored.call, scored.columns, scored.query[rows]
-        plain = scored.scores[rows][..., columns].masked_fill(~scored.local[:, columns], -torch.inf)
-        scores = torch.cat([plain, frozen.scores(query, call.scale)], -1)
+        call, rows, columns = scored.call, self._sharing(outliers), scored.columns
+        frozen = self._frozen(call, outliers)
+        scores = torch.cat([scored.plain[rows], frozen.scores(scored.query[rows], call.scale)], -1)
         of_plain, of_outliers = scores.softmax(-1).tensor_split([len(columns)], -1)
         prefix, own = columns.tensor_split([scored.of_prefix])
         values = self.prefix[call.layer].values[:, prefix], call.value[rows][:, :, own - self.length]
-        return Windowed(scores.logsumexp(-1), _weighted(of_plain, *values) + frozen.weighted_values(of_outliers))
+        output = _weighted(of_plain, *values) + frozen.weighted_values(of_outliers)
+        return scored.windowed.setdefault(outliers, Windowed(scores.logsumexp(-1), output))
 
     def _bulk(self, scored: Scored, frozen: Frozen) -> Tensor:
         """The bulk without outliers, bool [H, Q, T]."""
