@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,3 +37,10 @@ def test_a_summary_frozen_at_the_boundary_holds_what_its_last_query_calls_bulk()
 def test_a_context_inside_the_window_leaves_nothing_to_summarise() -> None:
     first, last = Window(sink=16, recent=128).summarised(100)
     assert first == last
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (0, 3), (2, 9), (5, 6), (30, 37)])
+def test_columns_are_the_keys_that_any_of_the_windows_holds(first: int, last: int) -> None:
+    window = Window(sink=4, recent=6)
+    held = window.local(torch.arange(first, last), torch.arange(40)).any(0).nonzero()[:, 0].tolist()
+    assert [key for span in window.columns(first, last) for key in span] == held

@@ -34,6 +34,11 @@ class Window:
         """Count the bulk keys of each query, [Q]; zero while the window covers all keys."""
         return (query_position + 1 - self.sink - self.recent).clamp(min=0)
 
+    def columns(self, first: int, last: int) -> list[range]:
+        """Keys inside the window of any of the queries first <= t < last: sinks, then the others."""
+        sinks = min(self.sink, last)
+        return [range(sinks), range(max(sinks, first + 1 - self.recent), last)]
+
     def summarised(self, boundary: int) -> tuple[int, int]:
         """First and last (exclusive) key that a summary frozen at the boundary describes."""
         return self.sink, max(self.sink, boundary - self.recent)

@@ -1,4 +1,4 @@
-"""How many pairs each row labelled local.
+"""How many pairs each row labelled local, counted where the labels are: reading them waits for the GPU.
 
 Shapes: R rows still decoding, L full-attention layers, H query heads, K KV heads, G = H // K, Q queries.
 """
@@ -13,45 +13,49 @@ class LocalCounts:
     A group is local only if all of its query heads are: only then is a KV read saved.
 
     Attributes:
-        layer_queries: (layer, query) pairs with a bulk that each row put through, [all rows].
-        local_heads: local (query, head) pairs of each layer, by its index, [all rows] each.
-        local_groups: local (query, KV group) pairs of all layers, [all rows].
+        layers: by the layer's index, int64 [3, all rows]: queries with a bulk that each row put through, and its local
+            (query, head) and (query, KV group) pairs.
     """
 
     def __init__(self, rows: int):
-        self.active = torch.arange(rows)
-        self.layer_queries = torch.zeros(rows, dtype=torch.int64)
-        self.local_heads: dict[int, Tensor] = {}
-        self.local_groups = torch.zeros(rows, dtype=torch.int64)
+        self.rows, self.active = rows, torch.arange(rows)
+        self.layers: dict[int, Tensor] = {}
         self.heads = self.groups = 1
 
     def keep(self, rows: Tensor) -> None:
         """Go on counting for these of the active rows."""
-        self.active = self.active[rows]
+        self.active = self.active[rows.to(self.active.device)]
 
     def add(self, layer: int, long: Tensor, kv_heads: int, counted: Tensor) -> None:
         """Add one layer's labels, bool [R, H, Q], at the queries that have a bulk, bool [R, Q]."""
-        self.heads, self.groups = long.shape[1], kv_heads
+        self.heads, self.groups, device = long.shape[1], kv_heads, long.device
         local = ~long & counted[:, None]
         groups = local.view(len(local), kv_heads, -1, local.shape[2]).all(2)
-        self.layer_queries[self.active] += counted.sum(1).cpu()
-        of_layer = self.local_heads.setdefault(layer, torch.zeros_like(self.layer_queries))
-        of_layer[self.active] += local.sum((1, 2)).cpu()
-        self.local_groups[self.active] += groups.sum((1, 2)).cpu()
+        found = torch.stack([counted.sum(1), local.sum((1, 2)), groups.sum((1, 2))])
+        before = self.layers.get(layer)
+        if before is None:
+            before = torch.zeros(3, self.rows, dtype=torch.int64)
+        self.active = self.active.to(device)
+        self.layers[layer] = before.to(device).index_add_(1, self.active, found)
 
     def sparsity(self, row: int) -> tuple[float, float]:
         """Share of local pairs, by query head and by KV group; NaN for a row that met no bulk."""
-        pairs = int(self.layer_queries[row])
-        if not pairs:
+        queries, heads, groups = self._of_row(row).sum(0).tolist()
+        if not queries:
             return float("nan"), float("nan")
-        heads = sum(int(of_layer[row]) for of_layer in self.local_heads.values())
-        return heads / (pairs * self.heads), int(self.local_groups[row]) / (pairs * self.groups)
+        return heads / (queries * self.heads), groups / (queries * self.groups)
 
     def by_layer(self, row: int) -> list[float]:
         """Share of local pairs by query head of each layer, in their order, [L]; NaN for a row that met no bulk."""
-        pairs = self.queries(row) * self.heads
-        return [int(self.local_heads[i][row]) / pairs if pairs else float("nan") for i in sorted(self.local_heads)]
+        queries, heads, _ = self._of_row(row).double().unbind(1)
+        shares: list[float] = (heads / (queries * self.heads)).tolist()
+        return shares
 
     def queries(self, row: int) -> int:
         """Queries with a bulk that a row put through; every layer saw the same ones."""
-        return int(self.layer_queries[row]) // max(1, len(self.local_heads))
+        return int(self._of_row(row)[:, 0].amax()) if self.layers else 0
+
+    def _of_row(self, row: int) -> Tensor:
+        """What `layers` has of a row, on the CPU, [L, 3]."""
+        empty = torch.zeros(0, 3, dtype=torch.int64)
+        return torch.stack([self.layers[i][:, row].cpu() for i in sorted(self.layers)]) if self.layers else empty

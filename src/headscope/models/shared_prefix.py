@@ -5,7 +5,7 @@ T = P + S, M outlier keys, D head_dim.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import Criterion
 from headscope.heads.mass import group_heads, masked_log_mass, precise, query_chunks
+from headscope.heads.moved import moved
 from headscope.heads.outliers import NO_OUTLIERS, Outliers, Part, importance
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
@@ -63,6 +64,8 @@ class Scored:
         local: the plain window, bool [Q, T].
         bulk: all other visible keys, bool [Q, T].
         bulk_size: [Q].
+        columns: keys that the plain window of any query holds, [C].
+        of_prefix: how many of them are the prefix's, which come first.
         windowed: attention over windows with some outliers, once it was asked for.
     """
 
@@ -73,22 +76,14 @@ class Scored:
     local: Tensor
     bulk: Tensor
     bulk_size: Tensor
+    columns: Tensor
+    of_prefix: int
     windowed: dict[Outliers, Windowed] = field(default_factory=dict)
-
-    @cached_property
-    def columns(self) -> Tensor:
-        """Keys that the plain window of any query holds; finding them waits for the GPU, so once for all rows."""
-        return self.local.any(0).nonzero()[:, 0]
 
     @cached_property
     def plain(self) -> Tensor:
         """Scores of the plain window, [R, H, Q, C] for the keys in `columns`; -inf for those of other queries."""
         return self.scores[..., self.columns].masked_fill(~self.local[:, self.columns], -torch.inf)
-
-    @cached_property
-    def of_prefix(self) -> int:
-        """How many of `columns` are the prefix's, which come first."""
-        return int((self.columns < self.scores.shape[-1] - self.call.key.shape[2]).sum())
 
 
 class SharedPrefix:
@@ -107,7 +102,8 @@ class SharedPrefix:
         window: Window,
         counts: LocalCounts | None = None,
     ):
-        self.prefix, self.window, self.groups = prefix, window, list(groups)
+        self.prefix, self.window, device = prefix, window, prefix[0].keys.device
+        self.groups = [replace(group, criterion=moved(group.criterion, device)) for group in groups]
         self.length = prefix[0].keys.shape[1]
         self.rows = sum(group.count for group in groups)
         self.counts = LocalCounts(self.rows) if counts is None else counts
@@ -140,19 +136,27 @@ class SharedPrefix:
             first += group.count
 
     def _attend(self, call: LayerCall, part: slice) -> Tensor:
-        query = call.query[:, :, part]
-        device, own = query.device, call.key.shape[2]
-        position = torch.arange(part.start, part.stop, device=device) + self.length + own - call.query.shape[2]
-        key_position = torch.arange(self.length + own, device=device)
+        query, first = call.query[:, :, part], self.length + call.key.shape[2] - call.query.shape[2] + part.start
+        position = torch.arange(first, first + query.shape[2], device=query.device)
+        keys = torch.arange(self.length + call.key.shape[2], device=query.device)
         scores = self._scores(call, query)
-        if call.sliding is not None:
-            visible = Window(0, call.sliding).local(position, key_position)
-            weights = scores.masked_fill_(~visible, -torch.inf).softmax(-1)
-            return self._weighted_values(call, weights).to(query.dtype)
-        local, bulk = self.window.local(position, key_position), self.window.bulk(position, key_position)
+        if call.sliding is None:
+            return self._decided(self._scored(call, query, position, keys, scores, first)).to(query.dtype)
+        visible = Window(0, call.sliding).local(position, keys)
+        weights = scores.masked_fill_(~visible, -torch.inf).softmax(-1)
+        return self._weighted_values(call, weights).to(query.dtype)
+
+    def _scored(
+        self, call: LayerCall, query: Tensor, position: Tensor, keys: Tensor, scores: Tensor, first: int
+    ) -> Scored:
+        """Hide what queries [R, H, Q, D] at `position` [Q], from `first` on, may not see of all `keys` [T]."""
+        local, bulk = self.window.local(position, keys), self.window.bulk(position, keys)
         scores.masked_fill_(~(local | bulk), -torch.inf)
-        scored = Scored(call, query, position, scores, local, bulk, self.window.bulk_size(position))
-        return self._decided(scored).to(query.dtype)
+        spans = self.window.columns(first, first + len(position))
+        columns = torch.cat([keys[span.start : span.stop] for span in spans])
+        of_prefix = sum(len(range(span.start, min(span.stop, self.length))) for span in spans)
+        sizes = self.window.bulk_size(position)
+        return Scored(call, query, position, scores, local, bulk, sizes, columns, of_prefix)
 
     def _decided(self, scored: Scored) -> Tensor:
         """Ask every criterion about its rows; a long pair reads every key, a local one its window: [R, H, Q, D]."""
