@@ -9,12 +9,14 @@ from tiny_models import EOS, random_ids, tiny_model
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
+from headscope.heads.estimators.clusters import Clusters
 from headscope.heads.outliers import Outliers, importance
 from headscope.heads.quantised import rounded
 from headscope.heads.window import Window
 from headscope.models import shared_prefix
 from headscope.models.attention import LayerCall, attention
 from headscope.models.engine import decode
+from headscope.models.frozen import freeze
 from headscope.models.prefill import prefill
 from headscope.models.shared_prefix import Rows
 
@@ -208,3 +210,19 @@ def test_outliers_that_differ_in_their_numbers_measure_every_key_once(monkeypatc
     model = tiny_model("llama")
     decode(model, IDS, BOUNDARY, [Rows(criterion("local"), 1, outliers) for outliers in several], WINDOW, 2, [EOS])
     assert len(asked) == model.config.num_hidden_layers
+
+
+def test_heads_that_share_are_asked_together_and_answer_as_one_by_one(monkeypatch) -> None:
+    spec = {"kind": "clusters", "name": "c", "clusters": 4, "covariance": "full", "bits": 16}
+    built = build(
+        {"kind": "lost_output", "correction": True}, [{"threshold": OUTPUT, "map": MAP}], build_estimator(spec, {})
+    )
+    model, rows = tiny_model("llama"), [Rows(built, 1, SHARED)]
+    parts = []
+    monkeypatch.setattr(shared_prefix, "freeze", lambda *given: parts.append(freeze(*given)) or parts[-1])
+    together = decode(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS])
+    assert {len(frozen.summaries) for frozen in parts} == {1}
+    parts.clear()
+    monkeypatch.setattr(Clusters, "joined", lambda self, summaries: None)
+    assert decode(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS]) == together
+    assert {len(frozen.summaries) for frozen in parts} == {2}

@@ -50,13 +50,10 @@ class MarginMap:
         knots, values, slope = (part.to(margin.device) for part in self.layers[layer])
         heads = margin.double().transpose(0, 1)
         flat = heads.flatten(1).contiguous()
-        inside = flat.clamp(knots[:, :1], knots[:, -1:])
-        above = torch.searchsorted(knots, inside).clamp(max=knots.shape[1] - 1)
-        below = (above - 1).clamp(min=0)
-        left, low = knots.gather(1, below), values.gather(1, below)
-        # Heads with fewer knots repeat the last one, and one knot alone is its own neighbour: no width, no step.
-        width = (knots.gather(1, above) - left).clamp(min=torch.finfo(torch.float64).tiny)
-        between = low + (values.gather(1, above) - low) * ((inside - left) / width)
+        inside, between = knots, values
+        if knots.shape[1] > 1:
+            inside = flat.clamp(knots[:, :1], knots[:, -1:])
+            between = _interpolated(inside, knots, values)
         found = torch.where(flat.isinf(), flat, between + slope[:, None] * (flat - inside))
         return found.view(heads.shape).transpose(0, 1)
 
@@ -72,6 +69,16 @@ class MarginMap:
             return cls({})
         parts = [torch.tensor(target["map"][name], dtype=torch.float64) for name in LayerMap._fields]
         return cls({layer: LayerMap(*found) for layer, *found in zip(target["map"]["layers"], *parts, strict=True)})
+
+
+def _interpolated(inside: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Values [H, K] at the knots [H, K], linear in between, for margins [H, N] that lie between the knots: [H, N]."""
+    above = torch.searchsorted(knots, inside).clamp(max=knots.shape[1] - 1)
+    below = (above - 1).clamp(min=0)
+    left, low = knots.gather(1, below), values.gather(1, below)
+    # Heads with fewer knots repeat the last one: no width, no step.
+    width = (knots.gather(1, above) - left).clamp(min=torch.finfo(torch.float64).tiny)
+    return low + (values.gather(1, above) - low) * ((inside - left) / width)
 
 
 def affine(slope: Tensor, offset: Tensor) -> LayerMap:

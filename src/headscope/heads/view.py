@@ -16,16 +16,17 @@ from headscope.heads.estimators import Estimator, ValueEstimator
 
 @dataclass(frozen=True)
 class Summaries:
-    """Summaries of some heads of a layer, whose windows hold as many outliers each.
+    """Summaries of some heads of a layer.
 
     Attributes:
         heads: the query heads.
-        outliers: how many; all of them are outside the plain window of every query from the boundary on.
+        outliers: how many the window of each head holds, one number or [h, 1]; all of them are outside the plain window
+            of every query from the boundary on.
         of: each estimator's summary of the others, by the estimator's name.
     """
 
     heads: slice
-    outliers: int
+    outliers: int | Tensor
     of: Mapping[str, Any]
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from headscope.heads.estimators import Estimator
+from headscope.heads.estimators import Estimator, JoinableEstimator
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.outliers import Part
 from headscope.heads.quantised import rounded
@@ -28,7 +28,7 @@ class Frozen:
         values: the same of their values.
         held: which of these are outliers, bool [K, M].
         marks: where the outliers are, bool [H, 1, P].
-        summaries: of the other bulk keys, of one part of the heads after the other.
+        summaries: of the other bulk keys, of all heads or of one part of them after the other.
     """
 
     keys: Tensor
@@ -68,7 +68,24 @@ def freeze(parts: Sequence[Part], heads: int, bits: int, estimators: Iterable[Es
     keys = _stacked([rounded(precise(found.keys), bits) for found in outliers])
     values = _stacked([rounded(precise(found.values), bits) for found in outliers])
     held = _stacked([torch.ones_like(part.chosen, dtype=torch.bool) for part in parts])
-    return Frozen(keys, values, held, _marks(parts).repeat_interleave(group, 0)[:, None], summaries)
+    return Frozen(
+        keys, values, held, _marks(parts).repeat_interleave(group, 0)[:, None], _joined(summaries, used, keys.device)
+    )
+
+
+def _joined(summaries: list[Summaries], used: Sequence[Estimator], device: torch.device) -> list[Summaries]:
+    """One summary of all heads for each estimator, which takes fewer calls to read, where all of them fit together."""
+    if len(summaries) == 1:
+        return summaries
+    of = {}
+    for estimator in used:
+        parts = [part.of[estimator.name] for part in summaries]
+        whole = estimator.joined(parts) if isinstance(estimator, JoinableEstimator) else None
+        if whole is None:
+            return summaries
+        of[estimator.name] = whole
+    outliers = torch.tensor([part.outliers for part in summaries for _ in range(part.heads.start, part.heads.stop)])
+    return [Summaries(slice(0, len(outliers)), outliers[:, None].to(device), of)]
 
 
 def _marks(parts: Sequence[Part]) -> Tensor:

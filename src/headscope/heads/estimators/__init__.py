@@ -3,7 +3,7 @@
 Shapes: B rows, H query heads, K KV heads, Q queries, N tokens, D head_dim.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
@@ -38,6 +38,14 @@ class ValueEstimator(Estimator, Protocol):
 
     def value(self, query: Tensor, summary: Any, scale: float) -> Tensor:
         """Estimate the attention's output over the bulk alone for each query [B, H, Q, D]: [B, H, Q, D]."""
+
+
+@runtime_checkable
+class JoinableEstimator(Estimator, Protocol):
+    """Answers for all KV heads at once where their bulks have different sizes: `bulk_size` is then [H, Q]."""
+
+    def joined(self, summaries: Sequence[Any]) -> Any | None:
+        """One summary from those of single KV heads, in their order; None where they do not fit together."""
 
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:

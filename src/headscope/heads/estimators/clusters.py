@@ -8,8 +8,8 @@ value, whatever T is; the means may be held in few bits.
 Shapes: B rows, H query heads, K KV heads, G = H // K, Q queries, N bulk keys, C clusters, D head_dim.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -111,10 +111,19 @@ class Clusters:
         return rest.transpose(1, 2) @ rest / rest.shape[1]
 
     def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
-        """Estimated bulk log mass, [B, H, Q]; the count is the true one, not that of the summary."""
+        """Estimated bulk log mass, [B, H, Q]; the count, [Q] or [H, Q], is the true one, not that of the summary."""
         masses = _cluster_masses(query, summary, scale)
-        growth = bulk_size.to(masses.dtype).log() - summary.size[0].sum().clamp(min=1).log()
-        return masses.logsumexp(-1) + growth
+        seen = summary.size.sum(1).clamp(min=1).log().repeat_interleave(query.shape[1] // len(summary.size))
+        return masses.logsumexp(-1) + bulk_size.to(masses.dtype).log() - seen[:, None]
+
+    def joined(self, summaries: Sequence[ClusterSummary]) -> ClusterSummary | None:
+        """All KV heads together; None where one has fewer clusters, because its bulk has fewer keys."""
+        if len({summary.size.shape[1] for summary in summaries}) > 1:
+            return None
+        names = [part.name for part in fields(ClusterSummary) if part.name != "exact"]
+        parts = {name: torch.cat([getattr(summary, name) for summary in summaries]) for name in names}
+        key, value = (torch.cat(parts) for parts in zip(*(summary.exact for summary in summaries), strict=True))
+        return ClusterSummary(**parts, exact=(key, value))
 
     def value(self, query: Tensor, summary: ClusterSummary, scale: float) -> Tensor:
         """Estimated mean value of the bulk under the query's attention, [B, H, Q, D]."""
