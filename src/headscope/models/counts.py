@@ -56,6 +56,7 @@ class LocalCounts:
         return int(self._of_row(row)[:, 0].amax()) if self.layers else 0
 
     def _of_row(self, row: int) -> Tensor:
-        """What `layers` has of a row, on the CPU, [L, 3]."""
+        """What `layers` has of a row, on the CPU, [L, 3]; all rows come there with the first one."""
+        self.layers = {layer: self.layers[layer].cpu() for layer in sorted(self.layers)}
         empty = torch.zeros(0, 3, dtype=torch.int64)
-        return torch.stack([self.layers[i][:, row].cpu() for i in sorted(self.layers)]) if self.layers else empty
+        return torch.stack([found[:, row] for found in self.layers.values()]) if self.layers else empty

@@ -79,7 +79,7 @@ def decode(
         raise ShapeError(f"boundary {boundary} leaves no context or no question in a prompt of {len(ids)} tokens")
     with attention(model):
         context, order = ids[:boundary], _side_by_side(criteria)
-        groups = [criteria[i] for i in order]
+        groups = [criteria[i].on(model.get_input_embeddings().weight.device) for i in order]
         if chunk is None:
             batches = iter([SharedPrefix(prefill(model, context, probes), groups, window)])
         else:

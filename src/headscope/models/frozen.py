@@ -68,9 +68,8 @@ def freeze(parts: Sequence[Part], heads: int, bits: int, estimators: Iterable[Es
     keys = _stacked([rounded(precise(found.keys), bits) for found in outliers])
     values = _stacked([rounded(precise(found.values), bits) for found in outliers])
     held = _stacked([torch.ones_like(part.chosen, dtype=torch.bool) for part in parts])
-    return Frozen(
-        keys, values, held, _marks(parts).repeat_interleave(group, 0)[:, None], _joined(summaries, used, keys.device)
-    )
+    marks = _marks(parts).repeat_interleave(group, 0)[:, None]
+    return Frozen(keys, values, held, marks, _joined(summaries, used, keys.device))
 
 
 def _joined(summaries: list[Summaries], used: Sequence[Estimator], device: torch.device) -> list[Summaries]:

@@ -106,7 +106,8 @@ def margins(
     assert all(isinstance(group.criterion, MarginCriterion) for group in criteria)
     found: list[dict[int, list[LayerMargins]]] = [{} for _ in criteria]
     positions = recorded(window, boundary, len(ids), chunk)
-    attending = partial(_Recorder, groups=criteria, window=window, positions=positions, found=found)
+    groups = [group.on(model.get_input_embeddings().weight.device) for group in criteria]
+    attending = partial(_Recorder, groups=groups, window=window, positions=positions, found=found)
     with attention(model):
         prefill_chunks(model, ids, [*frozen_at(window, boundary, chunk), len(ids)], attending, probes)
     return [{layer: _joined(parts) for layer, parts in layers.items()} for layers in found]

@@ -39,6 +39,10 @@ class Rows:
     count: int = 1
     outliers: Outliers = NO_OUTLIERS
 
+    def on(self, device: torch.device) -> "Rows":
+        """The same with the criterion's tensors on the device."""
+        return replace(self, criterion=moved(self.criterion, device))
+
 
 class Windowed(NamedTuple):
     """Attention over the window, outliers included, of some rows.
@@ -66,7 +70,7 @@ class Scored:
         bulk_size: [Q].
         columns: keys that the plain window of any query holds, [C].
         of_prefix: how many of them are the prefix's, which come first.
-        windowed: attention over windows with some outliers, once it was asked for.
+        windowed: attention over windows with some outliers, once it was asked for, and its first row.
     """
 
     call: LayerCall
@@ -78,7 +82,7 @@ class Scored:
     bulk_size: Tensor
     columns: Tensor
     of_prefix: int
-    windowed: dict[Outliers, Windowed] = field(default_factory=dict)
+    windowed: dict[Outliers, tuple[int, Windowed]] = field(default_factory=dict)
 
     @cached_property
     def plain(self) -> Tensor:
@@ -102,8 +106,7 @@ class SharedPrefix:
         window: Window,
         counts: LocalCounts | None = None,
     ):
-        self.prefix, self.window, device = prefix, window, prefix[0].keys.device
-        self.groups = [replace(group, criterion=moved(group.criterion, device)) for group in groups]
+        self.prefix, self.window, self.groups = prefix, window, list(groups)
         self.length = prefix[0].keys.shape[1]
         self.rows = sum(group.count for group in groups)
         self.counts = LocalCounts(self.rows) if counts is None else counts
@@ -136,27 +139,21 @@ class SharedPrefix:
             first += group.count
 
     def _attend(self, call: LayerCall, part: slice) -> Tensor:
-        query, first = call.query[:, :, part], self.length + call.key.shape[2] - call.query.shape[2] + part.start
-        position = torch.arange(first, first + query.shape[2], device=query.device)
-        keys = torch.arange(self.length + call.key.shape[2], device=query.device)
-        scores = self._scores(call, query)
-        if call.sliding is None:
-            return self._decided(self._scored(call, query, position, keys, scores, first)).to(query.dtype)
-        visible = Window(0, call.sliding).local(position, keys)
-        weights = scores.masked_fill_(~visible, -torch.inf).softmax(-1)
-        return self._weighted_values(call, weights).to(query.dtype)
-
-    def _scored(
-        self, call: LayerCall, query: Tensor, position: Tensor, keys: Tensor, scores: Tensor, first: int
-    ) -> Scored:
-        """Hide what queries [R, H, Q, D] at `position` [Q], from `first` on, may not see of all `keys` [T]."""
+        query, tokens = call.query[:, :, part], self.length + call.key.shape[2]
+        first = tokens - call.query.shape[2] + part.start
+        keys = torch.arange(tokens, device=query.device)
+        position, scores = keys[first : first + query.shape[2]], self._scores(call, query)
+        if call.sliding is not None:
+            visible = Window(0, call.sliding).local(position, keys)
+            weights = scores.masked_fill_(~visible, -torch.inf).softmax(-1)
+            return self._weighted_values(call, weights).to(query.dtype)
         local, bulk = self.window.local(position, keys), self.window.bulk(position, keys)
         scores.masked_fill_(~(local | bulk), -torch.inf)
-        spans = self.window.columns(first, first + len(position))
+        sizes, spans = self.window.bulk_size(position), self.window.columns(first, first + len(position))
         columns = torch.cat([keys[span.start : span.stop] for span in spans])
         of_prefix = sum(len(range(span.start, min(span.stop, self.length))) for span in spans)
-        sizes = self.window.bulk_size(position)
-        return Scored(call, query, position, scores, local, bulk, sizes, columns, of_prefix)
+        scored = Scored(call, query, position, scores, local, bulk, sizes, columns, of_prefix)
+        return self._decided(scored).to(query.dtype)
 
     def _decided(self, scored: Scored) -> Tensor:
         """Ask every criterion about its rows; a long pair reads every key, a local one its window: [R, H, Q, D]."""
@@ -180,38 +177,39 @@ class SharedPrefix:
 
     def _view(self, scored: Scored, group: Rows, rows: slice) -> LayerView:
         """What a group's criterion may look at."""
-        frozen, sharing = self._frozen(scored.call, group.outliers), self._sharing(group.outliers)
-        within = slice(rows.start - sharing.start, rows.stop - sharing.start)
-        windowed = partial(self._windowed, scored, group.outliers)
+        frozen = self._frozen(scored.call, group.outliers)
+        windowed = partial(self._windowed, scored, rows, group.outliers)
         return LayerView(
             scored.call.layer,
             scored.call.scale,
             scored.bulk_size,
             frozen.summaries,
-            measure_window=lambda: windowed().mass[within],
-            attend_window=lambda: windowed().output[within],
+            measure_window=lambda: windowed().mass,
+            attend_window=lambda: windowed().output,
             exact_mass=lambda: masked_log_mass(scored.scores[rows], self._bulk(scored, frozen)),
             exact_output=partial(self._attend_bulk, scored, rows, frozen),
         )
 
-    def _sharing(self, outliers: Outliers) -> slice:
-        """Rows from the first to the last group with these outliers; groups in between, if any, cost time alone."""
-        spans = [rows for group, rows in self._spans() if group.outliers == outliers]
-        return slice(spans[0].start, spans[-1].stop)
+    def _windowed(self, scored: Scored, rows: slice, outliers: Outliers) -> Windowed:
+        """Attention of some rows over their windows; one product serves all rows with the same outliers."""
+        if outliers not in scored.windowed:
+            # From the first to the last of them; groups in between, if any, cost time alone.
+            spans = [span for group, span in self._spans() if group.outliers == outliers]
+            sharing = slice(spans[0].start, spans[-1].stop)
+            scored.windowed[outliers] = sharing.start, self._attend_windows(scored, sharing, outliers)
+        first, found = scored.windowed[outliers]
+        within = slice(rows.start - first, rows.stop - first)
+        return Windowed(found.mass[within], found.output[within])
 
-    def _windowed(self, scored: Scored, outliers: Outliers) -> Windowed:
-        """Attend to the plain window and the outliers, whose keys and values alone are touched; rows of `_sharing`."""
-        if outliers in scored.windowed:
-            return scored.windowed[outliers]
+    def _attend_windows(self, scored: Scored, rows: slice, outliers: Outliers) -> Windowed:
+        """Attend to the plain window and the outliers, whose keys and values alone are touched."""
         # Outliers are bulk keys of every query from the boundary on: the plain window only moves away from them.
-        call, rows, columns = scored.call, self._sharing(outliers), scored.columns
-        frozen = self._frozen(call, outliers)
+        call, columns, frozen = scored.call, scored.columns, self._frozen(scored.call, outliers)
         scores = torch.cat([scored.plain[rows], frozen.scores(scored.query[rows], call.scale)], -1)
         of_plain, of_outliers = scores.softmax(-1).tensor_split([len(columns)], -1)
         prefix, own = columns.tensor_split([scored.of_prefix])
         values = self.prefix[call.layer].values[:, prefix], call.value[rows][:, :, own - self.length]
-        output = _weighted(of_plain, *values) + frozen.weighted_values(of_outliers)
-        return scored.windowed.setdefault(outliers, Windowed(scores.logsumexp(-1), output))
+        return Windowed(scores.logsumexp(-1), _weighted(of_plain, *values) + frozen.weighted_values(of_outliers))
 
     def _bulk(self, scored: Scored, frozen: Frozen) -> Tensor:
         """The bulk without outliers, bool [H, Q, T]."""
