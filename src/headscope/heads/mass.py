@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headscope import kernels
 from headscope.errors import ShapeError
 from headscope.heads.window import Window
 
@@ -74,7 +75,7 @@ def for_size(mass: Tensor, seen: int, size: Tensor) -> Tensor:
 
 
 def log_masses(query: Tensor, key: Tensor, query_position: Tensor, window: Window, scale: float) -> Masses:
-    """Compute window and bulk log masses of every query, in chunks of queries.
+    """Compute window and bulk log masses of every query: by the kernel where it serves, else in chunks of queries.
 
     Args:
         query: rotated queries, [B, H, Q, D].
@@ -86,8 +87,13 @@ def log_masses(query: Tensor, key: Tensor, query_position: Tensor, window: Windo
     Raises:
         ShapeError: query heads are no multiple of the KV heads.
     """
+    grouped, bulk_size = group_heads(query, key.shape[1]), window.bulk_size(query_position)
+    if kernels.serve(query, key):
+        from headscope.kernels.mass import masses  # Triton is no part of a CPU build of torch
+
+        return Masses(*masses(query, key, query_position, window.sink, window.recent, scale), bulk_size)
     batch, heads, queries, _ = query.shape
-    grouped, keys = group_heads(precise(query), key.shape[1]), precise(key).transpose(-1, -2)[:, :, None]
+    grouped, keys = precise(grouped), precise(key).transpose(-1, -2)[:, :, None]
     key_position = torch.arange(key.shape[2], device=key.device)
     local, bulk = [], []
     for part in query_chunks(queries, batch * heads * key.shape[2], key.device):
@@ -95,4 +101,4 @@ def log_masses(query: Tensor, key: Tensor, query_position: Tensor, window: Windo
         position = query_position[part]
         local.append(masked_log_mass(scores, window.local(position, key_position)))
         bulk.append(masked_log_mass(scores, window.bulk(position, key_position)))
-    return Masses(torch.cat(local, -1), torch.cat(bulk, -1), window.bulk_size(query_position))
+    return Masses(torch.cat(local, -1), torch.cat(bulk, -1), bulk_size)

@@ -1,0 +1,16 @@
+"""Triton kernels, each beside its torch reference: they know tensors and numbers alone."""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+HALF = (torch.bfloat16, torch.float16)
+MAX_HEAD_DIM = 256
+
+
+def serve(*tensors: Tensor) -> bool:
+    """Whether the kernels take these tensors [..., D]: half precision on a GPU, no gradient asked, Triton there."""
+    return find_spec("triton") is not None and all(
+        x.is_cuda and x.dtype in HALF and x.shape[-1] <= MAX_HEAD_DIM and not x.requires_grad for x in tensors
+    )

@@ -1,0 +1,94 @@
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headscope import kernels
+from headscope.heads import mass
+from headscope.heads.window import Window
+
+WINDOW = Window(sink=5, recent=20)
+
+
+def drawn(device, dtype, batch=1, kv_heads=2, group=3, queries=70, keys=150, dim=64, norm=2.0):
+    torch.manual_seed(keys * 31 + dim + group)
+    query = torch.randn(batch, kv_heads * group, queries, dim, device=device) * norm
+    key = torch.randn(batch, kv_heads, keys, dim, device=device)
+    return query.to(dtype), key.to(dtype), torch.arange(keys - queries, keys, device=device)
+
+
+def found(query, key, positions, window, scale):
+    from headscope.kernels.mass import masses
+
+    return masses(query, key, positions, window.sink, window.recent, scale)
+
+
+def assert_exact(query, key, positions, window, scale, tolerance=1e-4):
+    local, bulk = found(query, key, positions, window, scale)
+    expected = mass.log_masses(query.double(), key.double(), positions, window, scale)
+    torch.testing.assert_close(local.double(), expected.local, rtol=1e-5, atol=tolerance, equal_nan=True)
+    torch.testing.assert_close(bulk.double(), expected.bulk, rtol=1e-5, atol=tolerance, equal_nan=True)
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(1, 2), st.integers(1, 2), st.sampled_from([1, 2, 3, 7, 16]), st.integers(1, 90), st.integers(0, 200),
+    st.sampled_from([16, 40, 64, 80, 128, 256]),
+    st.builds(Window, sink=st.integers(0, 80), recent=st.integers(1, 140)),
+)  # fmt: skip
+def test_masses_equal_the_float64_reference_on_odd_shapes_groups_and_windows(
+    device, dtype, batch, kv_heads, group, queries, before, dim, window
+) -> None:
+    query, key, positions = drawn(device, dtype, batch, kv_heads, group, queries, before + queries, dim)
+    assert_exact(query, key, positions, window, dim**-0.5)
+
+
+@pytest.mark.parametrize("norm", [0.0, 40.0])
+def test_a_side_far_below_the_other_is_as_exact(device, dtype, norm) -> None:
+    query, key, positions = drawn(device, dtype, norm=norm)
+    key[:, :, :40] *= 8  # scores of hundreds on both sides, and far apart
+    assert_exact(query, key, positions, WINDOW, 64**-0.5, 2e-3)
+
+
+def test_positions_may_be_a_sample_in_any_order(device, dtype) -> None:
+    query, key, _ = drawn(device, dtype, queries=9)
+    positions = torch.tensor([149, 3, 77, 30, 24, 25, 0, 148, 60], device=device)
+    assert_exact(query, key, positions, WINDOW, 0.1)
+
+
+def test_nothing_outside_the_tensors_is_read(device, dtype) -> None:
+    query, key, positions = drawn(device, dtype, queries=7, keys=70, dim=40)
+    around = torch.full((1, 2, 200, 48), torch.nan, device=device, dtype=dtype)
+    around[:, :, 30:100, :40] = key
+    wide = torch.full((1, 7, 6, 48), torch.nan, device=device, dtype=dtype)
+    wide[..., :40] = query.transpose(1, 2)
+    assert_exact(wide[..., :40].transpose(1, 2), around[:, :, 30:100, :40], positions, WINDOW, 0.1)
+
+
+def test_nan_shows_in_its_own_side_and_a_future_nan_nowhere(device, dtype) -> None:
+    query, key, _ = drawn(device, dtype, queries=2, keys=100)
+    key[0, 0, 50], key[0, 1, 99] = torch.nan, torch.nan
+    local, bulk = found(query, key, torch.tensor([98, 60], device=device), WINDOW, 0.1)
+    assert torch.isnan(bulk[0, :3, 0]).all() and torch.isfinite(bulk[0, 3:]).all()
+    assert torch.isnan(local[0, :3, 1]).all() and torch.isfinite(local[0, 3:]).all()
+    assert torch.isfinite(local[0, :3, 0]).all() and torch.isfinite(bulk[0, :3, 1]).all()
+
+
+def test_the_exact_masses_come_from_the_kernel_where_it_serves(device, dtype, monkeypatch) -> None:
+    query, key, positions = drawn(device, dtype)
+    monkeypatch.setattr(kernels, "serve", lambda *_: True)
+    served = mass.log_masses(query, key, positions, WINDOW, 0.1)
+    monkeypatch.setattr(kernels, "serve", lambda *_: False)
+    plain = mass.log_masses(query, key, positions, WINDOW, 0.1)
+    assert torch.equal(served.bulk, found(query, key, positions, WINDOW, 0.1)[1])
+    torch.testing.assert_close(served.local, plain.local)
+    torch.testing.assert_close(served.bulk, plain.bulk)
+    assert torch.equal(served.bulk_size, plain.bulk_size)
+
+
+def test_kernels_serve_half_precision_on_a_gpu_alone(device) -> None:
+    half, single = (torch.zeros(1, 1, 1, 64, device=device, dtype=t) for t in (torch.bfloat16, torch.float32))
+    assert kernels.serve(half) == (device == "cuda")
+    assert not kernels.serve(half, single)
+    assert not kernels.serve(torch.zeros(1, 257, device=device, dtype=torch.bfloat16))
+    assert not kernels.serve(half.clone().requires_grad_())
