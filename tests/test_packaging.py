@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-UNPINNED = {"headscope", "pip"}  # itself, and the tool that reads the constraints
+UNPINNED = {"headscope", "pip", "triton"}  # itself, the tool that reads the constraints, and what torch pins
 
 
 def requirements(lines: list[str]) -> list[Requirement]:

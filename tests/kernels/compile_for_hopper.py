@@ -1,0 +1,43 @@
+"""Compiles every kernel for a Hopper GPU on any machine: the interpreter accepts programs that the compiler refuses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from headscope.kernels import mass
+
+SHARED = 227 * 1024
+"""Bytes of shared memory that a program may have."""
+
+
+def compiled(kernel: Any, types: Mapping[str, str], constants: Mapping[str, int], warps: int, stages: int) -> Any:
+    """Compile a kernel; arguments without a type are 32-bit integers, pointers and strides multiples of 16."""
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    aligned = [n for n in names if signature[n].startswith("*") or n.rpartition("_")[2] in ("b", "h", "q", "k", "t")]
+    source = ASTSource(
+        kernel,
+        signature,
+        {(names.index(name),): value for name, value in constants.items()},
+        {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    return triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": warps, "num_stages": stages})
+
+
+def masses(dim: int, group: int) -> Any:
+    """The kernel of the masses."""
+    width = max(16, triton.next_power_of_2(dim))
+    rows, tile, warps, stages = mass.tiling(width)
+    types = {"query": "*bf16", "key": "*bf16", "positions": "*i32", "local": "*fp32", "bulk": "*fp32", "bits": "fp32"}
+    constants = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile, "STAGES": stages}
+    return compiled(mass._masses, types, constants, warps, stages)
+
+
+if __name__ == "__main__":
+    for dim, group in ((64, 3), (80, 1), (128, 4), (256, 16)):
+        found = masses(dim, group)
+        assert found.metadata.shared <= SHARED, f"masses, head_dim {dim}: {found.metadata.shared} bytes"
+        assert "wgmma" in found.asm["ptx"], f"masses, head_dim {dim}: no tensor cores of Hopper's"
