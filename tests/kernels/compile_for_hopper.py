@@ -7,7 +7,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headscope.kernels import mass
+from headscope.kernels import decode, mass
+from headscope.kernels.decide import decide
+from headscope.kernels.queue import merge, read_bulk
 
 SHARED = 227 * 1024
 """Bytes of shared memory that a program may have."""
@@ -36,8 +38,34 @@ def masses(dim: int, group: int) -> Any:
     return compiled(mass._masses, types, constants, warps, stages)
 
 
+def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, page: int, groups: int = 64) -> list[Any]:
+    """The three stages of adaptive decoding."""
+    width, rows = max(16, triton.next_power_of_2(dim)), max(16, group)
+    halves = ("query", "keys", "values", "outlier_keys", "outlier_values", "centres", "means", "covariance", "output")
+    singles = ("log_share", "spread", "threshold", "slope", "offset", "plain", "plain_mass", "parts", "part_masses")
+    types = dict.fromkeys(halves, "*bf16") | dict.fromkeys(singles, "*fp32") | {"bits": "fp32", "long": "*i8"}
+    types |= dict.fromkeys(("lengths", "pages", "counts", "reading"), "*i32")
+    shape = {"G": group, "D": dim, "WIDTH": width, "N": decode.TILE}
+    deciding = {"M": outliers, "C": clusters, "CENTRES": max(16, triton.next_power_of_2(clusters)), "FULL": full}
+    reading = {**shape, "ROWS": rows, "PAGE": page}
+    merging = {**shape, "GROUPS": groups, "PARTS": decode.PARTS}
+    return [
+        compiled(decide, types, {**reading, **deciding, "LOST": not full, "CORRECT": full}, 4, 3),
+        compiled(read_bulk, types, {**reading, "GROUPS": groups}, 4, 3),
+        compiled(merge, types, merging, 4, 3),
+    ]
+
+
 if __name__ == "__main__":
     for dim, group in ((64, 3), (80, 1), (128, 4), (256, 16)):
         found = masses(dim, group)
         assert found.metadata.shared <= SHARED, f"masses, head_dim {dim}: {found.metadata.shared} bytes"
         assert "wgmma" in found.asm["ptx"], f"masses, head_dim {dim}: no tensor cores of Hopper's"
+    for shape in (
+        (64, 3, 16, 340, False, 0),
+        (128, 4, 1, 0, True, 16),
+        (80, 1, 5, 7, False, 48),
+        (256, 16, 16, 64, True, 0),
+    ):
+        for stage in decoding(*shape):
+            assert stage.metadata.shared <= SHARED, f"decoding, {shape}: {stage.metadata.shared} bytes"

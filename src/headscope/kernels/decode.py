@@ -1,0 +1,123 @@
+"""Adaptive decoding on the GPU: decide and attend to windows, read the bulk of the groups with a long head, merge.
+
+The decision never leaves the GPU: the three launches have fixed grids, so that a CUDA graph can hold them. The torch
+reference is `headscope.kernels.reference`.
+
+Shapes: B sequences, H query heads, K KV heads, G = H // K, D head_dim.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from headscope.kernels.decide import decide
+from headscope.kernels.layer import Cache, Decoded, Outliers, Rest, Rule
+from headscope.kernels.queue import merge, read_bulk
+
+LOG2E = 1.4426950408889634
+TILE = 64
+PARTS = 32
+PER_PROCESSOR = 3
+"""Programs of the queue on each of a GPU's processors."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What the stages hand on; made once for a shape, so that a decoding step allocates nothing.
+
+    Attributes:
+        plain: attention over the plain window, [B, H, D], float32.
+        plain_mass: its log mass in bits, [B, H].
+        long: labels, bool [B, H].
+        reading: whether any head of a KV group is long, int32 [B, K].
+        parts: sums over pieces of bulks, [programs + B K, G, D], float32.
+        part_masses: their maxima and totals, [programs + B K, G, 2].
+        output: [B, H, D], of the query's dtype.
+    """
+
+    plain: Tensor
+    plain_mass: Tensor
+    long: Tensor
+    reading: Tensor
+    parts: Tensor
+    part_masses: Tensor
+    output: Tensor
+    programs: int
+
+    @classmethod
+    def of(cls, query: Tensor, kv_heads: int, programs: int | None = None) -> "Workspace":
+        """Make one for queries [B, H, D]; `programs` of the queue: by default as many as run at once."""
+        batch, heads, dim = query.shape
+        if programs is None:
+            programs = PER_PROCESSOR * torch.cuda.get_device_properties(query.device).multi_processor_count
+        single: dict[str, Any] = {"dtype": torch.float32, "device": query.device}
+        parts = programs + batch * kv_heads, heads // kv_heads
+        return cls(
+            plain=torch.empty(batch, heads, dim, **single),
+            plain_mass=torch.empty(batch, heads, **single),
+            long=torch.empty(batch, heads, dtype=torch.bool, device=query.device),
+            reading=torch.empty(batch, kv_heads, dtype=torch.int32, device=query.device),
+            parts=torch.empty(*parts, dim, **single),
+            part_masses=torch.empty(*parts, 2, **single),
+            output=torch.empty_like(query),
+            programs=programs,
+        )
+
+
+def decode(
+    query: Tensor,
+    cache: Cache,
+    rest: Rest,
+    rule: Rule,
+    sink: int,
+    recent: int,
+    scale: float,
+    outliers: Outliers | None = None,
+    workspace: Workspace | None = None,
+) -> Decoded:
+    """Attend with one query of every sequence, [B, H, D]: over all keys where a head is long, else over its window.
+
+    Args:
+        query: rotated, contiguous.
+        cache: of the layer.
+        rest: summary of the bulk without the outliers; its vectors contiguous and of the query's dtype.
+        rule: labels the heads.
+        sink: first keys of the window.
+        recent: its last keys.
+        scale: factor of the scores, above 0.
+        outliers: that a local head's window holds too.
+        workspace: of an earlier call with these shapes, whose output is overwritten.
+    """
+    batch, heads, dim = query.shape
+    kv_heads = cache.keys.shape[1]
+    groups, group = batch * kv_heads, heads // kv_heads
+    work = workspace or Workspace.of(query, kv_heads)
+    page, table = (0, 0) if cache.pages is None else (cache.keys.shape[2], cache.pages.shape[1])
+    pages = cache.lengths if cache.pages is None else cache.pages
+    clusters, width = rest.keys.shape[2], max(16, triton.next_power_of_2(dim))
+    held = (query, query, cache.lengths) if outliers is None else (outliers.keys, outliers.values, outliers.count)
+    strides, bits, long = cache.keys.stride()[:3], scale * LOG2E, work.long.view(torch.int8)
+    rows, many = max(16, triton.next_power_of_2(group)), max(16, triton.next_power_of_2(groups))
+    decide[(groups,)](
+        query, cache.keys, cache.values, cache.lengths, pages, *held,
+        rest.log_share, rest.keys, rest.values, rest.covariance, rest.spread, rule.threshold, rule.slope, rule.offset,
+        work.plain, work.plain_mass, work.output, long, work.reading,
+        *strides, bits, sink, recent, kv_heads, table,
+        group, rows, dim, width, TILE, page,
+        0 if outliers is None else outliers.keys.shape[2], clusters, max(16, triton.next_power_of_2(clusters)),
+        rest.covariance.ndim == 4, rule.lost_output, rule.correction, num_warps=4,
+    )  # fmt: skip
+    read_bulk[(work.programs,)](
+        query, cache.keys, cache.values, cache.lengths, pages, work.reading, work.parts, work.part_masses,
+        *strides, bits, groups, sink, recent, kv_heads, table,
+        group, rows, dim, width, TILE, page, many, num_warps=4,
+    )  # fmt: skip
+    merge[(batch * heads,)](
+        cache.lengths, work.reading, long, work.plain, work.plain_mass, work.parts, work.part_masses, work.output,
+        groups, work.programs, sink, recent, kv_heads,
+        group, dim, width, TILE, many, PARTS, num_warps=4,
+    )  # fmt: skip
+    return Decoded(work.output, work.long)

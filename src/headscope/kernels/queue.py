@@ -1,0 +1,97 @@
+"""Second and third stage of adaptive decoding: a work queue over the bulk of the groups that read it, and the merge.
+
+The tiles of all reading groups are one line, cut into as many equal pieces as there are programs (stream-K), so that
+one long group alone keeps the whole GPU busy. A piece that crosses a group's end leaves one part for each group: part
+(program + rank of the group among those that read) is nobody else's.
+
+Shapes: B sequences, H query heads, K KV heads, G = H // K, D head_dim; GROUPS >= B K, a power of two.
+"""
+
+import triton
+import triton.language as tl
+
+from headscope.kernels.decide import addresses, attended
+
+
+@triton.jit
+def _tiles(reading, lengths, groups, kv_heads, sink, recent, N: tl.constexpr, GROUPS: tl.constexpr):
+    """Whether each group reads its bulk, its tiles (0 if not), and where they end on the line, [GROUPS] each."""
+    i = tl.arange(0, GROUPS)
+    reads = tl.load(reading + i, mask=i < groups, other=0)
+    length = tl.load(lengths + i // kv_heads, mask=i < groups, other=0)
+    tiles = reads * tl.cdiv(tl.maximum(length - sink - recent, 0), N)
+    return reads, tiles, tl.cumsum(tiles, 0)
+
+
+@triton.jit(do_not_specialize=["groups", "sink", "recent"])
+def read_bulk(
+    query, keys, values, lengths, pages, reading, parts, part_masses,
+    stride_b, stride_h, stride_t, bits, groups, sink, recent, kv_heads, table,
+    G: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, PAGE: tl.constexpr,
+    GROUPS: tl.constexpr,
+):  # fmt: skip
+    """Attend to this program's piece of the line: sums, not yet divided, [parts, G, D], their maxima and totals."""
+    reads, tiles, ends = _tiles(reading, lengths, groups, kv_heads, sink, recent, N, GROUPS)
+    i, g, d, n = tl.arange(0, GROUPS), tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, N)
+    valid, wide = g < G, (d < D)[None, :]
+    every = tl.sum(tiles, 0)
+    piece = tl.cdiv(every, tl.num_programs(0))
+    tile = tl.program_id(0) * piece
+    stop = tl.minimum(tile + piece, every)
+    while tile < stop:
+        group = tl.sum((ends <= tile).to(tl.int32), 0)
+        end = tl.sum(tl.where(i == group, ends, 0), 0)
+        begin = end - tl.sum(tl.where(i == group, tiles, 0), 0)
+        rank = tl.sum(tl.where(i < group, reads, 0), 0)
+        b, k = (group // kv_heads).to(tl.int64), (group % kv_heads).to(tl.int64)
+        q = tl.load(query + (group * G + tl.minimum(g, G - 1))[:, None] * D + d[None, :], mask=wide, other=0.0)
+        behind = tl.load(lengths + b) - recent
+        last = tl.minimum(sink + (tl.minimum(stop, end) - begin) * N, behind)
+        top, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
+        output = tl.zeros([ROWS, WIDTH], tl.float32)
+        for first in range(sink + (tile - begin) * N, last, N):
+            j = first + n
+            at = (
+                addresses(pages + b * table, b, k, j, j < last, stride_b, stride_h, stride_t, PAGE)[:, None]
+                + d[None, :]
+            )
+            top, total, output = attended(q, keys + at, values + at, j < last, wide, bits, top, total, output)
+        part = (tl.program_id(0) + rank).to(tl.int64) * G + g
+        tl.store(parts + part[:, None] * D + d[None, :], output, mask=valid[:, None] & wide)
+        tl.store(part_masses + part * 2, top, mask=valid)
+        tl.store(part_masses + part * 2 + 1, total, mask=valid)
+        tile = tl.minimum(stop, end)
+
+
+@triton.jit(do_not_specialize=["groups", "programs", "sink", "recent"])
+def merge(
+    lengths, reading, long, plain, plain_mass, parts, part_masses, output,
+    groups, programs, sink, recent, kv_heads,
+    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, GROUPS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Give a long head its plain window and the parts of its bulk, by their masses; a local one keeps what it has."""
+    row = tl.program_id(0)
+    group, g, d, p = row // G, row % G, tl.arange(0, WIDTH), tl.arange(0, PARTS)
+    if tl.load(long + row) != 0:
+        reads, tiles, ends = _tiles(reading, lengths, groups, kv_heads, sink, recent, N, GROUPS)
+        i = tl.arange(0, GROUPS)
+        piece = tl.cdiv(tl.sum(tiles, 0), programs)
+        end = tl.sum(tl.where(i == group, ends, 0), 0)
+        begin = end - tl.sum(tl.where(i == group, tiles, 0), 0)
+        rank = tl.sum(tl.where(i < group, reads, 0), 0)
+        top, total = tl.load(plain_mass + row), 1.0
+        sums = tl.load(plain + row.to(tl.int64) * D + d, mask=d < D, other=0.0)
+        final = (end - 1) // piece + rank + 1
+        for first in range(begin // piece + rank, final, PARTS):
+            part = (first + p).to(tl.int64) * G + g
+            there = first + p < final
+            tops = tl.load(part_masses + part * 2, mask=there, other=float("-inf"))
+            totals = tl.load(part_masses + part * 2 + 1, mask=there, other=0.0)
+            read = tl.load(parts + part[:, None] * D + d[None, :], mask=there[:, None] & (d < D)[None, :], other=0.0)
+            # The plain window has a key, so that the maximum is finite.
+            new = tl.maximum(top, tl.max(tops, 0))
+            kept, weights = tl.math.exp2(top - new), tl.math.exp2(tops - new)
+            total = total * kept + tl.sum(totals * weights, 0)
+            sums = sums * kept + tl.sum(read * weights[:, None], 0)
+            top = new
+        tl.store(output + row.to(tl.int64) * D + d, (sums / total).to(output.dtype.element_ty), mask=d < D)

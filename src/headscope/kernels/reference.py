@@ -1,0 +1,87 @@
+"""Adaptive decoding in plain torch: what the kernels compute, one sequence at a time, in the precision it is given.
+
+Shapes: B sequences, H query heads, K KV heads, G = H // K, N keys of some kind, C clusters, D head_dim.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from headscope.kernels.layer import Cache, Decoded, Outliers, Rest, Rule, rows_of
+
+
+def decode(
+    query: Tensor,
+    cache: Cache,
+    rest: Rest,
+    rule: Rule,
+    sink: int,
+    recent: int,
+    scale: float,
+    outliers: Outliers | None = None,
+) -> Decoded:
+    """Attend with one query of every sequence, [B, H, D]: over all keys where a head is long, else over its window.
+
+    A margin that is NaN makes its head long; without a bulk every head is local.
+    """
+    found = [_sequence(query, cache, rest, rule, sink, recent, scale, outliers, b) for b in range(len(query))]
+    return Decoded(torch.stack([output for output, _ in found]), torch.stack([long for _, long in found]))
+
+
+def _sequence(
+    query: Tensor,
+    cache: Cache,
+    rest: Rest,
+    rule: Rule,
+    sink: int,
+    recent: int,
+    scale: float,
+    outliers: Outliers | None,
+    b: int,
+) -> tuple[Tensor, Tensor]:
+    """Output [H, D] and labels [H] of one sequence."""
+    keys, values = rows_of(cache, b)
+    grouped = query[b].view(keys.shape[0], -1, query.shape[-1])
+    length = keys.shape[1]
+    position = torch.arange(length, device=keys.device)
+    local = (position < sink) | (position >= length - recent)
+    found = []
+    for k in range(len(keys)):
+        held = 0 if outliers is None else int(outliers.count[b, k])
+        window_keys, window_values = keys[k, local], values[k, local]
+        if outliers is not None:
+            window_keys = torch.cat([window_keys, outliers.keys[b, k, :held]])
+            window_values = torch.cat([window_values, outliers.values[b, k, :held]])
+        window_mass, window = _attended(grouped[k], window_keys, window_values, scale)
+        mass, value = _estimated(grouped[k], rest, b, k, scale)
+        mass = mass + torch.tensor(max(0, int((~local).sum()) - held), dtype=mass.dtype).log()
+        found.append((window_mass, window, mass, value, _attended(grouped[k], keys[k], values[k], scale)[1]))
+    window_mass, window, mass, value, whole = (torch.cat(parts) for parts in zip(*found, strict=True))
+    long = _long(window_mass, window, mass, value, rule, b) & bool((~local).any())
+    if rule.correction:
+        window = torch.lerp(window, value, (mass - window_mass).sigmoid()[:, None])
+    return torch.where(long[:, None], whole, window), long
+
+
+def _attended(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Log mass [G] and output [G, D] of queries [G, D] over keys and values [N, D]."""
+    scores = query @ keys.T * scale
+    return scores.logsumexp(-1), scores.softmax(-1) @ values
+
+
+def _estimated(query: Tensor, rest: Rest, b: int, k: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Log mass of the mean bulk key, [G], and mean value of the bulk, [G, D], of one KV head."""
+    covariance = rest.covariance[b, k]
+    turned = query * covariance if covariance.ndim == 1 else query @ covariance
+    variance = (turned * query).sum(-1).clamp(min=0) * scale**2
+    masses = rest.log_share[b, k] + query @ rest.keys[b, k].T * scale + variance[:, None] * rest.spread[b, k] / 2
+    return masses.logsumexp(-1), masses.softmax(-1) @ rest.values[b, k]
+
+
+def _long(window_mass: Tensor, window: Tensor, mass: Tensor, value: Tensor, rule: Rule, b: int) -> Tensor:
+    """Labels of one sequence, [H]."""
+    margin = window_mass - mass
+    if rule.lost_output:
+        margin = -(logsigmoid(mass - window_mass) + (value - window).norm(dim=-1).log())
+    calibrated = torch.where(margin.isinf(), margin, rule.slope * margin + rule.offset)
+    return ~(calibrated >= rule.threshold[b])

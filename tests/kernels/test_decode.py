@@ -1,0 +1,163 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from layers import Layer, double, drawn, in_pages
+
+from headscope.errors import ConfigError
+from headscope.heads.bulk import Bulk, LayerCache
+from headscope.heads.criteria.lost_output import LostOutput
+from headscope.heads.criteria.qada import Qada
+from headscope.heads.estimators.clusters import Clusters
+from headscope.heads.estimators.gaussian import Gaussian
+from headscope.heads.margin_maps import MarginMap, affine
+from headscope.heads.rest import rest_of
+from headscope.heads.view import LayerView, Summaries
+from headscope.heads.window import Window
+from headscope.kernels import reference
+from headscope.kernels.layer import rows_of
+
+SINK, RECENT, PROGRAMS = 5, 20, 7
+UNDECIDED = 0.05
+"""Margins so near to the threshold that rounding may decide."""
+
+
+def found(layer: Layer, cache=None, sink=SINK, recent=RECENT, programs=PROGRAMS):
+    from headscope.kernels.decode import Workspace, decode
+
+    workspace = Workspace.of(layer.query, layer.rest.keys.shape[1], programs)
+    for x in (workspace.plain, workspace.plain_mass, workspace.parts, workspace.part_masses, workspace.output):
+        x.fill_(torch.nan)
+    scale = layer.query.shape[-1] ** -0.5
+    return decode(
+        layer.query, cache or layer.cache, layer.rest, layer.rule, sink, recent, scale, layer.outliers, workspace
+    )
+
+
+def expected(layer: Layer, sink=SINK, recent=RECENT):
+    exact, scale = double(layer), layer.query.shape[-1] ** -0.5
+    return reference.decode(exact.query, exact.cache, exact.rest, exact.rule, sink, recent, scale, exact.outliers)
+
+
+def assert_exact(layer: Layer, **options):
+    mine = found(layer, **options)
+    options.pop("cache", None)
+    options.pop("programs", None)
+    true = expected(layer, **options)
+    wrong = mine.long != true.long
+    if wrong.any():  # the same, if the threshold is a little lower or higher
+        lower, higher = (
+            expected(replace(layer, rule=replace(layer.rule, threshold=layer.rule.threshold + by)), **options).long
+            for by in (-UNDECIDED, UNDECIDED)
+        )
+        assert (lower != higher)[wrong].all()
+        forced = torch.where(mine.long, torch.inf, -torch.inf)
+        true = expected(replace(layer, rule=replace(layer.rule, threshold=forced)), **options)
+    torch.testing.assert_close(mine.output.double(), true.output, rtol=0, atol=6e-3)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([1, 2]), st.sampled_from([1, 3, 4, 16]), st.sampled_from([16, 64, 80, 128]),
+    st.lists(st.integers(1, 400), min_size=1, max_size=3), st.integers(1, 20), st.sampled_from([0, 7, 70]),
+    st.booleans(), st.booleans(), st.booleans(), st.integers(0, 99), st.integers(0, 9), st.integers(1, 90),
+)  # fmt: skip
+def test_decoding_equals_the_float64_reference(
+    device, dtype, kv_heads, group, dim, lengths, clusters, outliers, full, lost, corrected, seed, sink, recent
+) -> None:
+    layer = drawn(
+        device, dtype, kv_heads, group, dim, lengths, clusters, outliers, full, seed,
+        lost_output=lost, correction=corrected,
+    )  # fmt: skip
+    assert_exact(layer, sink=sink, recent=recent)
+
+
+@pytest.mark.parametrize("threshold", [-torch.inf, torch.inf])
+@pytest.mark.parametrize("programs", [1, 5, 64])
+def test_all_heads_may_be_local_or_all_long(device, dtype, threshold, programs) -> None:
+    layer = drawn(device, dtype, lengths=(300, 90, 24, 170), outliers=0)
+    layer.rule.threshold.fill_(threshold)
+    assert_exact(layer, programs=programs)
+    mine = found(layer).long
+    assert mine[[0, 1, 3]].all() if threshold > 0 else not mine.any()
+
+
+def test_one_long_head_alone_is_shared_by_all_programs(device, dtype) -> None:
+    layer = drawn(device, dtype, lengths=(999, 300))
+    layer.rule.threshold.fill_(-torch.inf)
+    layer.rule.threshold[0, 4] = torch.inf
+    assert_exact(layer, programs=16)
+    assert found(layer).long.sum() == 1
+
+
+@pytest.mark.parametrize("page", [16, 48])
+def test_pages_change_nothing(device, dtype, page) -> None:
+    layer = drawn(device, dtype, lengths=(300, 33, 120))
+    plain, paged = found(layer), found(layer, cache=in_pages(layer.cache, page))
+    assert torch.equal(plain.long, paged.long)
+    assert torch.equal(plain.output, paged.output)
+
+
+def test_keys_may_be_a_view_of_a_larger_cache(device, dtype) -> None:
+    layer = drawn(device, dtype)
+    keys, values = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (layer.cache.keys, layer.cache.values))
+    assert torch.equal(found(layer).output, found(layer, cache=replace(layer.cache, keys=keys, values=values)).output)
+
+
+def test_a_margin_that_is_nan_reads_the_bulk(device, dtype) -> None:
+    layer = drawn(device, dtype, lengths=(200,), outliers=0, threshold=torch.full((1, 6), -9.0, device=device))
+    assert not found(layer).long.all()
+    layer.rest.keys[0, 0, 0, 3] = torch.nan
+    mine = found(layer)
+    assert mine.long[0, :3].all() and torch.isfinite(mine.output).all()
+    torch.testing.assert_close(mine.output.double(), expected(layer).output, rtol=0, atol=6e-3)
+
+
+ESTIMATORS = [
+    Gaussian("full"),
+    Gaussian("diagonal", "diagonal"),
+    Gaussian("none", "none"),
+    Clusters("many", 6, "diagonal"),
+    Clusters("few", 3),
+]
+
+
+def margin_of(criterion, query, cache, summary) -> torch.Tensor:
+    """The library's own margin of one query [H, D], [H]."""
+    keys, values = (x.repeat_interleave(len(query) // len(x), 0) for x in (cache.keys, cache.values))
+    position, window = torch.arange(keys.shape[1], device=keys.device), Window(SINK, RECENT)
+    scores = torch.einsum("hd,htd->ht", query, keys) * cache.scale
+    scores = scores.masked_fill(~window.local(position[-1:], position), -torch.inf)[None, :, None]
+    summaries = [Summaries(slice(0, len(query)), 0, {criterion.estimator.name: summary})]
+    view = LayerView(
+        0, cache.scale, window.bulk_size(position[-1:]), summaries,
+        measure_window=lambda: scores.logsumexp(-1), attend_window=lambda: scores.softmax(-1) @ values[None],
+        exact_mass=pytest.fail, exact_output=pytest.fail,
+    )  # fmt: skip
+    return criterion.margin(query[None, :, None], view)[0, :, 0]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: estimator.name)
+@pytest.mark.parametrize("kind", [Qada, LostOutput])
+def test_labels_are_those_of_the_criteria(device, dtype, estimator, kind) -> None:
+    layer = drawn(device, dtype, lengths=(300, 160, 21), outliers=0, lost_output=kind is LostOutput)
+    rows = [rows_of(layer.cache, b) for b in range(3)]
+    caches = [LayerCache(0, keys.double(), values.double(), 1 / 8) for keys, values in rows]
+    asked = [Window(SINK, RECENT).summarised(cache.keys.shape[1]) for cache in caches]
+    summaries = [estimator.summarise(Bulk.between(c, *between)) for c, between in zip(caches, asked, strict=True)]
+    layer = replace(layer, rest=rest_of(estimator, summaries, dtype))
+    criterion = kind(torch.zeros(1), estimator, MarginMap({0: affine(layer.rule.slope, layer.rule.offset)}))
+    each = zip(layer.query.double(), caches, summaries, strict=True)
+    margin = torch.stack([margin_of(criterion, *one) for one in each])
+    for shift in (-1.0, 0.0, 1.0):
+        layer.rule.threshold.fill_(float(margin[~margin.isinf()].mean()) + shift)
+        near = (margin - layer.rule.threshold).abs() < UNDECIDED
+        assert ((found(layer).long == ~(margin >= layer.rule.threshold)) | near).all()
+    assert not margin[:2].isinf().any() and margin[2].isinf().all()
+
+
+def test_estimators_without_a_kernel_are_refused() -> None:
+    with pytest.raises(ConfigError, match="estimator 'capped' has no kernel; choose clusters"):
+        rest_of(Gaussian("capped", capped=True), [], torch.float16)
