@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from decoding_layers import Layer, double, drawn, in_pages
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from layers import Layer, double, drawn, in_pages
 
 from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk, LayerCache
