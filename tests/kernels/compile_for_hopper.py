@@ -7,9 +7,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headscope.kernels import decode, mass
+from headscope.kernels import decode, mass, prefill
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
+from headscope.kernels.windows import attend_windows
 
 SHARED = 227 * 1024
 """Bytes of shared memory that a program may have."""
@@ -56,16 +57,31 @@ def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, pag
     ]
 
 
+def prefilling(dim: int, group: int) -> list[Any]:
+    """Both stages of adaptive prefill."""
+    width = max(16, triton.next_power_of_2(dim))
+    rows, tile, warps, stages = prefill.tiling(width)
+    types = dict.fromkeys(("query", "key", "value", "output", "covariance"), "*bf16") | {"bits": "fp32", "long": "*i8"}
+    types |= dict.fromkeys(("mean", "threshold", "slope", "offset"), "*fp32")
+    types |= dict.fromkeys(("meets", "pairs", "counts"), "*i32")
+    shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
+    return [
+        compiled(attend_windows, types, shape, warps, 3),
+        compiled(prefill._packed, types, {**shape, "STAGES": stages}, warps, stages),
+    ]
+
+
 if __name__ == "__main__":
     for dim, group in ((64, 3), (80, 1), (128, 4), (256, 16)):
         found = masses(dim, group)
         assert found.metadata.shared <= SHARED, f"masses, head_dim {dim}: {found.metadata.shared} bytes"
         assert "wgmma" in found.asm["ptx"], f"masses, head_dim {dim}: no tensor cores of Hopper's"
-    for shape in (
+    decodings = [
         (64, 3, 16, 340, False, 0),
         (128, 4, 1, 0, True, 16),
         (80, 1, 5, 7, False, 48),
         (256, 16, 16, 64, True, 0),
-    ):
-        for stage in decoding(*shape):
-            assert stage.metadata.shared <= SHARED, f"decoding, {shape}: {stage.metadata.shared} bytes"
+    ]
+    for shape in decodings:
+        for stage in [*decoding(*shape), *prefilling(*shape[:2])]:
+            assert stage.metadata.shared <= SHARED, f"{stage.metadata.name}, {shape}: {stage.metadata.shared} bytes"

@@ -7,6 +7,8 @@ of one sequence; its R rows are the G query heads, 16 at least. Scores are in bi
 import triton
 import triton.language as tl
 
+from headscope.kernels.softmax import attended
+
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -18,22 +20,6 @@ def addresses(pages, b, k, j, there, stride_b, stride_h, stride_t, PAGE: tl.cons
         return b * stride_b + k * stride_h + j.to(tl.int64) * stride_t
     page = tl.load(pages + j // PAGE, mask=there, other=0).to(tl.int64)
     return page * stride_b + k * stride_h + (j % PAGE).to(tl.int64) * stride_t
-
-
-@triton.jit
-def attended(query, keys, values, there, wide, bits, top, total, output):
-    """Add keys and values at pointers [N, WIDTH] to an online softmax: maxima and sums [R], outputs [R, WIDTH].
-
-    What is not there is not read: a masked weight of zero would still meet a NaN value.
-    """
-    read = there[:, None] & wide
-    scores = tl.dot(query, tl.load(keys, mask=read, other=0.0).T) * bits
-    scores = tl.where(there[None, :], scores, float("-inf"))
-    new = tl.maximum(top, tl.max(scores, 1))
-    reference = tl.where(new == float("-inf"), 0.0, new)
-    weights, kept = tl.math.exp2(scores - reference[:, None]), tl.math.exp2(top - reference)
-    loaded = tl.load(values, mask=read, other=0.0)
-    return new, total * kept + tl.sum(weights, 1), tl.dot(weights.to(loaded.dtype), loaded, output * kept[:, None])
 
 
 @triton.jit
@@ -97,7 +83,8 @@ def decide(
         there = i < length - bulk
         j = tl.where(i < sink, i, i + bulk)
         at = addresses(pages + b * table, b, k, j, there, stride_b, stride_h, stride_t, PAGE)[:, None] + d[None, :]
-        top, total, attention = attended(q, keys + at, values + at, there, wide, bits, top, total, attention)
+        read = there[:, None] & wide
+        top, total, attention = attended(q, keys + at, values + at, read, there[None, :], bits, top, total, attention)
     tl.store(plain + row[:, None] * D + d[None, :], attention / total[:, None], mask=valid[:, None] & wide)
     tl.store(plain_mass + row, top + tl.math.log2(total), mask=valid)
     held = 0
@@ -105,9 +92,10 @@ def decide(
         held = tl.load(counts + group)
         for first in range(0, held, N):
             at = ((group * M + first + n)[:, None]) * D + d[None, :]
-            there = first + n < held
+            there = (first + n < held)[None, :]
+            read = (first + n < held)[:, None] & wide
             top, total, attention = attended(
-                q, outlier_keys + at, outlier_values + at, there, wide, bits, top, total, attention
+                q, outlier_keys + at, outlier_values + at, read, there, bits, top, total, attention
             )
     window, mass = attention / total[:, None], top + tl.math.log2(total)
     rest, value = _estimated(

@@ -83,11 +83,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One query of every sequence.
+    """One query of every sequence, or in prefill all T of its tokens.
 
     Attributes:
-        output: of attention, [B, H, D].
-        long: which heads read their bulk, bool [B, H].
+        output: of attention, [B, H, D] or [B, H, T, D].
+        long: which heads read their bulk, bool [B, H] or [B, H, T].
     """
 
     output: Tensor

@@ -10,7 +10,8 @@ Shapes: B sequences, H query heads, K KV heads, G = H // K, D head_dim; GROUPS >
 import triton
 import triton.language as tl
 
-from headscope.kernels.decide import addresses, attended
+from headscope.kernels.decide import addresses
+from headscope.kernels.softmax import attended
 
 
 @triton.jit
@@ -55,7 +56,8 @@ def read_bulk(
                 addresses(pages + b * table, b, k, j, j < last, stride_b, stride_h, stride_t, PAGE)[:, None]
                 + d[None, :]
             )
-            top, total, output = attended(q, keys + at, values + at, j < last, wide, bits, top, total, output)
+            read, there = (j < last)[:, None] & wide, (j < last)[None, :]
+            top, total, output = attended(q, keys + at, values + at, read, there, bits, top, total, output)
         part = (tl.program_id(0) + rank).to(tl.int64) * G + g
         tl.store(parts + part[:, None] * D + d[None, :], output, mask=valid[:, None] & wide)
         tl.store(part_masses + part * 2, top, mask=valid)

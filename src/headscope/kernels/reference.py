@@ -1,6 +1,6 @@
-"""Adaptive decoding in plain torch: what the kernels compute, one sequence at a time, in the precision it is given.
+"""Adaptive decoding and prefill in plain torch: what the kernels compute, in the precision they are given.
 
-Shapes: B sequences, H query heads, K KV heads, G = H // K, N keys of some kind, C clusters, D head_dim.
+Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, N keys of some kind, S summaries, D head_dim.
 """
 
 import torch
@@ -26,6 +26,41 @@ def decode(
     """
     found = [_sequence(query, cache, rest, rule, sink, recent, scale, outliers, b) for b in range(len(query))]
     return Decoded(torch.stack([output for output, _ in found]), torch.stack([long for _, long in found]))
+
+
+def prefill(
+    query: Tensor, key: Tensor, value: Tensor, mean: Tensor, covariance: Tensor, meets: Tensor, rule: Rule,
+    sink: int, recent: int, scale: float,
+) -> Decoded:  # fmt: skip
+    """Causal attention of whole prompts [B, H, T, D]: over all keys where a pair is long, else over its window.
+
+    Args:
+        query: [B, H, T, D].
+        key: [B, K, T, D].
+        value: [B, K, T, D].
+        mean: of the bulk's keys, [B, K, S, D].
+        covariance: of them, [B, K, S, D, D].
+        meets: which summary each token meets, [T].
+        rule: labels the pairs by the share of their window.
+        sink: first keys of the window.
+        recent: its last keys.
+        scale: factor of the scores.
+    """
+    group = query.shape[1] // key.shape[1]
+    key, value, mean, covariance = (x.repeat_interleave(group, 1) for x in (key, value, mean, covariance))
+    position = torch.arange(query.shape[2], device=query.device)
+    behind = position[:, None] - position
+    scores = (query @ key.transpose(2, 3) * scale).masked_fill(behind < 0, -torch.inf)
+    local = (position < sink) | (behind < recent)
+    windowed = scores.masked_fill(~local, -torch.inf)
+    mean, covariance = mean[:, :, meets.long()], covariance[:, :, meets.long()]
+    variance = torch.einsum("bhtd,bhtde,bhte->bht", query, covariance, query).clamp(min=0) * scale**2
+    bulk = (position + 1 - sink - recent).clamp(min=0)
+    margin = windowed.logsumexp(-1) - ((query * mean).sum(-1) * scale + variance / 2 + bulk.to(query.dtype).log())
+    calibrated = torch.where(margin.isinf(), margin, rule.slope[:, None] * margin + rule.offset[:, None])
+    long = ~(calibrated >= rule.threshold[..., None]) & (bulk > 0)
+    output = torch.where(long[..., None], scores.softmax(-1) @ value, windowed.softmax(-1) @ value)
+    return Decoded(output, long)
 
 
 def _sequence(

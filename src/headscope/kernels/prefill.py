@@ -1,0 +1,148 @@
+"""Adaptive prefill: every query attends to its window and decides; the long (query, head) pairs attend to all keys.
+
+Long pairs of one KV head are packed side by side, so that the work goes with their number and not with the blocks that
+hold one. They read their window again with the bulk: a few percent more keys, and nothing rounded to be merged with.
+The torch reference is `headscope.kernels.reference`.
+
+Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, S summaries, D head_dim; M rows, N keys of a tile.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from headscope.kernels.layer import Decoded, Rule
+from headscope.kernels.softmax import attended, attended_whole
+from headscope.kernels.windows import attend_windows, rows
+
+LOG2E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Gaussian summaries of the bulk, each made at the start of the tokens that meet it.
+
+    Attributes:
+        mean: of the rotated keys, [B, K, S, D], float32.
+        covariance: [B, K, S, D, D], of the keys' dtype.
+        meets: which summary each token meets, int32 [T].
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    meets: Tensor
+
+    @classmethod
+    def of(cls, keys: Tensor, starts: Sequence[int], sink: int, recent: int) -> "Prefix":
+        """Summarise the bulk of keys [B, K, T, D] as each start finds it, ascending; earlier tokens meet the first.
+
+        A summary of no key has mean and covariance zero.
+        """
+        ends, found = [max(sink, start - recent) for start in starts], []
+        count, total, square = 0, keys.new_zeros(1).float(), keys.new_zeros(1).float()
+        for first, last in zip([sink, *ends], ends, strict=False):
+            part = keys[:, :, first:last].float()
+            count, total, square = count + last - first, total + part.sum(2), square + part.transpose(2, 3) @ part
+            mean = total / max(count, 1)
+            found.append((mean, square / max(count, 1) - mean[..., None] * mean[..., None, :]))
+        mean, covariance = (torch.stack(parts, 2) for parts in zip(*found, strict=True))
+        tokens = torch.arange(keys.shape[2], device=keys.device)
+        meets = torch.searchsorted(torch.tensor(starts, device=keys.device), tokens, right=True).sub(1).clamp(min=0)
+        return cls(mean, covariance.to(keys.dtype), meets.int())
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _packed(
+    query, key, value, output, pairs, counts,
+    query_b, query_h, query_t, key_b, key_h, key_t, out_b, out_h, out_t,
+    bits, tokens, groups, kv_heads,
+    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Attention of M long rows of one KV head, which need be no neighbours, over all keys that they see."""
+    group = tl.program_id(0) % groups
+    count = tl.load(counts + group)
+    # The last rows see most keys: their tiles start first. Programs beyond the last tile have nothing to do.
+    tile = tl.cdiv(count, M) - 1 - tl.program_id(0) // groups
+    if tile >= 0:
+        i, d, n = tile * M + tl.arange(0, M), tl.arange(0, WIDTH), tl.arange(0, N)
+        wide = (d < D)[None, :]
+        pair = tl.load(pairs + group.to(tl.int64) * tokens * G + tl.minimum(i, count - 1))
+        position = pair // G
+        first, last = tl.min(position, 0), tl.max(position, 0)
+        start = query + rows(pair, group, kv_heads, query_b, query_h, query_t, G)[:, None]
+        q = tl.load(start + d[None, :], mask=wide, other=0.0)
+        b, k = (group // kv_heads).to(tl.int64), (group % kv_heads).to(tl.int64)
+        at = b * key_b + k * key_h + n[:, None] * key_t + d[None, :]
+        top, total = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
+        result = tl.zeros([M, WIDTH], tl.float32)
+        whole = (first + 1) // N * N
+        for s in tl.range(0, whole, N, num_stages=STAGES):
+            to = at + tl.cast(s, tl.int64) * key_t
+            top, total, result = attended_whole(q, key + to, value + to, wide, bits, top, total, result, WIDTH > D)
+        for s in range(whole, last + 1, N):
+            to, j = at + tl.cast(s, tl.int64) * key_t, s + n
+            read, kept = (j <= last)[:, None] & wide, j[None, :] <= position[:, None]
+            top, total, result = attended(q, key + to, value + to, read, kept, bits, top, total, result)
+        out = output + rows(pair, group, kv_heads, out_b, out_h, out_t, G)[:, None] + d[None, :]
+        tl.store(out, (result / total[:, None]).to(output.dtype.element_ty), mask=(i < count)[:, None] & wide)
+
+
+def tiling(width: int) -> tuple[int, int, int, int]:
+    """Rows and keys of a tile, warps and stages of the pipeline, for a padded head_dim."""
+    return (128, 64, 8, 3) if width <= 128 else (64, 32, 4, 2)
+
+
+def packed(long: Tensor) -> tuple[Tensor, Tensor]:
+    """The long ones among pairs [groups, T G], in order and side by side, and how many there are, [groups]; int32.
+
+    What lies behind them is no pair's number.
+    """
+    ends = long.cumsum(1, dtype=torch.int32)
+    pairs = torch.full((long.shape[0], long.shape[1] + 1), -1, dtype=torch.int32, device=long.device)
+    numbers = torch.arange(long.shape[1], dtype=torch.int32, device=long.device).expand_as(long)
+    # Local pairs all go to one place that nobody reads.
+    places = torch.where(long, ends - 1, long.shape[1]).long()
+    return pairs.scatter_(1, places, numbers)[:, :-1].contiguous(), ends[:, -1].contiguous()
+
+
+def prefill(
+    query: Tensor, key: Tensor, value: Tensor, prefix: Prefix, rule: Rule, sink: int, recent: int, scale: float
+) -> Decoded:
+    """Causal attention of a whole prompt: over all keys where a (query, head) pair is long, else over its window.
+
+    Args:
+        query: rotated, [B, H, T, D].
+        key: rotated, [B, K, T, D]; the value's strides are the same.
+        value: [B, K, T, D].
+        prefix: summaries of the keys.
+        rule: labels the pairs by the share of their window.
+        sink: first keys of the window.
+        recent: its last keys.
+        scale: factor of the scores, above 0.
+
+    Returns:
+        The output, [B, H, T, D], and the labels, [B, H, T].
+    """
+    batch, heads, tokens, dim = query.shape
+    kv_heads = key.shape[1]
+    groups, group, width = batch * kv_heads, heads // kv_heads, max(16, triton.next_power_of_2(dim))
+    m, n, warps, stages = tiling(width)
+    output = torch.empty(batch, heads, tokens, dim, dtype=query.dtype, device=query.device)
+    long = torch.empty(groups, tokens * group, dtype=torch.bool, device=query.device)
+    strides = *query.stride()[:3], *key.stride()[:3], *output.stride()[:3]
+    tiles, bits = triton.cdiv(tokens * group, m), scale * LOG2E
+    attend_windows[(tiles, groups)](
+        query, key, value, output, long.view(torch.int8),
+        prefix.meets, prefix.mean, prefix.covariance, rule.threshold, rule.slope, rule.offset,
+        *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
+        group, dim, width, m, n, num_warps=warps,
+    )  # fmt: skip
+    _packed[(tiles * groups,)](
+        query, key, value, output, *packed(long),
+        *strides, bits, tokens, groups, kv_heads, group, dim, width, m, n, stages, num_warps=warps,
+    )  # fmt: skip
+    return Decoded(output, long.view(batch, kv_heads, tokens, group).transpose(2, 3).reshape(batch, heads, tokens))

@@ -1,0 +1,76 @@
+"""First stage of adaptive prefill: every query attends to its window and decides which of its heads are long.
+
+Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, S summaries of a prefix, D head_dim. A program
+has M rows, (query, head) pairs of one KV head, the heads of a query side by side: pair = token x G + head, T G of them.
+"""
+
+import triton
+import triton.language as tl
+
+from headscope.kernels.decide import LN2
+from headscope.kernels.softmax import attended
+
+
+@triton.jit
+def rows(pair, group, kv_heads, stride_b, stride_h, stride_t, G: tl.constexpr):
+    """Offsets of the pairs [M] of a KV head in a tensor [B, H, T, D] with these strides."""
+    b, k = (group // kv_heads).to(tl.int64), (group % kv_heads).to(tl.int64)
+    return b * stride_b + (k * G + pair % G) * stride_h + (pair // G).to(tl.int64) * stride_t
+
+
+@triton.jit
+def _estimated(
+    query, met, mean, covariance, group, summaries, d, wide, bits, D: tl.constexpr, M: tl.constexpr
+):  # fmt: skip
+    """Log mass in bits of the mean bulk key for rows [M], each by the summary that it meets."""
+    found, exact = tl.zeros([M], tl.float32), query.to(tl.float32)
+    # One covariance at a time: most tiles meet a single summary, and a pipeline's copies fill the shared memory.
+    for summary in tl.range(tl.min(met, 0), tl.max(met, 0) + 1, num_stages=1):
+        at = group.to(tl.int64) * summaries + summary
+        centre = tl.load(mean + at * D + d, mask=d < D, other=0.0)
+        square = tl.load(covariance + (at * D + d[:, None]) * D + d[None, :], mask=(d < D)[:, None] & wide, other=0.0)
+        variance = tl.maximum(tl.sum(tl.dot(query, square) * exact, 1), 0.0)
+        estimate = tl.sum(exact * centre[None, :], 1) * bits + variance * (bits * bits * LN2 / 2)
+        found = tl.where(met == summary, estimate, found)
+    return found
+
+
+@triton.jit(do_not_specialize=["tokens", "sink", "recent", "summaries"])
+def attend_windows(
+    query, key, value, output, long, meets, mean, covariance, threshold, slope, offset,
+    query_b, query_h, query_t, key_b, key_h, key_t, out_b, out_h, out_t,
+    bits, tokens, sink, recent, summaries, kv_heads,
+    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Write attention over the windows and the labels, [B K, T G]. `meets`: which summary a token meets, [T]."""
+    group = tl.program_id(1)
+    pair, d, n = tl.program_id(0) * M + tl.arange(0, M), tl.arange(0, WIDTH), tl.arange(0, N)
+    there, wide = pair < tokens * G, (d < D)[None, :]
+    pair = tl.minimum(pair, tokens * G - 1)
+    position = pair // G
+    first, last = tl.min(position, 0), tl.max(position, 0)
+    start = query + rows(pair, group, kv_heads, query_b, query_h, query_t, G)[:, None]
+    q = tl.load(start + d[None, :], mask=wide, other=0.0)
+    b, k = (group // kv_heads).to(tl.int64), (group % kv_heads).to(tl.int64)
+    top, total = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
+    result = tl.zeros([M, WIDTH], tl.float32)
+    # Keys of any row's window one after the other: sinks, then from the first row's recent ones on.
+    behind = tl.maximum(first - recent + 1, 0)
+    sinks = tl.minimum(sink, behind)
+    for s in range(0, sinks + last + 1 - behind, N):
+        i = s + n
+        j = tl.where(i < sinks, i, i - sinks + behind)
+        kept = (j[None, :] <= position[:, None]) & ((j < sink)[None, :] | (j[None, :] > (position - recent)[:, None]))
+        at = b * key_b + k * key_h + j[:, None].to(tl.int64) * key_t + d[None, :]
+        read = (j <= last)[:, None] & wide
+        top, total, result = attended(q, key + at, value + at, read, kept, bits, top, total, result)
+    out = output + rows(pair, group, kv_heads, out_b, out_h, out_t, G)[:, None] + d[None, :]
+    tl.store(out, (result / total[:, None]).to(output.dtype.element_ty), mask=there[:, None] & wide)
+    bulk, met = tl.maximum(position + 1 - sink - recent, 0), tl.load(meets + position)
+    rest = _estimated(q, met, mean, covariance, group, summaries, d, wide, bits, D, M)
+    margin = (top + tl.math.log2(total) - rest - tl.math.log2(bulk.to(tl.float32))) * LN2
+    head = k * G + pair % G
+    calibrated = tl.load(slope + head) * margin + tl.load(offset + head)
+    calibrated = tl.where(tl.abs(margin) == float("inf"), margin, calibrated)
+    chosen = ((calibrated >= tl.load(threshold + b * kv_heads * G + head)) == 0) & (bulk > 0)
+    tl.store(long + group.to(tl.int64) * tokens * G + pair, chosen.to(tl.int8), mask=there)

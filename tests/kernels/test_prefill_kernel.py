@@ -1,0 +1,108 @@
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headscope.heads.moments import KeyMoments
+from headscope.kernels import reference
+from headscope.kernels.layer import Rule
+
+UNDECIDED = 0.05
+
+
+def drawn(device, dtype, batch=1, kv_heads=2, group=3, tokens=200, dim=64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator).to(device)
+
+    heads = kv_heads * group
+    query = (normal(batch, tokens, heads, dim) * 2).to(dtype).transpose(1, 2)  # as a projection leaves it
+    key, value = (normal(batch, kv_heads, tokens, dim).to(dtype) for _ in range(2))
+    return query, key, value, Rule(normal(batch, heads), 1 + normal(heads) / 4, normal(heads))
+
+
+def both(query, key, value, rule, starts=(0, 40, 100), sink=5, recent=20):
+    """What the kernels find, and the reference in float64 from the same summaries and rule."""
+    from headscope.kernels.prefill import Prefix, prefill
+
+    prefix, scale = Prefix.of(key, starts, sink, recent), query.shape[-1] ** -0.5
+    mine = prefill(query, key, value, prefix, rule, sink, recent, scale)
+
+    def exact(threshold):
+        given = Rule(*(x.double() for x in (threshold, rule.slope, rule.offset)))
+        parts = (x.double() for x in (query, key, value, prefix.mean, prefix.covariance))
+        return reference.prefill(*parts, prefix.meets, given, sink, recent, scale)
+
+    return mine, exact
+
+
+def assert_exact(query, key, value, rule, **options) -> torch.Tensor:
+    mine, exact = both(query, key, value, rule, **options)
+    true = exact(rule.threshold)
+    sure = exact(rule.threshold - UNDECIDED).long == exact(rule.threshold + UNDECIDED).long
+    assert (mine.long == true.long)[sure].all()
+    same = mine.long == true.long
+    torch.testing.assert_close(mine.output.double()[same], true.output[same], rtol=0, atol=6e-3)
+    assert torch.isfinite(mine.output).all() and (~same).float().mean() < 0.05
+    return mine.long
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(1, 2), st.integers(1, 2), st.sampled_from([1, 3, 4, 16]), st.integers(1, 260),
+    st.sampled_from([16, 64, 80]), st.integers(0, 9), st.integers(1, 140),
+    st.lists(st.integers(0, 250), min_size=1, max_size=4, unique=True), st.integers(0, 99),
+)  # fmt: skip
+def test_prefill_equals_the_float64_reference(
+    device, dtype, batch, kv_heads, group, tokens, dim, sink, recent, starts, seed
+) -> None:
+    layer = drawn(device, dtype, batch, kv_heads, group, tokens, dim, seed)
+    assert_exact(*layer, starts=[s for s in sorted(starts) if s < tokens] or [0], sink=sink, recent=recent)
+
+
+@pytest.mark.parametrize("threshold", [-torch.inf, torch.inf])
+def test_all_pairs_may_be_local_or_all_long(device, dtype, threshold) -> None:
+    query, key, value, rule = drawn(device, dtype)
+    rule.threshold.fill_(threshold)
+    long = assert_exact(query, key, value, rule)
+    assert long[..., 25:].all() and not long[..., :25].any() if threshold > 0 else not long.any()
+
+
+def test_one_long_head_alone(device, dtype) -> None:
+    query, key, value, rule = drawn(device, dtype, batch=2)
+    rule.threshold.fill_(-torch.inf)
+    rule.threshold[1, 4] = torch.inf
+    long = assert_exact(query, key, value, rule)
+    assert long[1, 4, 25:].all() and long.sum() == long[1, 4].sum()
+
+
+def test_a_query_that_is_nan_is_long_and_harms_no_other(device, dtype) -> None:
+    query, key, value, rule = drawn(device, dtype)
+    clean, _ = both(query, key, value, rule)
+    query[0, 2, 150] = torch.nan
+    mine, _ = both(query, key, value, rule)
+    assert mine.long[0, 2, 150] and mine.output[0, 2, 150].isnan().all()
+    mine.output[0, 2, 150], mine.long[0, 2, 150] = clean.output[0, 2, 150], clean.long[0, 2, 150]
+    assert torch.equal(mine.long, clean.long) and torch.isfinite(mine.output).all()
+
+
+def test_summaries_are_the_moments_of_the_bulk_that_a_start_finds(device, dtype) -> None:
+    from headscope.kernels.prefill import Prefix
+
+    _, key, _, _ = drawn(device, dtype)
+    prefix = Prefix.of(key, [30, 40, 100], 5, 20)
+    for summary, last in enumerate((10, 20, 80)):
+        moments = KeyMoments.of(key[0, :, 5:last].double())
+        torch.testing.assert_close(prefix.mean[0, :, summary].double(), moments.mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(prefix.covariance[0, :, summary].double(), moments.covariance, rtol=2e-2, atol=2e-3)
+    assert prefix.meets.tolist() == [0] * 40 + [1] * 60 + [2] * 100
+
+
+def test_packing_keeps_the_order_and_the_count() -> None:
+    from headscope.kernels.prefill import packed
+
+    long = torch.tensor([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    pairs, counts = packed(long)
+    assert counts.tolist() == [3, 0, 5]
+    assert pairs[0, :3].tolist() == [1, 2, 4] and pairs[2].tolist() == [0, 1, 2, 3, 4]
