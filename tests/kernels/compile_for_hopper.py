@@ -7,7 +7,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headscope.kernels import decode, mass, prefill
+from headscope.kernels import decode, mass, prefill, prefix
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
 from headscope.kernels.windows import attend_windows
@@ -61,12 +61,17 @@ def prefilling(dim: int, group: int) -> list[Any]:
     """Both stages of adaptive prefill."""
     width = max(16, triton.next_power_of_2(dim))
     rows, tile, warps, stages = prefill.tiling(width)
-    types = dict.fromkeys(("query", "key", "value", "output", "covariance"), "*bf16") | {"bits": "fp32", "long": "*i8"}
-    types |= dict.fromkeys(("mean", "threshold", "slope", "offset"), "*fp32")
-    types |= dict.fromkeys(("meets", "pairs", "counts"), "*i32")
+    types = dict.fromkeys(("query", "key", "value", "output", "covariance"), "*bf16") | {
+        "bits": "fp32",
+        "long": "*i8",
+        "forced": "*i8",
+    }
+    types |= dict.fromkeys(("total", "square", "mean", "threshold", "slope", "offset"), "*fp32")
+    types |= dict.fromkeys(("meets", "pairs", "counts", "ends"), "*i32")
     shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
     return [
-        compiled(attend_windows, types, shape, warps, 3),
+        compiled(attend_windows, types, {**shape, "FORCED": True}, warps, 3),
+        compiled(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 4, 3),
         compiled(prefill._packed, types, {**shape, "STAGES": stages}, warps, stages),
     ]
 

@@ -24,9 +24,11 @@ def drawn(device, dtype, batch=1, kv_heads=2, group=3, tokens=200, dim=64, seed=
 
 def both(query, key, value, rule, starts=(0, 40, 100), sink=5, recent=20):
     """What the kernels find, and the reference in float64 from the same summaries and rule."""
-    from headscope.kernels.prefill import Prefix, prefill
+    from headscope.kernels.prefill import prefill
+    from headscope.kernels.prefix import Prefix
 
-    prefix, scale = Prefix.of(key, starts, sink, recent), query.shape[-1] ** -0.5
+    prefix = Prefix.of(key, torch.tensor(starts, device=key.device), sink, recent)
+    scale = query.shape[-1] ** -0.5
     mine = prefill(query, key, value, prefix, rule, sink, recent, scale)
 
     def exact(threshold):
@@ -77,6 +79,23 @@ def test_one_long_head_alone(device, dtype) -> None:
     assert long[1, 4, 25:].all() and long.sum() == long[1, 4].sum()
 
 
+def test_labels_may_be_forced_but_for_those_left_as_they_are(device, dtype) -> None:
+    from headscope.kernels.prefill import prefill
+    from headscope.kernels.prefix import Prefix
+
+    query, key, value, rule = drawn(device, dtype)
+    prefix = Prefix.of(key, torch.tensor([0, 100], device=device), 5, 20)
+    free = prefill(query, key, value, prefix, rule, 5, 20, 1 / 8).long
+    forced = torch.randint(0, 3, (1, 2, 200, 3), dtype=torch.int8, device=device)
+    found = prefill(query, key, value, prefix, rule, 5, 20, 1 / 8, forced)
+    given = forced.transpose(2, 3).reshape(1, 6, 200)
+    assert torch.equal(found.long, torch.where(given == 2, free, given == 1))
+    whole, _ = both(query, key, value, Rule(torch.full_like(rule.threshold, torch.inf), rule.slope, rule.offset))
+    long = found.long & whole.long
+    assert long.any()
+    torch.testing.assert_close(found.output[long], whole.output[long], rtol=0, atol=4e-3)
+
+
 def test_a_query_that_is_nan_is_long_and_harms_no_other(device, dtype) -> None:
     query, key, value, rule = drawn(device, dtype)
     clean, _ = both(query, key, value, rule)
@@ -88,10 +107,10 @@ def test_a_query_that_is_nan_is_long_and_harms_no_other(device, dtype) -> None:
 
 
 def test_summaries_are_the_moments_of_the_bulk_that_a_start_finds(device, dtype) -> None:
-    from headscope.kernels.prefill import Prefix
+    from headscope.kernels.prefix import Prefix
 
     _, key, _, _ = drawn(device, dtype)
-    prefix = Prefix.of(key, [30, 40, 100], 5, 20)
+    prefix = Prefix.of(key, torch.tensor([30, 40, 100], device=device), 5, 20)
     for summary, last in enumerate((10, 20, 80)):
         moments = KeyMoments.of(key[0, :, 5:last].double())
         torch.testing.assert_close(prefix.mean[0, :, summary].double(), moments.mean, rtol=1e-4, atol=1e-4)

@@ -7,52 +7,17 @@ The torch reference is `headscope.kernels.reference`.
 Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, S summaries, D head_dim; M rows, N keys of a tile.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from headscope.kernels.layer import Decoded, Rule
+from headscope.kernels.prefix import Prefix
 from headscope.kernels.softmax import attended, attended_whole
 from headscope.kernels.windows import attend_windows, rows
 
 LOG2E = 1.4426950408889634
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Gaussian summaries of the bulk, each made at the start of the tokens that meet it.
-
-    Attributes:
-        mean: of the rotated keys, [B, K, S, D], float32.
-        covariance: [B, K, S, D, D], of the keys' dtype.
-        meets: which summary each token meets, int32 [T].
-    """
-
-    mean: Tensor
-    covariance: Tensor
-    meets: Tensor
-
-    @classmethod
-    def of(cls, keys: Tensor, starts: Sequence[int], sink: int, recent: int) -> "Prefix":
-        """Summarise the bulk of keys [B, K, T, D] as each start finds it, ascending; earlier tokens meet the first.
-
-        A summary of no key has mean and covariance zero.
-        """
-        ends, found = [max(sink, start - recent) for start in starts], []
-        count, total, square = 0, keys.new_zeros(1).float(), keys.new_zeros(1).float()
-        for first, last in zip([sink, *ends], ends, strict=False):
-            part = keys[:, :, first:last].float()
-            count, total, square = count + last - first, total + part.sum(2), square + part.transpose(2, 3) @ part
-            mean = total / max(count, 1)
-            found.append((mean, square / max(count, 1) - mean[..., None] * mean[..., None, :]))
-        mean, covariance = (torch.stack(parts, 2) for parts in zip(*found, strict=True))
-        tokens = torch.arange(keys.shape[2], device=keys.device)
-        meets = torch.searchsorted(torch.tensor(starts, device=keys.device), tokens, right=True).sub(1).clamp(min=0)
-        return cls(mean, covariance.to(keys.dtype), meets.int())
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -110,7 +75,15 @@ def packed(long: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prefill(
-    query: Tensor, key: Tensor, value: Tensor, prefix: Prefix, rule: Rule, sink: int, recent: int, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix: Prefix,
+    rule: Rule,
+    sink: int,
+    recent: int,
+    scale: float,
+    forced: Tensor | None = None,
 ) -> Decoded:
     """Causal attention of a whole prompt: over all keys where a (query, head) pair is long, else over its window.
 
@@ -123,6 +96,8 @@ def prefill(
         sink: first keys of the window.
         recent: its last keys.
         scale: factor of the scores, above 0.
+        forced: labels that replace those that are found, for benches: 0 local, 1 long, 2 as it is found; int8
+            [B, K, T, G].
 
     Returns:
         The output, [B, H, T, D], and the labels, [B, H, T].
@@ -136,10 +111,10 @@ def prefill(
     strides = *query.stride()[:3], *key.stride()[:3], *output.stride()[:3]
     tiles, bits = triton.cdiv(tokens * group, m), scale * LOG2E
     attend_windows[(tiles, groups)](
-        query, key, value, output, long.view(torch.int8),
+        query, key, value, output, long.view(torch.int8), long.view(torch.int8) if forced is None else forced,
         prefix.meets, prefix.mean, prefix.covariance, rule.threshold, rule.slope, rule.offset,
         *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
-        group, dim, width, m, n, num_warps=warps,
+        group, dim, width, m, n, forced is not None, num_warps=warps,
     )  # fmt: skip
     _packed[(tiles * groups,)](
         query, key, value, output, *packed(long),

@@ -37,10 +37,11 @@ def _estimated(
 
 @triton.jit(do_not_specialize=["tokens", "sink", "recent", "summaries"])
 def attend_windows(
-    query, key, value, output, long, meets, mean, covariance, threshold, slope, offset,
+    query, key, value, output, long, forced, meets, mean, covariance, threshold, slope, offset,
     query_b, query_h, query_t, key_b, key_h, key_t, out_b, out_h, out_t,
     bits, tokens, sink, recent, summaries, kv_heads,
     G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    FORCED: tl.constexpr,
 ):  # fmt: skip
     """Write attention over the windows and the labels, [B K, T G]. `meets`: which summary a token meets, [T]."""
     group = tl.program_id(1)
@@ -73,4 +74,8 @@ def attend_windows(
     calibrated = tl.load(slope + head) * margin + tl.load(offset + head)
     calibrated = tl.where(tl.abs(margin) == float("inf"), margin, calibrated)
     chosen = ((calibrated >= tl.load(threshold + b * kv_heads * G + head)) == 0) & (bulk > 0)
-    tl.store(long + group.to(tl.int64) * tokens * G + pair, chosen.to(tl.int8), mask=there)
+    label, at = chosen.to(tl.int8), group.to(tl.int64) * tokens * G + pair
+    if FORCED:
+        given = tl.load(forced + at)
+        label = tl.where(given == 2, label, given)
+    tl.store(long + at, label, mask=there)

@@ -1,0 +1,78 @@
+"""Gaussian summaries of the bulk along a prompt: sums over the keys between two starts, added up from the first on.
+
+Shapes: B sequences, K KV heads, T tokens, S starts, D head_dim; N keys of a tile.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TILE = 64
+COLUMNS = 64
+"""Columns of the sums of products that one program keeps."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Summaries of the bulk, each of the keys that its start finds outside the window.
+
+    Attributes:
+        mean: of the rotated keys, [B, K, S, D], float32.
+        covariance: [B, K, S, D, D], of the keys' dtype.
+        meets: which summary each token meets, int32 [T].
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    meets: Tensor
+
+    @classmethod
+    def of(cls, keys: Tensor, starts: Tensor, sink: int, recent: int) -> "Prefix":
+        """Summarise keys [B, K, T, D] at each start, [S], ascending; tokens before the first meet it too.
+
+        A summary of no key has mean and covariance zero.
+        """
+        batch, kv_heads, tokens, dim = keys.shape
+        ends = (starts - recent).clamp(min=sink).int()
+        total = keys.new_empty(batch, kv_heads, len(ends), dim, dtype=torch.float32)
+        square = keys.new_empty(batch, kv_heads, len(ends), dim, dim, dtype=torch.float32)
+        width = max(16, triton.next_power_of_2(dim))
+        columns = min(COLUMNS, width)
+        _sums[(len(ends), batch * kv_heads, width // columns)](
+            keys, ends, total, square, *keys.stride()[:3], sink, kv_heads, dim, width, columns, TILE, num_warps=4
+        )
+        count = (ends - sink).clamp(min=1)[:, None]
+        mean = total.cumsum(2) / count
+        covariance = square.cumsum(2) / count[..., None] - mean[..., None] * mean[..., None, :]
+        position = torch.arange(tokens, device=keys.device)
+        meets = torch.searchsorted(starts, position, right=True).sub(1).clamp(min=0)
+        return cls(mean, covariance.to(keys.dtype), meets.int())
+
+
+@triton.jit(do_not_specialize=["sink"])
+def _sums(
+    key, ends, total, square, key_b, key_h, key_t, sink, kv_heads,
+    D: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Sums of the keys between two ends, and of some columns of their products."""
+    segment, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    d, n = tl.arange(0, WIDTH), tl.arange(0, N)
+    column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
+    last = tl.load(ends + segment)
+    first = tl.load(ends + segment - 1, mask=segment > 0, other=sink)
+    base = key + (group // kv_heads) * key_b + (group % kv_heads) * key_h
+    sums, products = tl.zeros([COLUMNS], tl.float32), tl.zeros([WIDTH, COLUMNS], tl.float32)
+    for s in range(first, last, N):
+        at = base + (s + n)[:, None].to(tl.int64) * key_t
+        there = (s + n < last)[:, None]
+        part = tl.load(at + d[None, :], mask=there & (d < D)[None, :], other=0.0)
+        some = tl.load(at + column[None, :], mask=there & (column < D)[None, :], other=0.0)
+        sums += tl.sum(some.to(tl.float32), 0)
+        products = tl.dot(part.T, some, products)
+    out = group * tl.num_programs(0) + segment
+    tl.store(total + out * D + column, sums, mask=column < D)
+    at = square + (out * D + d[:, None]) * D + column[None, :]
+    tl.store(at, products, mask=(d < D)[:, None] & (column < D)[None, :])
