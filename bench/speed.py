@@ -4,10 +4,10 @@
 
 `mass`: window and bulk log masses of every query, no values. `prefill`: windows for all, moments and decision, packed
 attention for the long (query, head) pairs. `decode`: one query of every sequence. Decisions are computed and timed; a
-flag then forces the pairs, `--sparsity` of them local, uniformly or skewed over heads. `ideal` is what leaving that work
-out would give: 2 for mass (one of attention's two products), 1 / (1 - sparsity) for the others. Each result is compared
-with float64 on some queries before it is timed. A time is the median of replays of a CUDA graph; decoding goes round
-copies of the cache, so that none is found in the L2 cache.
+flag then forces the pairs, `--sparsity` of them local, uniformly or skewed over heads. `ideal` is what leaving that
+work out would give: 2 for mass (one of attention's two products), 1 / (1 - sparsity) for the others. Each result is
+compared with float64 on some queries before it is timed. A time is the median of replays of a CUDA graph; decoding goes
+round copies of the cache, so that none is found in the L2 cache.
 """
 
 import argparse
