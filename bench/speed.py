@@ -226,8 +226,8 @@ def measure_decode(case: Case, peers: list[str]) -> dict[str, Any]:
     bulk = key[:, :, window.sink : -window.recent].float()
     mean = bulk.mean(2, keepdim=True)
     covariance = (bulk - mean).transpose(2, 3) @ (bulk - mean) / bulk.shape[2]
-    one = torch.zeros(batch, kv_heads, 1, device="cuda")
-    rest = Rest(one, mean.bfloat16(), mean.bfloat16(), covariance.bfloat16(), one + 1)
+    one = torch.ones(batch, kv_heads, 1, device="cuda")
+    rest = Rest(one, mean.bfloat16(), mean.bfloat16(), covariance.bfloat16(), one)
     del bulk
     copies = max(1, -(-ROUND // (2 * key.numel() * 2)))
     lengths = torch.full((batch,), case.tokens, dtype=torch.int32, device="cuda")

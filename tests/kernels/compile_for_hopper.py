@@ -7,11 +7,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headscope.kernels import decode, mass, prefill, prefix
+from headscope.kernels import decode, join, mass, prefill, prefix
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
 from headscope.kernels.windows import attend_windows
 
+JOINING = dict.fromkeys(("key_means", "value_means"), "*bf16")
+JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
+JOINED = ("D", "WIDTH", "C", "CENTRES", "PAGE", "COLUMNS")
 SHARED = 227 * 1024
 """Bytes of shared memory that a program may have."""
 
@@ -43,7 +46,7 @@ def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, pag
     """The three stages of adaptive decoding."""
     width, rows = max(16, triton.next_power_of_2(dim)), max(16, group)
     halves = ("query", "keys", "values", "outlier_keys", "outlier_values", "centres", "means", "covariance", "output")
-    singles = ("log_share", "spread", "threshold", "slope", "offset", "plain", "plain_mass", "parts", "part_masses")
+    singles = ("size", "spread", "threshold", "slope", "offset", "plain", "plain_mass", "parts", "part_masses")
     types = dict.fromkeys(halves, "*bf16") | dict.fromkeys(singles, "*fp32") | {"bits": "fp32", "long": "*i8"}
     types |= dict.fromkeys(("lengths", "pages", "counts", "reading"), "*i32")
     shape = {"G": group, "D": dim, "WIDTH": width, "N": decode.TILE}
@@ -54,6 +57,13 @@ def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, pag
         compiled(decide, types, {**reading, **deciding, "LOST": not full, "CORRECT": full}, 4, 3),
         compiled(read_bulk, types, {**reading, "GROUPS": groups}, 4, 3),
         compiled(merge, types, merging, 4, 3),
+        compiled(
+            join._join,
+            types | JOINING,
+            {name: {**reading, **deciding, "COLUMNS": min(64, width)}[name] for name in JOINED},
+            4,
+            3,
+        ),
     ]
 
 

@@ -32,7 +32,7 @@ def drawn(device, dtype, kv_heads=2, group=3, dim=64, lengths=(300, 70), cluster
     root = normal(batch, kv_heads, dim, dim) * (0.5 / dim**0.5)
     covariance = root @ root.transpose(2, 3) if full else root.diagonal(dim1=2, dim2=3).square()
     rest = Rest(
-        normal(batch, kv_heads, clusters).log_softmax(-1),
+        normal(batch, kv_heads, clusters).exp(),
         normal(batch, kv_heads, clusters, dim).to(dtype),
         normal(batch, kv_heads, clusters, dim).to(dtype),
         covariance.to(dtype).contiguous(),

@@ -15,7 +15,19 @@ from headscope.errors import ConfigError
 from headscope.heads.estimators import Estimator
 from headscope.heads.estimators.clusters import Clusters, ClusterSummary
 from headscope.heads.estimators.gaussian import Gaussian, GaussianSummary
+from headscope.kernels.join import Means
 from headscope.kernels.layer import Rest
+
+NO_KEY = 1e-6
+"""Size of a cluster that stands for a bulk without keys."""
+
+
+def means_of(summaries: Sequence[ClusterSummary]) -> Means:
+    """What streaming clusters need besides, one summary a sequence."""
+    most = max(summary.size.shape[1] for summary in summaries)
+    pairs = [[pad(x, (0, 0, 0, most - x.shape[1])) for x in summary.exact] for summary in summaries]
+    keys, values = (torch.stack(parts).float() for parts in zip(*pairs, strict=True))
+    return Means(keys, values, torch.stack([summary.metric for summary in summaries]).float())
 
 
 def rest_of(estimator: Estimator, summaries: Sequence[Any], dtype: torch.dtype) -> Rest:
@@ -37,10 +49,9 @@ def rest_of(estimator: Estimator, summaries: Sequence[Any], dtype: torch.dtype) 
 
 
 def _of_clusters(summary: ClusterSummary) -> Rest:
-    seen = summary.size.sum(1, keepdim=True)
-    # Where no key was seen, one of score zero stands for the bulk, as the estimator has it.
-    share = (summary.size + (seen == 0)) / seen.clamp(min=1)
-    return Rest(share.log(), summary.key, summary.value, summary.covariance, summary.spread)
+    # Where no key was seen, one of score zero stands for the bulk, as the estimator has it, until a key joins.
+    size = summary.size + NO_KEY * (summary.size.sum(1, keepdim=True) == 0)
+    return Rest(size, summary.key, summary.value, summary.covariance, summary.spread)
 
 
 def _of_gaussian(estimator: Gaussian, summary: GaussianSummary) -> Rest:
@@ -50,12 +61,12 @@ def _of_gaussian(estimator: Gaussian, summary: GaussianSummary) -> Rest:
     if estimator.covariance != "full":
         covariance = covariance.diagonal(dim1=1, dim2=2) * (estimator.covariance == "diagonal")
     one = mean.new_ones(len(mean), 1)
-    return Rest(one.log(), mean[:, None], summary.values.value[:, None], covariance, one)
+    return Rest(one, mean[:, None], summary.values.value[:, None], covariance, one)
 
 
 def _stacked(parts: Sequence[Rest], dtype: torch.dtype) -> Rest:
     """All sequences together; one with fewer clusters has empty ones behind them."""
-    most = max(part.log_share.shape[1] for part in parts)
+    most = max(part.size.shape[1] for part in parts)
 
     def stack(name: str) -> Tensor:
         found = [getattr(part, name) for part in parts]
@@ -63,7 +74,6 @@ def _stacked(parts: Sequence[Rest], dtype: torch.dtype) -> Rest:
             return torch.stack(found).to(dtype).contiguous()
         if name in ("keys", "values"):
             return torch.stack([pad(x, (0, 0, 0, most - x.shape[1])) for x in found]).to(dtype).contiguous()
-        empty = -torch.inf if name == "log_share" else 0.0
-        return torch.stack([pad(x, (0, most - x.shape[1]), value=empty) for x in found]).float().contiguous()
+        return torch.stack([pad(x, (0, most - x.shape[1])) for x in found]).float().contiguous()
 
     return Rest(**{part.name: stack(part.name) for part in fields(Rest)})

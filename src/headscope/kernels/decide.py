@@ -10,7 +10,6 @@ import triton.language as tl
 from headscope.kernels.softmax import attended
 
 LN2 = tl.constexpr(0.6931471805599453)
-LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -24,7 +23,7 @@ def addresses(pages, b, k, j, there, stride_b, stride_h, stride_t, PAGE: tl.cons
 
 @triton.jit
 def _estimated(
-    query, group, log_share, centres, means, covariance, spread, d, wide, bits,
+    query, group, size, centres, means, covariance, spread, d, wide, bits,
     D: tl.constexpr, WIDTH: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     """Log mass in bits of the mean bulk key, [R], and mean value of the bulk, [R, WIDTH]."""
@@ -43,7 +42,8 @@ def _estimated(
         turned = exact * tl.load(covariance + group * D + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
     # Variances are of scores in nats; half of one is added, in bits.
     variance = tl.maximum(tl.sum(turned * exact, 1), 0.0) * (bits * bits * LN2 / 2)
-    share = tl.load(log_share + group * C + c, mask=there, other=float("-inf")) * LOG2E
+    kept = tl.load(size + group * C + c, mask=there, other=0.0)
+    share = tl.math.log2(kept / tl.sum(kept, 0))
     wider = tl.load(spread + group * C + c, mask=there, other=0.0)
     masses = share[None, :] + scores + variance[:, None] * wider[None, :]
     highest = tl.max(masses, 1)
@@ -56,7 +56,7 @@ def _estimated(
 @triton.jit(do_not_specialize=["sink", "recent"])
 def decide(
     query, keys, values, lengths, pages, outlier_keys, outlier_values, counts,
-    log_share, centres, means, covariance, spread, threshold, slope, offset,
+    size, centres, means, covariance, spread, threshold, slope, offset,
     plain, plain_mass, output, long, reading,
     stride_b, stride_h, stride_t, bits, sink, recent, kv_heads, table,
     G: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, PAGE: tl.constexpr,
@@ -99,7 +99,7 @@ def decide(
             )
     window, mass = attention / total[:, None], top + tl.math.log2(total)
     rest, value = _estimated(
-        q, group, log_share, centres, means, covariance, spread, d, wide, bits, D, WIDTH, C, CENTRES, FULL
+        q, group, size, centres, means, covariance, spread, d, wide, bits, D, WIDTH, C, CENTRES, FULL
     )
     rest += tl.math.log2(tl.maximum(bulk - held, 0).to(tl.float32))
     share = 1 / (1 + tl.math.exp2(mass - rest))

@@ -103,7 +103,7 @@ def decode(
     rows, many = max(16, triton.next_power_of_2(group)), max(16, triton.next_power_of_2(groups))
     decide[(groups,)](
         query, cache.keys, cache.values, cache.lengths, pages, *held,
-        rest.log_share, rest.keys, rest.values, rest.covariance, rest.spread, rule.threshold, rule.slope, rule.offset,
+        rest.size, rest.keys, rest.values, rest.covariance, rest.spread, rule.threshold, rule.slope, rule.offset,
         work.plain, work.plain_mass, work.output, long, work.reading,
         *strides, bits, sink, recent, kv_heads, table,
         group, rows, dim, width, TILE, page,

@@ -47,14 +47,14 @@ class Rest:
     """Summary of the bulk without its outliers: clusters of keys; a Gaussian is one cluster.
 
     Attributes:
-        log_share: log of each cluster's share of the keys, [B, K, C], float32; -inf for an empty one.
+        size: keys of each cluster, [B, K, C], float32; not all of them zero.
         keys: means of the clusters' keys, [B, K, C, D].
         values: means of their values, [B, K, C, D].
         covariance: of the keys about their cluster's mean, [B, K, D, D], or its diagonal, [B, K, D].
         spread: each cluster's variance over that of all, [B, K, C], float32.
     """
 
-    log_share: Tensor
+    size: Tensor
     keys: Tensor
     values: Tensor
     covariance: Tensor

@@ -109,7 +109,8 @@ def _estimated(query: Tensor, rest: Rest, b: int, k: int, scale: float) -> tuple
     covariance = rest.covariance[b, k]
     turned = query * covariance if covariance.ndim == 1 else query @ covariance
     variance = (turned * query).sum(-1).clamp(min=0) * scale**2
-    masses = rest.log_share[b, k] + query @ rest.keys[b, k].T * scale + variance[:, None] * rest.spread[b, k] / 2
+    share = (rest.size[b, k] / rest.size[b, k].sum()).log()
+    masses = share + query @ rest.keys[b, k].T * scale + variance[:, None] * rest.spread[b, k] / 2
     return masses.logsumexp(-1), masses.softmax(-1) @ rest.values[b, k]
 
 

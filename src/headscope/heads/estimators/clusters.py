@@ -90,7 +90,8 @@ class Clusters:
         The order counts: a centre moves with the keys that join it.
         """
         keys, values = precise(keys).to(summary.key.dtype), precise(values).to(summary.key.dtype)
-        nearest = torch.cdist(keys @ summary.metric, summary.key @ summary.metric).argmin(-1)
+        apart = torch.cdist(keys @ summary.metric, summary.exact[0] @ summary.metric)
+        nearest = apart.masked_fill(summary.size[:, None] == 0, torch.inf).argmin(-1)
         member = one_hot(nearest, summary.size.shape[1]).to(keys.dtype)
         size = summary.size + member.sum(1)
         kept, joined = summary.size[..., None], member.transpose(1, 2)
