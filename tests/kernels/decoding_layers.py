@@ -7,6 +7,12 @@ import torch
 from headscope.kernels.layer import Cache, Outliers, Rest, Rule
 
 
+def rounding(dtype: torch.dtype) -> dict[str, float]:
+    """Tolerances of outputs of a few units that are rounded to this type, as are the weights behind them."""
+    eps = torch.finfo(dtype).eps
+    return {"rtol": 2 * eps, "atol": 6 * eps}
+
+
 @dataclass(frozen=True)
 class Layer:
     query: torch.Tensor

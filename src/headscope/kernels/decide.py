@@ -41,7 +41,7 @@ def _estimated(
     else:
         turned = exact * tl.load(covariance + group * D + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
     # Variances are of scores in nats; half of one is added, in bits.
-    variance = tl.maximum(tl.sum(turned * exact, 1), 0.0) * (bits * bits * LN2 / 2)
+    variance = tl.maximum(tl.sum(turned * exact, 1), 0.0, propagate_nan=tl.PropagateNan.ALL) * (bits * bits * LN2 / 2)
     kept = tl.load(size + group * C + c, mask=there, other=0.0)
     share = tl.math.log2(kept / tl.sum(kept, 0))
     wider = tl.load(spread + group * C + c, mask=there, other=0.0)

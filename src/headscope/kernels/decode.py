@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from headscope.errors import ShapeError
 from headscope.kernels.decide import decide
 from headscope.kernels.layer import Cache, Decoded, Outliers, Rest, Rule
 from headscope.kernels.queue import merge, read_bulk
@@ -62,9 +63,18 @@ class Workspace:
             reading=torch.empty(batch, kv_heads, dtype=torch.int32, device=query.device),
             parts=torch.empty(*parts, dim, **single),
             part_masses=torch.empty(*parts, 2, **single),
-            output=torch.empty_like(query),
+            output=torch.empty(query.shape, dtype=query.dtype, device=query.device),
             programs=programs,
         )
+
+
+def _check(query: Tensor, cache: Cache, rest: Rest, rule: Rule, outliers: Outliers | None) -> None:
+    if cache.keys.stride() != cache.values.stride() or cache.keys.stride(-1) != 1:
+        raise ShapeError("keys and values of a cache must have the same strides and no gaps in D; store them alike")
+    held = () if outliers is None else (outliers.keys, outliers.values, outliers.count)
+    parts = (query, rest.size, rest.keys, rest.values, rest.covariance, rest.spread, cache.lengths, *held)
+    if not all(x.is_contiguous() for x in (*parts, rule.threshold, rule.slope, rule.offset)):
+        raise ShapeError("query, summaries, rule, outliers and lengths must be contiguous; call contiguous() once")
 
 
 def decode(
@@ -90,7 +100,11 @@ def decode(
         scale: factor of the scores, above 0.
         outliers: that a local head's window holds too.
         workspace: of an earlier call with these shapes, whose output is overwritten.
+
+    Raises:
+        ShapeError: a tensor has not the strides that the kernels read; a step makes no copy.
     """
+    _check(query, cache, rest, rule, outliers)
     batch, heads, dim = query.shape
     kv_heads = cache.keys.shape[1]
     groups, group = batch * kv_heads, heads // kv_heads
@@ -99,6 +113,7 @@ def decode(
     pages = cache.lengths if cache.pages is None else cache.pages
     clusters, width = rest.keys.shape[2], max(16, triton.next_power_of_2(dim))
     held = (query, query, cache.lengths) if outliers is None else (outliers.keys, outliers.values, outliers.count)
+    warps = 4 if width <= 128 else 8
     strides, bits, long = cache.keys.stride()[:3], scale * LOG2E, work.long.view(torch.int8)
     rows, many = max(16, triton.next_power_of_2(group)), max(16, triton.next_power_of_2(groups))
     decide[(groups,)](
@@ -108,12 +123,12 @@ def decode(
         *strides, bits, sink, recent, kv_heads, table,
         group, rows, dim, width, TILE, page,
         0 if outliers is None else outliers.keys.shape[2], clusters, max(16, triton.next_power_of_2(clusters)),
-        rest.covariance.ndim == 4, rule.lost_output, rule.correction, num_warps=4,
+        rest.covariance.ndim == 4, rule.lost_output, rule.correction, num_warps=warps,
     )  # fmt: skip
     read_bulk[(work.programs,)](
         query, cache.keys, cache.values, cache.lengths, pages, work.reading, work.parts, work.part_masses,
         *strides, bits, groups, sink, recent, kv_heads, table,
-        group, rows, dim, width, TILE, page, many, num_warps=4,
+        group, rows, dim, width, TILE, page, many, num_warps=warps,
     )  # fmt: skip
     merge[(batch * heads,)](
         cache.lengths, work.reading, long, work.plain, work.plain_mass, work.parts, work.part_masses, work.output,

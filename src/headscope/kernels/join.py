@@ -68,6 +68,7 @@ def _join(
         one = (group * C + nearest) * D + d
         old_key, old_value = tl.load(exact_keys + one, mask=wide), tl.load(exact_values + one, mask=wide)
         key, value = old_key + (key - old_key) / now, old_value + (value - old_value) / now
+        tl.debug_barrier()  # all threads have read what is now overwritten
         tl.store(size + group * C + nearest, now)
         tl.store(exact_keys + one, key, mask=wide)
         tl.store(exact_values + one, value, mask=wide)

@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn.functional import pad
 
 from headscope.kernels.layer import Decoded, Rule
 from headscope.kernels.prefix import Prefix
@@ -35,7 +36,7 @@ def _packed(
     if tile >= 0:
         i, d, n = tile * M + tl.arange(0, M), tl.arange(0, WIDTH), tl.arange(0, N)
         wide = (d < D)[None, :]
-        pair = tl.load(pairs + group.to(tl.int64) * tokens * G + tl.minimum(i, count - 1))
+        pair = tl.load(pairs + group.to(tl.int64) * (tokens * G + 1) + tl.minimum(i, count - 1))
         position = pair // G
         first, last = tl.min(position, 0), tl.max(position, 0)
         start = query + rows(pair, group, kv_heads, query_b, query_h, query_t, G)[:, None]
@@ -48,7 +49,8 @@ def _packed(
         for s in tl.range(0, whole, N, num_stages=STAGES):
             to = at + tl.cast(s, tl.int64) * key_t
             top, total, result = attended_whole(q, key + to, value + to, wide, bits, top, total, result, WIDTH > D)
-        for s in range(whole, last + 1, N):
+        # Pipelined, the compiler would have the products of both loops wait for each other.
+        for s in tl.range(whole, last + 1, N, num_stages=1):
             to, j = at + tl.cast(s, tl.int64) * key_t, s + n
             read, kept = (j <= last)[:, None] & wide, j[None, :] <= position[:, None]
             top, total, result = attended(q, key + to, value + to, read, kept, bits, top, total, result)
@@ -58,20 +60,22 @@ def _packed(
 
 def tiling(width: int) -> tuple[int, int, int, int]:
     """Rows and keys of a tile, warps and stages of the pipeline, for a padded head_dim."""
-    return (128, 64, 8, 3) if width <= 128 else (64, 32, 4, 2)
+    return (128, 64, 8, 3) if width <= 128 else (64, 32, 8, 2)
 
 
 def packed(long: Tensor) -> tuple[Tensor, Tensor]:
     """The long ones among pairs [groups, T G], in order and side by side, and how many there are, [groups]; int32.
 
-    What lies behind them is no pair's number.
+    Each row of them has one place more, for no pair; what lies behind the long ones is no pair's number.
     """
-    ends = long.cumsum(1, dtype=torch.int32)
+    # One sum over all groups: torch sums a few long rows by a program each.
+    ends = long.view(-1).cumsum(0, dtype=torch.int32).view_as(long)
+    ends = ends - pad(ends[:-1, -1:], (0, 0, 1, 0))
     pairs = torch.full((long.shape[0], long.shape[1] + 1), -1, dtype=torch.int32, device=long.device)
     numbers = torch.arange(long.shape[1], dtype=torch.int32, device=long.device).expand_as(long)
     # Local pairs all go to one place that nobody reads.
     places = torch.where(long, ends - 1, long.shape[1]).long()
-    return pairs.scatter_(1, places, numbers)[:, :-1].contiguous(), ends[:, -1].contiguous()
+    return pairs.scatter_(1, places, numbers), ends[:, -1].contiguous()
 
 
 def prefill(
@@ -89,8 +93,8 @@ def prefill(
 
     Args:
         query: rotated, [B, H, T, D].
-        key: rotated, [B, K, T, D]; the value's strides are the same.
-        value: [B, K, T, D].
+        key: rotated, [B, K, T, D].
+        value: [B, K, T, D]; copied with the keys where their strides differ.
         prefix: summaries of the keys.
         rule: labels the pairs by the share of their window.
         sink: first keys of the window.
@@ -102,6 +106,9 @@ def prefill(
     Returns:
         The output, [B, H, T, D], and the labels, [B, H, T].
     """
+    if key.stride() != value.stride() or key.stride(-1) != 1:
+        key, value = key.contiguous(), value.contiguous()
+    query = query if query.stride(-1) == 1 else query.contiguous()
     batch, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
     groups, group, width = batch * kv_heads, heads // kv_heads, max(16, triton.next_power_of_2(dim))
@@ -112,7 +119,8 @@ def prefill(
     tiles, bits = triton.cdiv(tokens * group, m), scale * LOG2E
     attend_windows[(tiles, groups)](
         query, key, value, output, long.view(torch.int8), long.view(torch.int8) if forced is None else forced,
-        prefix.meets, prefix.mean, prefix.covariance, rule.threshold, rule.slope, rule.offset,
+        prefix.meets, prefix.mean, prefix.covariance,
+        *(x.contiguous() for x in (rule.threshold, rule.slope, rule.offset)),
         *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
         group, dim, width, m, n, forced is not None, num_warps=warps,
     )  # fmt: skip

@@ -16,12 +16,12 @@ from headscope.kernels.softmax import attended
 
 @triton.jit
 def _tiles(reading, lengths, groups, kv_heads, sink, recent, N: tl.constexpr, GROUPS: tl.constexpr):
-    """Whether each group reads its bulk, its tiles (0 if not), and where they end on the line, [GROUPS] each."""
+    """Whether each group reads its bulk, and its tiles on the line, 0 if it does not: [GROUPS] each."""
     i = tl.arange(0, GROUPS)
     reads = tl.load(reading + i, mask=i < groups, other=0)
     length = tl.load(lengths + i // kv_heads, mask=i < groups, other=0)
     tiles = reads * tl.cdiv(tl.maximum(length - sink - recent, 0), N)
-    return reads, tiles, tl.cumsum(tiles, 0)
+    return reads, tiles
 
 
 @triton.jit(do_not_specialize=["groups", "sink", "recent"])
@@ -32,7 +32,8 @@ def read_bulk(
     GROUPS: tl.constexpr,
 ):  # fmt: skip
     """Attend to this program's piece of the line: sums, not yet divided, [parts, G, D], their maxima and totals."""
-    reads, tiles, ends = _tiles(reading, lengths, groups, kv_heads, sink, recent, N, GROUPS)
+    reads, tiles = _tiles(reading, lengths, groups, kv_heads, sink, recent, N, GROUPS)
+    ends = tl.cumsum(tiles, 0)
     i, g, d, n = tl.arange(0, GROUPS), tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, N)
     valid, wide = g < G, (d < D)[None, :]
     every = tl.sum(tiles, 0)
@@ -75,16 +76,16 @@ def merge(
     row = tl.program_id(0)
     group, g, d, p = row // G, row % G, tl.arange(0, WIDTH), tl.arange(0, PARTS)
     if tl.load(long + row) != 0:
-        reads, tiles, ends = _tiles(reading, lengths, groups, kv_heads, sink, recent, N, GROUPS)
+        reads, tiles = _tiles(reading, lengths, groups, kv_heads, sink, recent, N, GROUPS)
         i = tl.arange(0, GROUPS)
         piece = tl.cdiv(tl.sum(tiles, 0), programs)
-        end = tl.sum(tl.where(i == group, ends, 0), 0)
-        begin = end - tl.sum(tl.where(i == group, tiles, 0), 0)
+        begin = tl.sum(tl.where(i < group, tiles, 0), 0)
+        end = begin + tl.sum(tl.where(i == group, tiles, 0), 0)
         rank = tl.sum(tl.where(i < group, reads, 0), 0)
         top, total = tl.load(plain_mass + row), 1.0
         sums = tl.load(plain + row.to(tl.int64) * D + d, mask=d < D, other=0.0)
         final = (end - 1) // piece + rank + 1
-        for first in range(begin // piece + rank, final, PARTS):
+        for first in tl.range(begin // piece + rank, final, PARTS, num_stages=3):
             part = (first + p).to(tl.int64) * G + g
             there = first + p < final
             tops = tl.load(part_masses + part * 2, mask=there, other=float("-inf"))

@@ -29,7 +29,8 @@ def _estimated(
         at = group.to(tl.int64) * summaries + summary
         centre = tl.load(mean + at * D + d, mask=d < D, other=0.0)
         square = tl.load(covariance + (at * D + d[:, None]) * D + d[None, :], mask=(d < D)[:, None] & wide, other=0.0)
-        variance = tl.maximum(tl.sum(tl.dot(query, square) * exact, 1), 0.0)
+        variance = tl.sum(tl.dot(query, square) * exact, 1)
+        variance = tl.maximum(variance, 0.0, propagate_nan=tl.PropagateNan.ALL)
         estimate = tl.sum(exact * centre[None, :], 1) * bits + variance * (bits * bits * LN2 / 2)
         found = tl.where(met == summary, estimate, found)
     return found
