@@ -1,9 +1,12 @@
+import shlex
+
 import pytest
 from toy_nodes import install, make, write_spec
 
 from headscope import __main__ as cli
 from headscope.pipeline import compose
 from headscope.pipeline.commands import diff
+from headscope.pipeline.commands.run import snakemake
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +98,14 @@ def test_run_lists_every_option_with_its_unit_and_range(capsys):
 def test_run_refuses_an_option_of_snakemake_before_the_dashes(capsys):
     assert cli.main(["run", "-n", "experiment=smoke"]) == 2
     assert "headscope run -- -n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["criterion=[dense,qada]"], ["criterion=[dense,qada]", "experiment=smoke"], ["seed=1,2", "benchmark=[ruler]"]],
+)
+def test_snakemake_is_given_overrides_as_they_are_whatever_needs_quoting(overrides):
+    from snakemake.cli import parse_config
+
+    command = snakemake(overrides, [])
+    assert shlex.split(parse_config([command[-1]])["hydra"] or "") == overrides
