@@ -61,7 +61,7 @@ def _show_config(options: list[str]) -> int:
 
 def snakemake(overrides: Sequence[str], passed: Sequence[str]) -> list[str]:
     """Return the command of Snakemake on an experiment, by the interpreter that runs this."""
-    # Snakemake strips quotation marks from both ends of a value, also those of two different overrides; spaces keep them.
+    # Snakemake strips quotation marks from both ends of a value, be they of two different overrides; spaces keep them.
     words = f" {shlex.join(overrides)} " if overrides else ""
     return [sys.executable, "-m", "snakemake", "--config", f"hydra={words}", *passed]
 
