@@ -142,6 +142,20 @@ def exact(query: Tensor, key: Tensor, value: Tensor, position: Tensor, long: Ten
     return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value
 
 
+def compared(
+    runs: list[Run],
+    inputs: list[tuple[Tensor, Tensor, Tensor]],
+    peers: list[str],
+    ideal: float,
+    moved: int,
+    error: float,
+) -> dict[str, Any]:
+    """Times of the runs and of the fastest dense attention over the inputs, with what else a row of the table says."""
+    dense, dense_ms = fastest_dense(inputs, peers)
+    ms = milliseconds(runs)
+    return {"ms": ms, "dense_ms": dense_ms, "dense": dense, "ideal": ideal, "bytes": moved, "error": error}
+
+
 def checked(found: Tensor, true: Tensor, what: str) -> float:
     """Error as a share of the norm; ends the program where it is more than rounding."""
     error = float((found.double() - true).norm() / true.norm())
@@ -150,10 +164,10 @@ def checked(found: Tensor, true: Tensor, what: str) -> float:
     return error
 
 
-def forced_rule(batch: int, heads: int, threshold: float) -> Rule:
-    """A threshold for all pairs; margins count as they are."""
-    ones = torch.ones(heads, device="cuda")
-    return Rule(torch.full((batch, heads), threshold, device="cuda"), ones, 0 * ones)
+def plain_rule(threshold: Tensor) -> Rule:
+    """Thresholds [B, H] of margins that count as they are."""
+    ones = torch.ones(threshold.shape[1], device="cuda")
+    return Rule(threshold, ones, 0 * ones)
 
 
 def measure_mass(case: Case, peers: list[str]) -> dict[str, Any]:
@@ -170,16 +184,8 @@ def measure_mass(case: Case, peers: list[str]) -> dict[str, Any]:
     error = max(float((x[..., some] - y).nan_to_num(0, 0, 0).abs().max()) for x, y in both)
     if not error < 1e-3:
         raise SystemExit(f"mass, {case}: differs from float64 by {error:.1e} nats")
-    name, dense_ms = fastest_dense([(query, key, value)], peers)
     moved = 2 * (query.numel() + key.numel()) + 8 * query.numel() // query.shape[3]
-    return {
-        "ms": milliseconds([run]),
-        "dense_ms": dense_ms,
-        "dense": name,
-        "ideal": 2.0,
-        "bytes": moved,
-        "error": error,
-    }
+    return compared([run], [(query, key, value)], peers, 2.0, moved, error)
 
 
 def measure_prefill(case: Case, peers: list[str]) -> dict[str, Any]:
@@ -190,7 +196,7 @@ def measure_prefill(case: Case, peers: list[str]) -> dict[str, Any]:
     drawn = torch.rand(batch, heads, tokens, device="cuda") < case.long_shares(heads)[:, None]
     drawn &= window.bulk_size(torch.arange(tokens, device="cuda")) > 0
     forced = drawn.view(batch, kv_heads, -1, tokens).transpose(2, 3).contiguous().to(torch.int8)
-    rule = forced_rule(batch, heads, 0.0)
+    rule = plain_rule(torch.zeros(batch, heads, device="cuda"))
 
     def run() -> Tensor:
         prefix = Prefix.of(key, starts, window.sink, window.recent)
@@ -199,17 +205,9 @@ def measure_prefill(case: Case, peers: list[str]) -> dict[str, Any]:
     some = torch.linspace(0, tokens - 1, SAMPLE, device="cuda").long()
     true = exact(query[:, :, some], key, value, some, drawn[:, :, some], window)
     error = checked(run()[:, :, some], true, f"prefill, {case}")
-    name, dense_ms = fastest_dense([(query, key, value)], peers)
     ideal = 1 / max(1 - case.sparsity, 1e-9)
     moved = 4 * (query.numel() + key.numel())
-    return {
-        "ms": milliseconds([run]),
-        "dense_ms": dense_ms,
-        "dense": name,
-        "ideal": ideal,
-        "bytes": moved,
-        "error": error,
-    }
+    return compared([run], [(query, key, value)], peers, ideal, moved, error)
 
 
 def measure_decode(case: Case, peers: list[str]) -> dict[str, Any]:
@@ -221,8 +219,7 @@ def measure_decode(case: Case, peers: list[str]) -> dict[str, Any]:
     order = torch.multinomial(shares.flatten().clamp(min=1e-6), len(groups), replacement=False)
     groups[order[: round((1 - case.sparsity) * len(groups))]] = True
     long = groups.view(batch, kv_heads).repeat_interleave(heads // kv_heads, 1)
-    rule = forced_rule(batch, heads, 0.0)
-    rule.threshold.copy_(torch.where(long, torch.inf, -torch.inf))
+    rule = plain_rule(torch.where(long, torch.inf, -torch.inf))
     bulk = key[:, :, window.sink : -window.recent].float()
     mean = bulk.mean(2, keepdim=True)
     bulk -= mean
@@ -243,18 +240,10 @@ def measure_decode(case: Case, peers: list[str]) -> dict[str, Any]:
     first, last = slice(1), torch.tensor([case.tokens - 1], device="cuda")
     true = exact(query[first], key[first], value[first], last, long[first, :, None], window)
     error = checked(runs[0]()[first, :, None], true, f"decode, {case}")
-    name, dense_ms = fastest_dense(inputs, peers)
     read = int(groups.sum()) * (case.tokens - window.sink - window.recent) + len(groups) * (window.sink + window.recent)
     moved = 4 * dim * read + 2 * covariance.numel()
     ideal = len(groups) / max(int(groups.sum()), 1)  # of the groups that were drawn, a whole number of them
-    return {
-        "ms": milliseconds(runs),
-        "dense_ms": dense_ms,
-        "dense": name,
-        "ideal": ideal,
-        "bytes": moved,
-        "error": error,
-    }
+    return compared(runs, inputs, peers, ideal, moved, error)
 
 
 MEASURES = {"mass": measure_mass, "prefill": measure_prefill, "decode": measure_decode}

@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from headscope.kernels import decode, join, mass, prefill, prefix
+from headscope.kernels import decode, join, mass, padded, prefill, prefix
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
 from headscope.kernels.windows import attend_windows
@@ -39,7 +39,7 @@ def compiled(kernel: Any, types: Mapping[str, str], constants: Mapping[str, int]
 
 def masses(dim: int, group: int) -> Any:
     """The kernel of the masses."""
-    width = max(16, triton.next_power_of_2(dim))
+    width = padded(dim)
     rows, tile, warps, stages = mass.tiling(width)
     types = {"query": "*bf16", "key": "*bf16", "positions": "*i32", "local": "*fp32", "bulk": "*fp32", "bits": "fp32"}
     constants = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile, "STAGES": stages}
@@ -48,13 +48,13 @@ def masses(dim: int, group: int) -> Any:
 
 def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, page: int, groups: int = 64) -> list[Any]:
     """The three stages of adaptive decoding."""
-    width, rows = max(16, triton.next_power_of_2(dim)), max(16, group)
+    width, rows = padded(dim), padded(group)
     halves = ("query", "keys", "values", "outlier_keys", "outlier_values", "centres", "means", "covariance", "output")
     singles = ("size", "spread", "threshold", "slope", "offset", "plain", "plain_mass", "parts", "part_masses")
     types = dict.fromkeys(halves, "*bf16") | dict.fromkeys(singles, "*fp32") | {"bits": "fp32", "long": "*i8"}
     types |= dict.fromkeys(("lengths", "pages", "counts", "reading"), "*i32")
     shape = {"G": group, "D": dim, "WIDTH": width, "N": decode.TILE}
-    deciding = {"M": outliers, "C": clusters, "CENTRES": max(16, triton.next_power_of_2(clusters)), "FULL": full}
+    deciding = {"M": outliers, "C": clusters, "CENTRES": padded(clusters), "FULL": full}
     reading = {**shape, "ROWS": rows, "PAGE": page}
     merging = {**shape, "GROUPS": groups, "PARTS": decode.PARTS}
     return [
@@ -73,7 +73,7 @@ def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, pag
 
 def prefilling(dim: int, group: int) -> list[Any]:
     """Both stages of adaptive prefill."""
-    width = max(16, triton.next_power_of_2(dim))
+    width = padded(dim)
     rows, tile, warps, stages = prefill.tiling(width)
     types = dict.fromkeys(("query", "key", "value", "output", "covariance"), "*bf16") | {
         "bits": "fp32",

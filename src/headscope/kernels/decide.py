@@ -22,6 +22,16 @@ def addresses(pages, b, k, j, there, stride_b, stride_h, stride_t, PAGE: tl.cons
 
 
 @triton.jit
+def is_long(margin, slope, offset, threshold, bulk):
+    """Labels of margins [R]: long where the calibrated margin is below the threshold, or NaN, and there is a bulk.
+
+    Infinite margins are certain: they stay as they are.
+    """
+    calibrated = tl.where(tl.abs(margin) == float("inf"), margin, slope * margin + offset)
+    return ((calibrated >= threshold) == 0) & (bulk > 0)
+
+
+@triton.jit
 def _estimated(
     query, group, size, centres, means, covariance, spread, d, wide, bits,
     D: tl.constexpr, WIDTH: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
@@ -110,9 +120,8 @@ def decide(
         away = tl.math.exp2(-tl.abs(mass - rest))
         margin = LN2 * (tl.maximum(mass - rest, 0.0) + tl.math.log2(1 + away) - tl.math.log2(apart))
     head = k * G + tl.minimum(g, G - 1)
-    calibrated = tl.load(slope + head) * margin + tl.load(offset + head)
-    calibrated = tl.where(tl.abs(margin) == float("inf"), margin, calibrated)
-    chosen = ((calibrated >= tl.load(threshold + row)) == 0) & valid & (bulk > 0)
+    given = tl.load(slope + head), tl.load(offset + head), tl.load(threshold + row)
+    chosen = is_long(margin, given[0], given[1], given[2], bulk) & valid
     if CORRECT:
         window += (value - window) * share[:, None]
     tl.store(output + row[:, None] * D + d[None, :], window.to(output.dtype.element_ty), mask=valid[:, None] & wide)

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from headscope.errors import ShapeError
+from headscope.kernels import LOG2E, padded
 from headscope.kernels.decide import decide
 from headscope.kernels.layer import Cache, Decoded, Outliers, Rest, Rule
 from headscope.kernels.queue import merge, read_bulk
 
-LOG2E = 1.4426950408889634
 TILE = 64
 PARTS = 32
 PER_PROCESSOR = 3
@@ -111,18 +110,18 @@ def decode(
     work = workspace or Workspace.of(query, kv_heads)
     page, table = (0, 0) if cache.pages is None else (cache.keys.shape[2], cache.pages.shape[1])
     pages = cache.lengths if cache.pages is None else cache.pages
-    clusters, width = rest.keys.shape[2], max(16, triton.next_power_of_2(dim))
+    clusters, width = rest.keys.shape[2], padded(dim)
     held = (query, query, cache.lengths) if outliers is None else (outliers.keys, outliers.values, outliers.count)
     warps = 4 if width <= 128 else 8
     strides, bits, long = cache.keys.stride()[:3], scale * LOG2E, work.long.view(torch.int8)
-    rows, many = max(16, triton.next_power_of_2(group)), max(16, triton.next_power_of_2(groups))
+    rows, many = padded(group), padded(groups)
     decide[(groups,)](
         query, cache.keys, cache.values, cache.lengths, pages, *held,
         rest.size, rest.keys, rest.values, rest.covariance, rest.spread, rule.threshold, rule.slope, rule.offset,
         work.plain, work.plain_mass, work.output, long, work.reading,
         *strides, bits, sink, recent, kv_heads, table,
         group, rows, dim, width, TILE, page,
-        0 if outliers is None else outliers.keys.shape[2], clusters, max(16, triton.next_power_of_2(clusters)),
+        0 if outliers is None else outliers.keys.shape[2], clusters, padded(clusters),
         rest.covariance.ndim == 4, rule.lost_output, rule.correction, num_warps=warps,
     )  # fmt: skip
     read_bulk[(work.programs,)](

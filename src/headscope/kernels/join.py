@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headscope.kernels import padded
 from headscope.kernels.decide import addresses
 from headscope.kernels.layer import Cache, Rest
 
@@ -88,7 +89,7 @@ def join(cache: Cache, rest: Rest, means: Means, sink: int, recent: int) -> None
     """
     batch, kv_heads, clusters, dim = rest.keys.shape
     page, table = (0, 0) if cache.pages is None else (cache.keys.shape[2], cache.pages.shape[1])
-    width, centres = max(16, triton.next_power_of_2(dim)), max(16, triton.next_power_of_2(clusters))
+    width, centres = padded(dim), padded(clusters)
     _join[(batch * kv_heads,)](
         cache.keys, cache.values, cache.lengths, cache.lengths if cache.pages is None else cache.pages,
         rest.size, rest.keys, rest.values, means.keys, means.values, means.metric,

@@ -8,15 +8,14 @@ meets N keys at a time. Running sums are [M, LANES]: a column's lane is its numb
 the columns of a lane in one thread, so that the loop over keys exchanges nothing between threads.
 """
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from headscope.kernels import LOG2E, padded
+
 LANES = tl.constexpr(8)
-LOG2E = 1 / math.log(2)
 
 
 @triton.jit
@@ -121,7 +120,7 @@ def masses(
     batch, heads, queries, dim = query.shape
     kv_heads = key.shape[1]
     local, bulk = (torch.empty(batch, heads, queries, device=query.device) for _ in range(2))
-    width = max(16, triton.next_power_of_2(dim))
+    width = padded(dim)
     rows, tile, warps, stages = tiling(width)
     query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
     grid = (triton.cdiv(queries * heads // kv_heads, rows) * batch * kv_heads,)

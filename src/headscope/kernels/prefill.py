@@ -13,12 +13,11 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
+from headscope.kernels import LOG2E, padded
 from headscope.kernels.layer import Decoded, Rule
 from headscope.kernels.prefix import Prefix
 from headscope.kernels.softmax import attended, attended_whole
 from headscope.kernels.windows import attend_windows, rows
-
-LOG2E = 1.4426950408889634
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -111,7 +110,7 @@ def prefill(
     query = query if query.stride(-1) == 1 else query.contiguous()
     batch, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
-    groups, group, width = batch * kv_heads, heads // kv_heads, max(16, triton.next_power_of_2(dim))
+    groups, group, width = batch * kv_heads, heads // kv_heads, padded(dim)
     m, n, warps, stages = tiling(width)
     output = torch.empty(batch, heads, tokens, dim, dtype=query.dtype, device=query.device)
     long = torch.empty(groups, tokens * group, dtype=torch.bool, device=query.device)

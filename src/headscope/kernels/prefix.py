@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headscope.kernels import padded
+
 TILE = 64
 COLUMNS = 64
 """Columns of the sums of products that one program keeps."""
@@ -39,7 +41,7 @@ class Prefix:
         ends = (starts - recent).clamp(min=sink).int()
         total = keys.new_empty(batch, kv_heads, len(ends), dim, dtype=torch.float32)
         square = keys.new_empty(batch, kv_heads, len(ends), dim, dim, dtype=torch.float32)
-        width = max(16, triton.next_power_of_2(dim))
+        width = padded(dim)
         columns = min(COLUMNS, width)
         _sums[(len(ends), batch * kv_heads, width // columns)](
             keys, ends, total, square, *keys.stride()[:3], sink, kv_heads, dim, width, columns, TILE, num_warps=8

@@ -57,8 +57,7 @@ def prefill(
     variance = torch.einsum("bhtd,bhtde,bhte->bht", query, covariance, query).clamp(min=0) * scale**2
     bulk = (position + 1 - sink - recent).clamp(min=0)
     margin = windowed.logsumexp(-1) - ((query * mean).sum(-1) * scale + variance / 2 + bulk.to(query.dtype).log())
-    calibrated = torch.where(margin.isinf(), margin, rule.slope[:, None] * margin + rule.offset[:, None])
-    long = ~(calibrated >= rule.threshold[..., None]) & (bulk > 0)
+    long = _long(margin, rule.slope[:, None], rule.offset[:, None], rule.threshold[..., None]) & (bulk > 0)
     output = torch.where(long[..., None], scores.softmax(-1) @ value, windowed.softmax(-1) @ value)
     return Decoded(output, long)
 
@@ -92,7 +91,10 @@ def _sequence(
         mass = mass + torch.tensor(max(0, int((~local).sum()) - held), dtype=mass.dtype).log()
         found.append((window_mass, window, mass, value, _attended(grouped[k], keys[k], values[k], scale)[1]))
     window_mass, window, mass, value, whole = (torch.cat(parts) for parts in zip(*found, strict=True))
-    long = _long(window_mass, window, mass, value, rule, b) & bool((~local).any())
+    margin = window_mass - mass
+    if rule.lost_output:
+        margin = -(logsigmoid(mass - window_mass) + (value - window).norm(dim=-1).log())
+    long = _long(margin, rule.slope, rule.offset, rule.threshold[b]) & bool((~local).any())
     if rule.correction:
         window = torch.lerp(window, value, (mass - window_mass).sigmoid()[:, None])
     return torch.where(long[:, None], whole, window), long
@@ -114,10 +116,7 @@ def _estimated(query: Tensor, rest: Rest, b: int, k: int, scale: float) -> tuple
     return masses.logsumexp(-1), masses.softmax(-1) @ rest.values[b, k]
 
 
-def _long(window_mass: Tensor, window: Tensor, mass: Tensor, value: Tensor, rule: Rule, b: int) -> Tensor:
-    """Labels of one sequence, [H]."""
-    margin = window_mass - mass
-    if rule.lost_output:
-        margin = -(logsigmoid(mass - window_mass) + (value - window).norm(dim=-1).log())
-    calibrated = torch.where(margin.isinf(), margin, rule.slope * margin + rule.offset)
-    return ~(calibrated >= rule.threshold[b])
+def _long(margin: Tensor, slope: Tensor, offset: Tensor, threshold: Tensor) -> Tensor:
+    """Whether calibrated margins are below the threshold, or NaN; infinite ones stay as they are."""
+    calibrated = torch.where(margin.isinf(), margin, slope * margin + offset)
+    return ~(calibrated >= threshold)

@@ -7,7 +7,7 @@ has M rows, (query, head) pairs of one KV head, the heads of a query side by sid
 import triton
 import triton.language as tl
 
-from headscope.kernels.decide import LN2
+from headscope.kernels.decide import LN2, is_long
 from headscope.kernels.softmax import attended
 
 
@@ -72,9 +72,8 @@ def attend_windows(
     rest = _estimated(q, met, mean, covariance, group, summaries, d, wide, bits, D, M)
     margin = (top + tl.math.log2(total) - rest - tl.math.log2(bulk.to(tl.float32))) * LN2
     head = k * G + pair % G
-    calibrated = tl.load(slope + head) * margin + tl.load(offset + head)
-    calibrated = tl.where(tl.abs(margin) == float("inf"), margin, calibrated)
-    chosen = ((calibrated >= tl.load(threshold + b * kv_heads * G + head)) == 0) & (bulk > 0)
+    given = tl.load(slope + head), tl.load(offset + head), tl.load(threshold + b * kv_heads * G + head)
+    chosen = is_long(margin, given[0], given[1], given[2], bulk)
     label, at = chosen.to(tl.int8), group.to(tl.int64) * tokens * G + pair
     if FORCED:
         given = tl.load(forced + at)
