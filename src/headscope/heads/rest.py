@@ -1,10 +1,13 @@
 """Summaries of the bulk as the decoding kernels read them: clusters, of which a Gaussian is one.
 
+A sequence has one summary, or one of each part of its KV heads where these share their outliers.
+
 Shapes: B sequences, K KV heads, C clusters, D head_dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,19 +18,22 @@ from headscope.errors import ConfigError
 from headscope.heads.estimators import Estimator
 from headscope.heads.estimators.clusters import Clusters, ClusterSummary
 from headscope.heads.estimators.gaussian import Gaussian, GaussianSummary
-from headscope.kernels.join import Means
-from headscope.kernels.layer import Rest
+from headscope.kernels.layer import Means, Rest
 
+Together = Callable[[list[Tensor]], Tensor]
+"""`torch.stack`, a sequence after the other, or `torch.cat`, a KV head after the other."""
 NO_KEY = 1e-6
 """Size of a cluster that stands for a bulk without keys."""
 
 
-def means_of(summaries: Sequence[ClusterSummary]) -> Means:
+def means_of(summaries: Sequence[ClusterSummary], together: Together = torch.stack) -> Means:
     """What streaming clusters need besides, one summary a sequence."""
-    most = max(summary.size.shape[1] for summary in summaries)
-    pairs = [[pad(x, (0, 0, 0, most - x.shape[1])) for x in summary.exact] for summary in summaries]
-    keys, values = (torch.stack(parts).float() for parts in zip(*pairs, strict=True))
-    return Means(keys, values, torch.stack([summary.metric for summary in summaries]).float())
+    return _means([Means(*summary.exact, summary.metric) for summary in summaries], together)
+
+
+def means_of_parts(sequences: Sequence[Sequence[ClusterSummary]]) -> Means:
+    """The same from the summaries of each sequence's parts."""
+    return _means([means_of(parts, torch.cat) for parts in sequences], torch.stack)
 
 
 def rest_of(estimator: Estimator, summaries: Sequence[Any], dtype: torch.dtype) -> Rest:
@@ -36,16 +42,31 @@ def rest_of(estimator: Estimator, summaries: Sequence[Any], dtype: torch.dtype) 
     Raises:
         ConfigError: the kernels do not serve this estimator.
     """
+    read = _reader(estimator)
+    return _rest([read(summary) for summary in summaries], dtype, torch.stack)
+
+
+def rest_of_parts(estimator: Estimator, sequences: Sequence[Sequence[Any]], dtype: torch.dtype) -> Rest:
+    """The same from the summaries of each sequence's parts.
+
+    Raises:
+        ConfigError: the kernels do not serve this estimator.
+    """
+    read = _reader(estimator)
+    wholes = [_rest([read(part) for part in parts], dtype, torch.cat) for parts in sequences]
+    return _rest(wholes, dtype, torch.stack)
+
+
+def _reader(estimator: Estimator) -> Callable[[Any], Rest]:
+    """What turns a summary of some KV heads into a `Rest` without a first dimension of sequences."""
     if isinstance(estimator, Clusters):
-        found = [_of_clusters(summary) for summary in summaries]
-    elif isinstance(estimator, Gaussian) and not estimator.capped and estimator.rank is None:
-        found = [_of_gaussian(estimator, summary) for summary in summaries]
-    else:
-        raise ConfigError(
-            f"estimator {estimator.name!r} has no kernel; choose clusters, or a Gaussian that is neither capped nor of"
-            " low rank nor with values that vary with the keys"
-        )
-    return _stacked(found, dtype)
+        return _of_clusters
+    if isinstance(estimator, Gaussian) and not estimator.capped and estimator.rank is None:
+        return partial(_of_gaussian, estimator)
+    raise ConfigError(
+        f"estimator {estimator.name!r} has no kernel; choose clusters, or a Gaussian that is neither capped nor of"
+        " low rank nor with values that vary with the keys"
+    )
 
 
 def _of_clusters(summary: ClusterSummary) -> Rest:
@@ -64,16 +85,21 @@ def _of_gaussian(estimator: Gaussian, summary: GaussianSummary) -> Rest:
     return Rest(one, mean[:, None], summary.values.value[:, None], covariance, one)
 
 
-def _stacked(parts: Sequence[Rest], dtype: torch.dtype) -> Rest:
-    """All sequences together; one with fewer clusters has empty ones behind them."""
-    most = max(part.size.shape[1] for part in parts)
+def _rest(parts: Sequence[Rest], dtype: torch.dtype, together: Together) -> Rest:
+    """All parts together; one with fewer clusters has empty ones behind them."""
+    found = {part.name: [getattr(of, part.name) for of in parts] for part in fields(Rest)}
+    vectors = {name: _together(found[name], together, -2).to(dtype) for name in ("keys", "values")}
+    numbers = {name: _together(found[name], together, -1).float() for name in ("size", "spread")}
+    covariance = together(found["covariance"]).to(dtype)
+    return Rest(**{name: x.contiguous() for name, x in {**vectors, **numbers, "covariance": covariance}.items()})
 
-    def stack(name: str) -> Tensor:
-        found = [getattr(part, name) for part in parts]
-        if name == "covariance":
-            return torch.stack(found).to(dtype).contiguous()
-        if name in ("keys", "values"):
-            return torch.stack([pad(x, (0, 0, 0, most - x.shape[1])) for x in found]).to(dtype).contiguous()
-        return torch.stack([pad(x, (0, most - x.shape[1])) for x in found]).float().contiguous()
 
-    return Rest(**{part.name: stack(part.name) for part in fields(Rest)})
+def _means(parts: Sequence[Means], together: Together) -> Means:
+    pairs = (_together([getattr(part, name) for part in parts], together, -2) for name in ("keys", "values"))
+    return Means(*(x.float() for x in pairs), together([part.metric for part in parts]).float())
+
+
+def _together(parts: Sequence[Tensor], together: Together, clusters: int) -> Tensor:
+    """Put tensors together whose dimension of clusters, counted from the last, may differ: zeros behind fewer ones."""
+    most, behind = max(part.shape[clusters] for part in parts), [0] * (-2 * clusters - 2)
+    return together([pad(part, (*behind, 0, most - part.shape[clusters])) for part in parts])

@@ -1,37 +1,20 @@
 """Streaming summaries: while decoding, the key that leaves the window joins the nearest cluster of the bulk.
 
-The reference is `headscope.heads.estimators.clusters.Clusters.update`. One launch before a step's decision; it reads
-one key, one value, the clusters' means and the metric of each KV head, whatever T is.
+The references are `headscope.kernels.reference.join` and `headscope.heads.estimators.clusters.Clusters.update`. One
+launch before a step's decision; it reads one key, one value, the clusters' means and the metric of each KV head,
+whatever T is.
 
 Shapes: B sequences, K KV heads, C clusters, D head_dim. A program is one KV head of one sequence.
 """
 
-from dataclasses import dataclass
-
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from headscope.kernels import padded
 from headscope.kernels.decide import addresses
-from headscope.kernels.layer import Cache, Rest
+from headscope.kernels.layer import Cache, Means, Rest
 
 COLUMNS = 64
-
-
-@dataclass(frozen=True)
-class Means:
-    """What the clusters' means in half precision are rounded from; a mean of thousands moves by less than they resolve.
-
-    Attributes:
-        keys: [B, K, C, D], float32.
-        values: [B, K, C, D], float32.
-        metric: factor of the metric in which clusters are near, [B, K, D, D], float32.
-    """
-
-    keys: Tensor
-    values: Tensor
-    metric: Tensor
 
 
 @triton.jit(do_not_specialize=["sink", "recent"])

@@ -62,6 +62,21 @@ class Rest:
 
 
 @dataclass(frozen=True)
+class Means:
+    """What the clusters' means in half precision are rounded from; a mean of thousands moves by less than they resolve.
+
+    Attributes:
+        keys: [B, K, C, D], float32.
+        values: [B, K, C, D], float32.
+        metric: factor of the metric in which clusters are near, [B, K, D, D], float32.
+    """
+
+    keys: Tensor
+    values: Tensor
+    metric: Tensor
+
+
+@dataclass(frozen=True)
 class Rule:
     """Local iff the calibrated margin, slope x margin + offset, reaches the threshold.
 

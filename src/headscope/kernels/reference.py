@@ -5,9 +5,9 @@ Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, N keys of 
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, one_hot
 
-from headscope.kernels.layer import Cache, Decoded, Outliers, Rest, Rule, rows_of
+from headscope.kernels.layer import Cache, Decoded, Means, Outliers, Rest, Rule, rows_of
 
 
 def decode(
@@ -26,6 +26,20 @@ def decode(
     """
     found = [_sequence(query, cache, rest, rule, sink, recent, scale, outliers, b) for b in range(len(query))]
     return Decoded(torch.stack([output for output, _ in found]), torch.stack([long for _, long in found]))
+
+
+def join(cache: Cache, rest: Rest, means: Means, sink: int, recent: int) -> None:
+    """Update `rest` and `means` in place by the last key behind the window of each sequence; once a step, no pages."""
+    leaving = cache.lengths.long() - recent - 1
+    at = leaving.clamp(min=0)[:, None, None, None].expand(-1, *cache.keys.shape[1:2], 1, cache.keys.shape[3])
+    key, value = (x.gather(2, at).to(means.keys.dtype) for x in (cache.keys, cache.values))
+    distance = ((key - means.keys) @ means.metric).square().sum(-1).masked_fill(rest.size == 0, torch.inf)
+    joined = one_hot(distance.argmin(-1), rest.size.shape[-1]) * (leaving >= sink)[:, None, None]
+    rest.size.add_(joined)
+    step = (joined / rest.size.clamp(min=torch.finfo(rest.size.dtype).tiny))[..., None]
+    for new, exact, held in ((key, means.keys, rest.keys), (value, means.values, rest.values)):
+        exact.add_(torch.where(step > 0, new - exact, 0) * step)
+        held.copy_(torch.where(step > 0, exact.to(held.dtype), held))
 
 
 def prefill(
