@@ -1,3 +1,36 @@
-"""headscope: which attention heads need the long context, per query."""
+"""headscope: which attention heads need the long context, per query.
+
+The library's own names are loaded when they are first used, so that `import headscope` stays fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headscope.heads.window import Window
+    from headscope.models.adaptive import Run, Sparsity, adaptive
+    from headscope.models.adaptive_criterion import AdaptiveCriterion
+    from headscope.models.calibrate import calibrate
+    from headscope.models.criterion_file import load
 
 __version__ = "0.1.0"
+__all__ = ["AdaptiveCriterion", "Run", "Sparsity", "Window", "adaptive", "calibrate", "load"]
+_HOMES = {
+    "AdaptiveCriterion": "models.adaptive_criterion",
+    "Run": "models.adaptive",
+    "Sparsity": "models.adaptive",
+    "Window": "heads.window",
+    "adaptive": "models.adaptive",
+    "calibrate": "models.calibrate",
+    "load": "models.criterion_file",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -95,8 +95,8 @@ def _rest(parts: Sequence[Rest], dtype: torch.dtype, together: Together) -> Rest
 
 
 def _means(parts: Sequence[Means], together: Together) -> Means:
-    pairs = (_together([getattr(part, name) for part in parts], together, -2) for name in ("keys", "values"))
-    return Means(*(x.float() for x in pairs), together([part.metric for part in parts]).float())
+    keys, values = (_together([getattr(part, name) for part in parts], together, -2) for name in ("keys", "values"))
+    return Means(keys.float(), values.float(), together([part.metric for part in parts]).float())
 
 
 def _together(parts: Sequence[Tensor], together: Together, clusters: int) -> Tensor:

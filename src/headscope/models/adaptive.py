@@ -1,0 +1,226 @@
+"""`headscope.adaptive`: a model generates as always, but each head reads the long context only where it must.
+
+Forwards of several tokens (the prompt, a next turn, candidates of assisted decoding) attend densely by transformers'
+own SDPA function; where they end is a boundary. Each forward of one token behind it is decided, from the first
+generated token on. Sliding layers are left alone.
+
+Shapes: B rows, H query heads, K KV heads, T keys, D head_dim.
+"""
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, StaticLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from headscope.errors import ConfigError, UnsupportedModelError
+from headscope.models.adaptive_criterion import AdaptiveCriterion
+from headscope.models.counts import LocalCounts
+from headscope.models.decoding import Decoding, Pair
+from headscope.models.geometry import FULL, geometry
+from headscope.models.identity import refuse_other
+
+NAME = "headscope_adaptive"
+
+
+class Sparsity(NamedTuple):
+    """Shares of local pairs, over the queries that had a bulk; NaN without any.
+
+    Attributes:
+        head: of (query, query head) pairs.
+        group: of (query, KV group) pairs; a group is local, and its keys unread, only if all of its heads are.
+        queries: how many were counted, the sum over rows.
+    """
+
+    head: float
+    group: float
+    queries: int
+
+
+class Run:
+    """What happens inside a block."""
+
+    def __init__(self, model: PreTrainedModel, criterion: AdaptiveCriterion, threshold: float):
+        self._model, self._criterion, self._threshold = model, criterion, threshold
+        self._full = geometry(model.config).full_layers
+        eos = getattr(model.generation_config, "eos_token_id", None)
+        self._eos = torch.tensor([] if eos is None else eos).flatten()
+        self._decoding: Decoding | None = None
+        self._last: tuple[weakref.ref[Any], int] | None = None
+        self._alive = torch.ones(0, dtype=torch.bool)
+        self._counts: list[LocalCounts] = []
+
+    @property
+    def rows(self) -> list[Sparsity]:
+        """Of each row of each boundary, in order; a row counts until it is fed a stop token of the model's."""
+        return [
+            Sparsity(*counts.sparsity(row), counts.queries(row))
+            for counts in self._counts
+            for row in range(counts.rows)
+        ]
+
+    @property
+    def sparsity(self) -> Sparsity:
+        """Mean over rows, each of which weighs the same."""
+        known = [row for row in self.rows if row.queries]
+        if not known:
+            return Sparsity(float("nan"), float("nan"), 0)
+        head, group, queries = (sum(values) for values in zip(*known, strict=True))
+        return Sparsity(head / len(known), group / len(known), int(queries))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def before_forward(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        """Hook of the decoder: where one token follows a cache, hand the decision to the attention function.
+
+        Raises:
+            ConfigError: the model is in training mode.
+            UnsupportedModelError: the cache or the mask is of a kind that is not served.
+        """
+        if decoder.training:
+            raise ConfigError("the model is in training mode (model.training = True); call model.eval()")
+        ids, cache = given.get("input_ids", args[0] if args else None), given.get("past_key_values")
+        tokens = ids if ids is not None else given["inputs_embeds"]
+        length = 0 if cache is None else int(cache.get_seq_length(self._full[0]))
+        if tokens.shape[1] > 1 or not length:
+            self._decoding = None
+            return None
+        if self._decoding is None or self._last is None or self._last[0]() is not cache or self._last[1] != length:
+            self._decoding = self._at_boundary(cache, length, tokens, given)
+        if ids is not None:
+            self._alive = self._alive & ~torch.isin(ids[:, 0], self._eos.to(ids.device))
+        self._decoding.step(length + 1, self._alive)
+        self._last = weakref.ref(cache), length + 1
+        return args, {**given, "headscope": self._decoding}
+
+    def _at_boundary(self, cache: Any, length: int, tokens: Tensor, given: Mapping[str, Any]) -> Decoding:
+        rows, positions = len(tokens), given.get("position_ids")
+        starts = _starts(given.get("attention_mask"), rows, length)
+        at = [length] * rows if positions is None else positions.expand(rows, -1)[:, 0].tolist()
+        caches, spans = _pairs(cache, self._full), [(start, length) for start in starts]
+        decoding = Decoding(self._model, self._criterion, self._threshold, caches, spans, at)
+        self._alive = torch.ones(rows, dtype=torch.bool, device=tokens.device)
+        self._counts.append(decoding.counts)
+        return decoding
+
+    def close(self) -> None:
+        """Let go of the cache's summaries; the counts stay."""
+        self._decoding = None
+
+
+def _pairs(cache: Any, layers: tuple[int, ...]) -> dict[int, Pair]:
+    """Keys and values of some layers.
+
+    Raises:
+        UnsupportedModelError: the cache does not hold them as they are, in one piece, where they are used.
+    """
+    for layer in (cache.layers[i] for i in layers):
+        if type(layer) not in (DynamicLayer, StaticLayer) or cache.offloading:
+            kind = "an offloaded" if cache.offloading else f"a {type(layer).__name__} of a"
+            raise UnsupportedModelError(
+                f"{kind} {type(cache).__name__} is not served; use cache_implementation='dynamic' or 'static'"
+            )
+    return {i: (cache.layers[i].keys, cache.layers[i].values) for i in layers}
+
+
+def _starts(mask: Any, rows: int, length: int) -> list[int]:
+    """First key of each row that is no padding, by a mask [B, T], or bool [B, 1, 1, T], or several by kind of layer.
+
+    Raises:
+        UnsupportedModelError: the mask hides more than keys before the others.
+    """
+    mask = mask.get(FULL) if isinstance(mask, Mapping) else mask
+    if mask is None:
+        return [0] * rows
+    if mask.ndim == 4 and mask.dtype == torch.bool:
+        mask = mask[:, 0, -1]
+    if mask.ndim != 2:
+        raise UnsupportedModelError(
+            f"an attention_mask of {mask.ndim} dimensions and {mask.dtype} is not served; give one of [rows, tokens]"
+        )
+    seen = mask[:, :length].bool().cpu().expand(rows, -1)
+    starts = seen.int().argmax(1)
+    if not torch.equal(seen, torch.arange(length) >= starts[:, None]):
+        raise UnsupportedModelError(
+            "attention_mask hides tokens behind a row's first; pad on the left: tokenizer.padding_side = 'left'"
+        )
+    found: list[int] = starts.tolist()
+    return found
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    headscope: Decoding | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The registered function; the signature is transformers'. What the cache's rows hold needs no mask."""
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    if headscope is None or layer not in headscope.layers:
+        found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return found
+    return headscope.attend(layer, query, key, value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, _forward)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _refuse_beams(*_: Any) -> NoReturn:
+    raise UnsupportedModelError("num_beams > 1 reorders rows, which is not served; use num_beams=1")
+
+
+@contextmanager
+def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: float | None = None) -> Iterator[Run]:
+    """Inside the block the model's heads read the long context only where the criterion asks for it.
+
+    Greedy decoding, sampling, several return sequences, batches padded on the left, dynamic and static caches and
+    `torch.compile` (with a graph break at each attention call) are served. At the first generated token the rows'
+    outliers and summaries are made, which takes a pass over the cache for each row.
+
+    Args:
+        model: in evaluation mode; the one that the criterion was calibrated for.
+        criterion: from `headscope.calibrate` or `headscope.load`.
+        sparsity: a target that was calibrated; None: the only or first one.
+
+    Yields:
+        A run whose `sparsity`, and `rows` for each row, say how many pairs were local.
+
+    Raises:
+        ConfigError: blocks are nested, the target was not calibrated or the model is in training mode.
+        AssetError: the criterion belongs to another model.
+        UnsupportedModelError: beams, a mask that is no left padding, or another kind of cache.
+    """
+    refuse_nested(model)
+    refuse_other(criterion.model, model)
+    run = Run(model, criterion, criterion.threshold(sparsity))
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    hook = model.get_decoder().register_forward_pre_hook(run.before_forward, with_kwargs=True)
+    model._reorder_cache = _refuse_beams  # what transformers calls to reorder rows, if it is there
+    try:
+        yield run
+    finally:
+        del model._reorder_cache
+        hook.remove()
+        model.set_attn_implementation(before)
+        run.close()
+
+
+def refuse_nested(model: PreTrainedModel) -> None:
+    """Refuse a model that is inside a block.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if model.config._attn_implementation == NAME:
+        raise ConfigError("the model is inside an `adaptive` block already; leave it first, blocks do not nest")

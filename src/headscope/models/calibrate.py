@@ -1,0 +1,201 @@
+"""`headscope.calibrate`: fits a criterion to a model on some prompts, as the workflow's stages do, in memory.
+
+Dense greedy answers, probes from them, then one dense pass a prompt in which the criterion is asked for its margins.
+
+Shapes: N rows (layer, query) of one prompt, H query heads, Q queries.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headscope.errors import ConfigError, LengthError
+from headscope.heads.criteria import build
+from headscope.heads.margin_fits import fit as fit_map
+from headscope.heads.margin_maps import MarginMap
+from headscope.heads.rules import RULES
+from headscope.heads.window import Window
+from headscope.models import probes as probing
+from headscope.models.adaptive import refuse_nested
+from headscope.models.adaptive_criterion import LOST_OUTPUT, RECIPES, AdaptiveCriterion, Recipe
+from headscope.models.attention import check_logits
+from headscope.models.generation import greedy_answer, stop_tokens
+from headscope.models.geometry import geometry, refuse_unsupported
+from headscope.models.identity import identity
+from headscope.models.margins import LayerMargins, margins
+from headscope.models.shared_prefix import Rows
+
+Array = NDArray[Any]
+Prompt = str | tuple[str, str]
+"""A text, or its context and the question behind it."""
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A prompt with the dense model's answer.
+
+    Attributes:
+        prompt: token ids.
+        boundary: first token whose query is recorded.
+        answer: token ids without the stop token.
+        fed: those of them that were read again.
+    """
+
+    prompt: list[int]
+    boundary: int
+    answer: list[int]
+    fed: list[int]
+
+
+def calibrate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    criterion: str = LOST_OUTPUT,
+    sparsity: float | Sequence[float] = 0.8,
+    window: Window | None = None,
+    outliers: int | None = None,
+    probes: int = 64,
+    max_new_tokens: int = 64,
+    add_special_tokens: bool = False,
+) -> AdaptiveCriterion:
+    """Fit a criterion to a model: probes, each head's weight and a threshold for each target.
+
+    A handful of prompts like those to come, of about their length, is enough; a threshold holds at the length it was
+    fitted at. Every prompt costs a greedy answer and two dense passes.
+
+    Args:
+        model: in evaluation mode, on its device; of a kind that `headscope.adaptive` serves.
+        tokenizer: its fast tokenizer.
+        prompts: as the model is given them, chat template included. The queries of the generated tokens are what is
+            fitted; of (context, question) those of the question too, as if decisions began with it.
+        criterion: `lost_output`, `lost_output_even`, `lost_output_gaussian` or `qada`; README.md says what they do.
+        sparsity: targets: shares of local (query, head) pairs on these prompts, in (0, 1).
+        window: first and last keys that every head reads; None: 16 and 128.
+        outliers: keys of a KV head that belong to the window too, in the mean; None: the criterion's own number.
+        probes: queries a head that stand for those to come, of all prompts together.
+        max_new_tokens: of an answer, 2 at least.
+        add_special_tokens: whether the tokenizer adds those (a text with a chat template has them already).
+
+    Raises:
+        ConfigError: an argument is out of range, or no prompt is longer than the window.
+        LengthError: a prompt leaves no context, or no room for its answer.
+        UnsupportedModelError: the model's attention is not implemented.
+    """
+    refuse_nested(model)
+    refuse_unsupported(model.config)
+    check_logits(model)
+    targets = [sparsity] if isinstance(sparsity, float | int) else list(sparsity)
+    recipe = _recipe(criterion, outliers)
+    _refuse_arguments(targets, prompts, max_new_tokens, probes)
+    window, eos = window or Window(), stop_tokens(model, tokenizer)
+    answered = [_answered(model, tokenizer, prompt, max_new_tokens, eos, add_special_tokens) for prompt in prompts]
+    fitted = None
+    if recipe.outliers.count or recipe.kind == LOST_OUTPUT:
+        texts = [probing.Answered(one.prompt + one.answer, one.boundary) for one in answered]
+        fitted = probing.fit(model, texts, probes)
+    found = [_margins(model, one, recipe, window, fitted) for one in answered]
+    margin_map = _map(recipe, found)
+    margin, exact = [_calibrated(margin_map, layers) for layers in found], [_rows(layers, "exact") for layers in found]
+    return AdaptiveCriterion(
+        criterion,
+        recipe,
+        window,
+        {target: RULES["sparsity"].threshold(margin, exact, target) for target in targets},
+        margin_map,
+        fitted,
+        tuple(len(one.prompt) for one in answered),
+        identity(model),
+    )
+
+
+def _recipe(name: str, outliers: int | None) -> Recipe:
+    if name not in RECIPES:
+        raise ConfigError(f"criterion={name!r} is unknown; choose one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    if outliers is None:
+        return recipe
+    if outliers < 0 or not recipe.outliers.rules:
+        raise ConfigError(f"outliers={outliers}: {name} takes {'0 or more' if recipe.outliers.rules else 'none'}")
+    return replace(recipe, outliers=replace(recipe.outliers, count=outliers))
+
+
+def _refuse_arguments(targets: Sequence[float], prompts: Sequence[Prompt], max_new_tokens: int, probes: int) -> None:
+    if not targets or not all(0 < target < 1 for target in targets):
+        raise ConfigError(f"sparsity={targets}: every target must lie between 0 and 1, as 0.8 does")
+    if isinstance(prompts, str) or not len(prompts):
+        raise ConfigError("prompts must be a list of at least one text, or (context, question) pair")
+    if max_new_tokens < 2 or probes < 1:
+        raise ConfigError(f"max_new_tokens={max_new_tokens}, probes={probes}: ask for 2 and 1 at least")
+
+
+def _answered(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    max_new_tokens: int,
+    eos: Sequence[int],
+    special: bool,
+) -> _Answered:
+    """Tokenise a prompt once, as a whole, and let the dense model answer it.
+
+    Raises:
+        ConfigError: the tokenizer knows no character offsets.
+        LengthError: a prompt leaves no context, or no room for its answer.
+    """
+    if not tokenizer.is_fast:
+        raise ConfigError(f"tokenizer {type(tokenizer).__name__} gives no character offsets; use a fast tokenizer")
+    context, question = (prompt, "") if isinstance(prompt, str) else prompt
+    encoded = tokenizer(context + question, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    ids: list[int] = encoded.input_ids
+    starts = [start for start, _ in encoded.offset_mapping]
+    boundary = bisect_left(starts, len(context)) if question else len(ids)
+    longest = geometry(model.config).positions
+    if boundary < 1 or len(ids) + max_new_tokens > longest:
+        raise LengthError(
+            f"a prompt of {len(ids)} tokens, {boundary} of them context, with max_new_tokens={max_new_tokens}: give it"
+            f" a context, and at most {longest} tokens with the answer, which is what the model holds"
+        )
+    answer, stop = greedy_answer(model, ids, max_new_tokens, eos, min_new_tokens=1)
+    return _Answered(ids, boundary, answer, answer if stop == "eos" else answer[:-1])
+
+
+def _margins(
+    model: PreTrainedModel, one: _Answered, recipe: Recipe, window: Window, fitted: probing.Fitted | None
+) -> dict[int, LayerMargins]:
+    """Margins by layer of the queries that have a bulk, float32 on the CPU."""
+    rows = Rows(build({"kind": recipe.kind}, [{"threshold": 0.0}], recipe.built_estimator()), 1, recipe.outliers)
+    [found] = margins(model, [*one.prompt, *one.fed], one.boundary, [rows], window, fitted)
+    certain = torch.stack([layer.margin.isposinf().all(0) for layer in found.values()]).all(0)
+    return {
+        index: LayerMargins(*(getattr(layer, name)[:, ~certain].float().cpu() for name in ("margin", "exact", "lost")))
+        for index, layer in found.items()
+    }
+
+
+def _map(recipe: Recipe, found: Sequence[Mapping[int, LayerMargins]]) -> MarginMap:
+    """Weigh each head by what it loses where the criterion predicts losses; shares need no map."""
+    if recipe.kind != LOST_OUTPUT:
+        return MarginMap({})
+    layers = [np.repeat([*prompt], [layer.margin.shape[1] for layer in prompt.values()]) for prompt in found]
+    margin, lost = [_rows(prompt, "margin") for prompt in found], [-_rows(prompt, "lost") for prompt in found]
+    return fit_map("energy", margin, lost, layers, local=0.0)
+
+
+def _rows(layers: Mapping[int, LayerMargins], name: str) -> Array:
+    """One layer's queries after the other's, [N, H]."""
+    return np.concatenate([getattr(layer, name).T.numpy() for layer in layers.values()])
+
+
+def _calibrated(margin_map: MarginMap, layers: Mapping[int, LayerMargins]) -> Array:
+    """Margins as the criterion compares them with its threshold, float64 [N, H]."""
+    return np.concatenate(
+        [margin_map.apply(index, layer.margin[None].double())[0].T.numpy() for index, layer in layers.items()]
+    )
