@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adaptive_cases import NEW, WINDOW, at, calibrated, generated, small
+from adaptive_cases import IDS, NEW, WINDOW, at, calibrated, generated, small
 from tiny_models import EOS, random_ids
 from transformers import CompileConfig, DynamicCache
 
@@ -13,7 +13,6 @@ from headscope.models.engine import decode
 from headscope.models.shared_prefix import Rows
 
 FAMILIES = ["llama", "llama_mha", "mistral", "qwen2", "qwen3", "gemma3", "phi3"]
-IDS = [random_ids(length, seed) for seed, length in enumerate((80, 57, 12))]
 RECIPES = ["lost_output", "lost_output_even", "lost_output_gaussian", "qada"]
 
 

@@ -55,12 +55,13 @@ def save(criterion: AdaptiveCriterion, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(_tensors(criterion), temporary, {KEY: json.dumps(plain)})
-        os.replace(temporary, path)
+        try:
+            save_file(_tensors(criterion), temporary, {KEY: json.dumps(plain)})
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise AssetError(f"cannot write {path}: {error}; choose another path") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:

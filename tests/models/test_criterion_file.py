@@ -1,0 +1,117 @@
+"""A saved criterion is the same when it is loaded, and is refused where it does not belong."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from adaptive_cases import IDS, calibrated, generated, small
+from safetensors.torch import load_file, save_file
+
+import headscope
+from headscope.errors import AssetError
+from headscope.models.identity import weights_digest
+
+
+def equal(a, b) -> bool:
+    """Whether all tensors of two criteria and all else are the same."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, tuple) and hasattr(a, "_fields"):
+        return all(map(equal, a, b))
+    return equal(vars(a), vars(b)) if hasattr(a, "__dataclass_fields__") else a == b
+
+
+@pytest.mark.parametrize("recipe", ["lost_output", "lost_output_gaussian", "qada"])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path, recipe: str, family: str) -> None:
+    model, path = small(family), tmp_path / "new" / "criterion.safetensors"
+    criterion = calibrated(model, recipe)
+    for _ in range(2):  # an older file is replaced
+        criterion.save(path)
+    loaded = headscope.load(str(path), model)
+    assert equal(loaded, criterion) and not equal(replace(loaded, name="other"), criterion)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    with headscope.adaptive(model, criterion) as run:
+        expected = generated(model, IDS)
+    with headscope.adaptive(model, loaded) as again:
+        assert torch.equal(generated(model, IDS), expected)
+    assert again.rows == run.rows
+
+
+def saved(tmp_path: Path) -> tuple:
+    """A model, its criterion's file, and what the file says."""
+    model, path = small(), tmp_path / "criterion.safetensors"
+    calibrated(model).save(path)
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return model, path, json.loads(file.metadata()["headscope"])
+
+
+def test_a_file_says_what_made_it(tmp_path: Path) -> None:
+    _, _, plain = saved(tmp_path)
+    assert plain["format"] == 1 and plain["headscope"] == headscope.__version__
+    assert plain["window"] == {"sink": 4, "recent": 16} and plain["prompt_tokens"] == [70, 79, 88]
+    assert plain["outliers"] == {"rules": ["probe_attention"], "count": 6, "bits": 4, "shared": 0.5}
+    assert [target for target, _ in plain["thresholds"]] == [0.3, 0.7]
+    assert (plain["model"]["layers"], plain["model"]["head_dim"]) == (3, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.update(format=2), r"format 2 of headscope 0.1.0, this is .* reads format 1; calibrate again"),
+        (lambda p: p["model"].update(head_dim=16), "head_dim = 16, this one has 8; load that model, or calibrate"),
+        (lambda p: p["model"]["rope_parameters"].update(rope_theta=5.0), "rope_parameters = .*5.0.*, this one has .*"),
+        (lambda p: p["model"].update(weights="00ff"), "weights = 00ff, this one has "),
+        (lambda p: p["window"].update(recent=900), "window {'sink': 4, 'recent': 900} for 512 positions; calibrate"),
+        (lambda p: p["window"].update(sink=-1), "window {'sink': -1"),
+    ],
+)
+def test_a_file_of_another_format_model_or_window_is_refused(tmp_path: Path, change, message: str) -> None:
+    model, path, plain = saved(tmp_path)
+    change(plain)
+    save_file(load_file(path), path, {"headscope": json.dumps(plain)})
+    with pytest.raises(AssetError, match=message):
+        headscope.load(path, model)
+
+
+def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    model, path, _ = saved(tmp_path)
+    with pytest.raises(AssetError, match=r"none.safetensors does not exist; make it with headscope.calibrate"):
+        headscope.load(tmp_path / "none.safetensors", model)
+    save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(AssetError, match="has format None"):
+        headscope.load(tmp_path / "other.safetensors", model)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(AssetError, match="is damaged"):
+        headscope.load(path, model)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, path, _ = saved(tmp_path)
+    before, criterion = path.read_bytes(), calibrated(model, "qada")
+    with pytest.raises(AssetError, match=r"cannot write .*; choose another path"):
+        criterion.save(path / "below.safetensors")
+
+    def fails(*_) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", fails)
+    with pytest.raises(AssetError, match="no space left"):
+        criterion.save(path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_digest_of_the_weights_sees_training_but_no_cast() -> None:
+    model = small(dtype=torch.bfloat16)
+    before = weights_digest(model)
+    assert weights_digest(model.float()) == before
+    with torch.no_grad():
+        model.get_decoder().layers[1].self_attn.q_proj.weight.mul_(1.001)
+    assert weights_digest(model) != before
+    assert weights_digest(small("qwen2")) != weights_digest(small("llama"))
