@@ -1,4 +1,5 @@
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -14,10 +15,9 @@ SINK, RECENT = 5, 20
 
 
 @pytest.mark.parametrize("clusters", [1, 4, 20])
-@pytest.mark.parametrize("page", [0, 16])
-def test_keys_that_leave_the_window_join_as_in_the_library(device, dtype, clusters, page) -> None:
-    from headscope.kernels.join import join
-
+@pytest.mark.parametrize(("join", "page"), [("kernel", 0), ("kernel", 16), ("reference", 0)])
+def test_keys_that_leave_the_window_join_as_in_the_library(device, dtype, clusters, join, page) -> None:
+    join = import_module({"kernel": "headscope.kernels.join", "reference": "headscope.kernels.reference"}[join]).join
     steps, lengths = 12, (180, 18, 60)  # the second one has no bulk at first
     layer = drawn(device, dtype, lengths=[length + steps for length in lengths], outliers=0)
     estimator, window = Clusters("clusters", clusters, "diagonal"), Window(SINK, RECENT)

@@ -52,8 +52,9 @@ def generated(model: PreTrainedModel, ids: list[list[int]], **options) -> torch.
     most = max(map(len, ids))
     tokens = torch.tensor([[0] * (most - len(row)) + row for row in ids])
     mask = torch.tensor([[0] * (most - len(row)) + [1] * len(row) for row in ids])
+    tokens, mask = tokens.to(model.device), mask.to(model.device)
     asked = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, **options}
-    return model.generate(tokens, attention_mask=mask, **asked)[:, most:]
+    return model.generate(tokens, attention_mask=mask, **asked)[:, most:].cpu()
 
 
 def small(family: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -1,0 +1,87 @@
+"""`headscope.calibrate` finds what the workflow's stages find on the same prompts, and its recipes are conf's."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import headscope
+from headscope.models.adaptive_criterion import RECIPES
+from headscope.pipeline import plan
+from headscope.pipeline.commands import stage
+from headscope.pipeline.inputs import build_outliers, load_model, load_prompts
+from headscope.pipeline.parents import Parents
+
+ROOT = Path(__file__).parents[2]
+CRITERIA = ("lost_output", "lost_output_gaussian", "qada")
+OUTLIERS = 12
+OVERRIDES = [
+    "experiment=smoke",
+    "benchmark.ruler.tasks=[fwe]",
+    "benchmark.ruler.lengths=[640]",
+    f"criterion=[dense,{','.join(CRITERIA)}]",
+    *(f"criterion.{name}.outliers.count={OUTLIERS}" for name in CRITERIA[:2]),
+]
+STAGES = ("assets", "prompts", "dense", "probes", "moments", "oracle", "margins", "calibration")
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory) -> tuple:
+    """The folder of results and its plan, run up to calibration."""
+    folder, planned = tmp_path_factory.mktemp("results"), plan.build(OVERRIDES, ROOT)
+    for node in planned:
+        if node.stage in STAGES:
+            stage.run(
+                node.stage, json.loads(node.spec), folder / node.address, [folder / p.address for p in node.parents]
+            )
+    return folder, planned
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_probes_maps_and_thresholds_are_the_workflows(workflow, name: str) -> None:
+    folder, planned = workflow
+    [dense] = planned.nodes["dense"].values()
+    loaded = load_model(json.loads(dense.spec), parents := Parents([folder / p.address for p in dense.parents]))
+    rows = [prompt.row for prompt in load_prompts(parents, loaded) if prompt.row["split"] == "calibration"]
+    [node] = [n for n in planned.nodes["calibration"].values() if json.loads(n.spec)["criterion"] == name]
+    expected = json.loads((folder / node.address / "calibration.json").read_text())["targets"]
+    found = headscope.calibrate(
+        loaded.model,
+        loaded.tokenizer,
+        [(row["text"][: row["question_offset"]], row["text"][row["question_offset"] :]) for row in rows],
+        criterion=name,
+        sparsity=[float(target) for target in expected],
+        outliers=None if name == "qada" else OUTLIERS,
+        max_new_tokens=rows[0]["max_new_tokens"],
+    )
+    for target, entry in expected.items():
+        assert found.thresholds[float(target)] == pytest.approx(entry["threshold"], rel=1e-5)
+        assert ("map" in entry) == bool(found.map.layers)
+        for part in entry.get("map", {}):
+            np.testing.assert_allclose(found.map.plain()[part], entry["map"][part], rtol=1e-5)
+    if found.probes is not None:
+        [probes] = planned.nodes["probes"].values()
+        theirs = load_file(folder / probes.address / "probes.safetensors")
+        torch.testing.assert_close(torch.stack(list(found.probes.queries.values())), theirs["queries"])
+        torch.testing.assert_close(torch.stack(list(found.probes.weight.values())), theirs["weight"])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_the_yaml_of_its_name(name: str) -> None:
+    # A criterion with probes needs one with margins beside it, so that all are composed together.
+    config = plan.build([f"criterion=[dense,{','.join(RECIPES)}]"], ROOT).points[0].config.criterion[name]
+    estimator = {k: v for k, v in dataclasses.asdict(config.estimator).items() if v is not None}
+    recipe = RECIPES[name]
+    assert recipe.kind == config.kind
+    assert {k: v for k, v in estimator.items() if k in recipe.estimator} == recipe.estimator
+    assert recipe.outliers == build_outliers(config.outliers and dataclasses.asdict(config.outliers))
+
+
+def test_the_windows_and_numbers_of_probes_and_prompts_are_the_workflows_defaults() -> None:
+    config = plan.build([], ROOT).points[0].config
+    assert dataclasses.asdict(headscope.Window()) == {"sink": config.window.sink, "recent": config.window.recent}
+    assert headscope.calibrate.__kwdefaults__["probes"] == config.calibration.probes
