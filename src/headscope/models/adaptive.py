@@ -21,8 +21,9 @@ from transformers.masking_utils import sdpa_mask
 
 from headscope.errors import ConfigError, UnsupportedModelError
 from headscope.models.adaptive_criterion import AdaptiveCriterion
+from headscope.models.boundary import Pair, states
 from headscope.models.counts import LocalCounts
-from headscope.models.decoding import Decoding, Pair
+from headscope.models.decoding import Decoding
 from headscope.models.geometry import FULL, geometry
 from headscope.models.identity import refuse_other
 
@@ -54,16 +55,13 @@ class Run:
         self._decoding: Decoding | None = None
         self._last: tuple[weakref.ref[Any], int] | None = None
         self._alive = torch.ones(0, dtype=torch.bool)
-        self._counts: list[LocalCounts] = []
+        self._ended: list[LocalCounts] = []
 
     @property
     def rows(self) -> list[Sparsity]:
         """Of each row of each boundary, in order; a row counts until it is fed a stop token of the model's."""
-        return [
-            Sparsity(*counts.sparsity(row), counts.queries(row))
-            for counts in self._counts
-            for row in range(counts.rows)
-        ]
+        counts = [*self._ended, *([] if self._decoding is None else [self._decoding.counts()])]
+        return [Sparsity(*of.sparsity(row), of.queries(row)) for of in counts for row in range(of.rows)]
 
     @property
     def sparsity(self) -> Sparsity:
@@ -88,9 +86,10 @@ class Run:
         tokens = ids if ids is not None else given["inputs_embeds"]
         length = 0 if cache is None else int(cache.get_seq_length(self._full[0]))
         if tokens.shape[1] > 1 or not length:
-            self._decoding = None
+            self.end()
             return None
         if self._decoding is None or self._last is None or self._last[0]() is not cache or self._last[1] != length:
+            self.end()
             self._decoding = self._at_boundary(cache, length, tokens, given)
         if ids is not None:
             self._alive = self._alive & ~torch.isin(ids[:, 0], self._eos.to(ids.device))
@@ -103,14 +102,15 @@ class Run:
         starts = _starts(given.get("attention_mask"), rows, length)
         at = [length] * rows if positions is None else positions.expand(rows, -1)[:, 0].tolist()
         caches, spans = _pairs(cache, self._full), [(start, length) for start in starts]
-        decoding = Decoding(self._model, self._criterion, self._threshold, caches, spans, at)
+        layers = states(self._model, self._criterion, self._threshold, caches, spans, at)
         self._alive = torch.ones(rows, dtype=torch.bool, device=tokens.device)
-        self._counts.append(decoding.counts)
-        return decoding
+        return Decoding(layers, starts, self._criterion.window, tokens.device)
 
-    def close(self) -> None:
-        """Let go of the cache's summaries; the counts stay."""
-        self._decoding = None
+    def end(self) -> None:
+        """Let go of what a boundary left; the counts stay."""
+        if self._decoding is not None:
+            self._ended.append(self._decoding.counts())
+            self._decoding = None
 
 
 def _pairs(cache: Any, layers: tuple[int, ...]) -> dict[int, Pair]:
@@ -213,7 +213,7 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
         del model._reorder_cache
         hook.remove()
         model.set_attn_implementation(before)
-        run.close()
+        run.end()
 
 
 def refuse_nested(model: PreTrainedModel) -> None:
