@@ -5,9 +5,8 @@ Dense greedy answers, probes from them, then one dense pass a prompt in which th
 Shapes: N rows (layer, query) of one prompt, H query heads, Q queries.
 """
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from headscope.errors import ConfigError, LengthError
+from headscope.errors import ConfigError
+from headscope.heads.calibration import no_pairs
 from headscope.heads.criteria import build
 from headscope.heads.margin_fits import fit as fit_map
 from headscope.heads.margin_maps import MarginMap
@@ -24,33 +24,15 @@ from headscope.heads.window import Window
 from headscope.models import probes as probing
 from headscope.models.adaptive import refuse_nested
 from headscope.models.adaptive_criterion import LOST_OUTPUT, RECIPES, AdaptiveCriterion, Recipe
+from headscope.models.answered import Answered, Prompt, answer
 from headscope.models.attention import check_logits
-from headscope.models.generation import greedy_answer, stop_tokens
-from headscope.models.geometry import geometry, refuse_unsupported
+from headscope.models.generation import stop_tokens
+from headscope.models.geometry import refuse_unsupported
 from headscope.models.identity import identity
 from headscope.models.margins import LayerMargins, margins
 from headscope.models.shared_prefix import Rows
 
 Array = NDArray[Any]
-Prompt = str | tuple[str, str]
-"""A text, or its context and the question behind it."""
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """A prompt with the dense model's answer.
-
-    Attributes:
-        prompt: token ids.
-        boundary: first token whose query is recorded.
-        answer: token ids without the stop token.
-        fed: those of them that were read again.
-    """
-
-    prompt: list[int]
-    boundary: int
-    answer: list[int]
-    fed: list[int]
 
 
 def calibrate(
@@ -96,12 +78,15 @@ def calibrate(
     recipe = _recipe(criterion, outliers)
     _refuse_arguments(targets, prompts, max_new_tokens, probes)
     window, eos = window or Window(), stop_tokens(model, tokenizer)
-    answered = [_answered(model, tokenizer, prompt, max_new_tokens, eos, add_special_tokens) for prompt in prompts]
+    answered = [answer(model, tokenizer, prompt, max_new_tokens, eos, add_special_tokens) for prompt in prompts]
     fitted = None
     if recipe.outliers.count or recipe.kind == LOST_OUTPUT:
         texts = [probing.Answered(one.prompt + one.answer, one.boundary) for one in answered]
         fitted = probing.fit(model, texts, probes)
-    found = [_margins(model, one, recipe, window, fitted) for one in answered]
+    recorded = (_margins(model, one, recipe, window, fitted) for one in answered)
+    found = [layers for layers in recorded if all(layer.margin.shape[1] for layer in layers.values())]
+    if not found:
+        raise no_pairs()
     margin_map = _map(recipe, found)
     margin, exact = [_calibrated(margin_map, layers) for layers in found], [_rows(layers, "exact") for layers in found]
     return AdaptiveCriterion(
@@ -136,39 +121,8 @@ def _refuse_arguments(targets: Sequence[float], prompts: Sequence[Prompt], max_n
         raise ConfigError(f"max_new_tokens={max_new_tokens}, probes={probes}: ask for 2 and 1 at least")
 
 
-def _answered(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Prompt,
-    max_new_tokens: int,
-    eos: Sequence[int],
-    special: bool,
-) -> _Answered:
-    """Tokenise a prompt once, as a whole, and let the dense model answer it.
-
-    Raises:
-        ConfigError: the tokenizer knows no character offsets.
-        LengthError: a prompt leaves no context, or no room for its answer.
-    """
-    if not tokenizer.is_fast:
-        raise ConfigError(f"tokenizer {type(tokenizer).__name__} gives no character offsets; use a fast tokenizer")
-    context, question = (prompt, "") if isinstance(prompt, str) else prompt
-    encoded = tokenizer(context + question, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-    ids: list[int] = encoded.input_ids
-    starts = [start for start, _ in encoded.offset_mapping]
-    boundary = bisect_left(starts, len(context)) if question else len(ids)
-    longest = geometry(model.config).positions
-    if boundary < 1 or len(ids) + max_new_tokens > longest:
-        raise LengthError(
-            f"a prompt of {len(ids)} tokens, {boundary} of them context, with max_new_tokens={max_new_tokens}: give it"
-            f" a context, and at most {longest} tokens with the answer, which is what the model holds"
-        )
-    answer, stop = greedy_answer(model, ids, max_new_tokens, eos, min_new_tokens=1)
-    return _Answered(ids, boundary, answer, answer if stop == "eos" else answer[:-1])
-
-
 def _margins(
-    model: PreTrainedModel, one: _Answered, recipe: Recipe, window: Window, fitted: probing.Fitted | None
+    model: PreTrainedModel, one: Answered, recipe: Recipe, window: Window, fitted: probing.Fitted | None
 ) -> dict[int, LayerMargins]:
     """Margins by layer of the queries that have a bulk, float32 on the CPU."""
     rows = Rows(build({"kind": recipe.kind}, [{"threshold": 0.0}], recipe.built_estimator()), 1, recipe.outliers)
