@@ -75,10 +75,13 @@ def test_caches_that_do_not_hold_the_keys_as_they_are_are_refused(model, criteri
 
     tokens, cache = torch.tensor(IDS[:1]), DynamicCache()
     cache.layer_class_to_replicate = Quantised
-    with adaptive(model, criterion), pytest.raises(UnsupportedModelError, match="a Quantised of a DynamicCache"):
+    with (
+        adaptive(model, criterion),
+        pytest.raises(UnsupportedModelError, match="a DynamicCache of Quantised is not served"),
+    ):
         model.generate(tokens, past_key_values=cache, max_new_tokens=3)
     cache = StaticCache(model.config, max_cache_len=99)
-    with adaptive(model, criterion), pytest.raises(UnsupportedModelError, match="an offloaded StaticCache"):
+    with adaptive(model, criterion), pytest.raises(UnsupportedModelError, match="StaticCache of offloaded layers"):
         model(tokens, past_key_values=cache)
         cache.offloading = True
         model(tokens[:, :1], past_key_values=cache)

@@ -15,16 +15,16 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, StaticLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headscope.errors import ConfigError, UnsupportedModelError
 from headscope.models.adaptive_criterion import AdaptiveCriterion
-from headscope.models.boundary import Pair, states
+from headscope.models.boundary import states
+from headscope.models.cache_rows import first_keys, pairs
 from headscope.models.counts import LocalCounts
 from headscope.models.decoding import Decoding
-from headscope.models.geometry import FULL, geometry
+from headscope.models.geometry import geometry
 from headscope.models.identity import refuse_other
 
 NAME = "headscope_adaptive"
@@ -51,7 +51,7 @@ class Run:
         self._model, self._criterion, self._threshold = model, criterion, threshold
         self._full = geometry(model.config).full_layers
         eos = getattr(model.generation_config, "eos_token_id", None)
-        self._eos = torch.tensor([] if eos is None else eos).flatten()
+        self._eos = torch.tensor([] if eos is None else eos, dtype=torch.long).flatten()
         self._decoding: Decoding | None = None
         self._last: tuple[weakref.ref[Any], int] | None = None
         self._alive = torch.ones(0, dtype=torch.bool)
@@ -99,9 +99,9 @@ class Run:
 
     def _at_boundary(self, cache: Any, length: int, tokens: Tensor, given: Mapping[str, Any]) -> Decoding:
         rows, positions = len(tokens), given.get("position_ids")
-        starts = _starts(given.get("attention_mask"), rows, length)
+        starts = first_keys(given.get("attention_mask"), rows, length)
         at = [length] * rows if positions is None else positions.expand(rows, -1)[:, 0].tolist()
-        caches, spans = _pairs(cache, self._full), [(start, length) for start in starts]
+        caches, spans = pairs(cache, self._full), [(start, length) for start in starts]
         layers = states(self._model, self._criterion, self._threshold, caches, spans, at)
         self._alive = torch.ones(rows, dtype=torch.bool, device=tokens.device)
         return Decoding(layers, starts, self._criterion.window, tokens.device)
@@ -111,46 +111,6 @@ class Run:
         if self._decoding is not None:
             self._ended.append(self._decoding.counts())
             self._decoding = None
-
-
-def _pairs(cache: Any, layers: tuple[int, ...]) -> dict[int, Pair]:
-    """Keys and values of some layers.
-
-    Raises:
-        UnsupportedModelError: the cache does not hold them as they are, in one piece, where they are used.
-    """
-    for layer in (cache.layers[i] for i in layers):
-        if type(layer) not in (DynamicLayer, StaticLayer) or cache.offloading:
-            kind = "an offloaded" if cache.offloading else f"a {type(layer).__name__} of a"
-            raise UnsupportedModelError(
-                f"{kind} {type(cache).__name__} is not served; use cache_implementation='dynamic' or 'static'"
-            )
-    return {i: (cache.layers[i].keys, cache.layers[i].values) for i in layers}
-
-
-def _starts(mask: Any, rows: int, length: int) -> list[int]:
-    """First key of each row that is no padding, by a mask [B, T], or bool [B, 1, 1, T], or several by kind of layer.
-
-    Raises:
-        UnsupportedModelError: the mask hides more than keys before the others.
-    """
-    mask = mask.get(FULL) if isinstance(mask, Mapping) else mask
-    if mask is None:
-        return [0] * rows
-    if mask.ndim == 4 and mask.dtype == torch.bool:
-        mask = mask[:, 0, -1]
-    if mask.ndim != 2:
-        raise UnsupportedModelError(
-            f"an attention_mask of {mask.ndim} dimensions and {mask.dtype} is not served; give one of [rows, tokens]"
-        )
-    seen = mask[:, :length].bool().cpu().expand(rows, -1)
-    starts = seen.int().argmax(1)
-    if not torch.equal(seen, torch.arange(length) >= starts[:, None]):
-        raise UnsupportedModelError(
-            "attention_mask hides tokens behind a row's first; pad on the left: tokenizer.padding_side = 'left'"
-        )
-    found: list[int] = starts.tolist()
-    return found
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -185,7 +145,7 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
 
     Greedy decoding, sampling, several return sequences, batches padded on the left, dynamic and static caches and
     `torch.compile` (with a graph break at each attention call) are served. At the first generated token the rows'
-    outliers and summaries are made, which takes a pass over the cache for each row.
+    outliers and summaries are made, which takes a pass over the cache for each row; the mask is read then.
 
     Args:
         model: in evaluation mode; the one that the criterion was calibrated for.

@@ -1,0 +1,55 @@
+"""What is read of the caches and masks that users of transformers bring: keys in one piece, padding on the left.
+
+Shapes: B rows, K KV heads, T keys that a cache can hold, D head_dim.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicLayer, StaticLayer
+
+from headscope.errors import UnsupportedModelError
+from headscope.models.boundary import Pair
+from headscope.models.geometry import FULL
+
+
+def pairs(cache: Any, layers: tuple[int, ...]) -> dict[int, Pair]:
+    """Keys and values of some layers.
+
+    Raises:
+        UnsupportedModelError: the cache does not hold them as they are, in one piece, where they are used.
+    """
+    found = dict(enumerate(cache.layers))
+    kinds = {type(found.get(layer)) for layer in layers}
+    if cache.offloading or not kinds <= {DynamicLayer, StaticLayer}:
+        held = "offloaded layers" if cache.offloading else ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise UnsupportedModelError(
+            f"a {type(cache).__name__} of {held} is not served; use cache_implementation='dynamic' or 'static'"
+        )
+    return {layer: (found[layer].keys, found[layer].values) for layer in layers}
+
+
+def first_keys(mask: Any, rows: int, length: int) -> list[int]:
+    """First key of each row that is no padding, by a mask [B, T], or bool [B, 1, 1, T], or several by kind of layer.
+
+    Raises:
+        UnsupportedModelError: the mask hides more than keys before the others.
+    """
+    mask = mask.get(FULL) if isinstance(mask, Mapping) else mask
+    if mask is None:
+        return [0] * rows
+    if mask.ndim == 4 and mask.dtype == torch.bool:
+        mask = mask[:, 0, -1]
+    if mask.ndim != 2:
+        raise UnsupportedModelError(
+            f"an attention_mask of {mask.ndim} dimensions and {mask.dtype} is not served; give one of [rows, tokens]"
+        )
+    seen = mask[:, :length].bool().cpu().expand(rows, -1)
+    starts = seen.int().argmax(1)
+    if not torch.equal(seen, torch.arange(length) >= starts[:, None]):
+        raise UnsupportedModelError(
+            "attention_mask hides tokens behind a row's first; pad on the left: tokenizer.padding_side = 'left'"
+        )
+    found: list[int] = starts.tolist()
+    return found
