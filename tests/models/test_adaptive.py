@@ -4,11 +4,13 @@ import pytest
 import torch
 from adaptive_cases import IDS, NEW, WINDOW, at, calibrated, generated, small
 from tiny_models import EOS, random_ids
+from torch._dynamo.exc import Unsupported
 from transformers import CompileConfig, DynamicCache
 
 from headscope import adaptive
 from headscope.heads.criteria import build
 from headscope.kernels import reference
+from headscope.models import decoding
 from headscope.models.engine import decode
 from headscope.models.shared_prefix import Rows
 
@@ -108,6 +110,39 @@ def test_compiled_decoding_is_the_same_and_ends_with_the_block() -> None:
             found = generated(model, IDS, cache_implementation="static", compile_config=compiled)
         assert torch.equal(found, expected) and run.sparsity == shares
         assert torch.equal(generated(model, IDS, cache_implementation="static", compile_config=compiled), dense)
+
+
+def test_one_graph_for_all_is_refused_by_name() -> None:
+    torch._dynamo.reset()  # else pieces that were compiled before serve
+    model = small()
+    whole = CompileConfig(backend="eager", mode=None, fullgraph=True)
+    whole._compile_all_devices = True
+    with adaptive(model, calibrated(model)), pytest.raises(Unsupported, match="compile with fullgraph=False"):
+        generated(model, IDS, cache_implementation="static", compile_config=whole)
+
+
+def test_labels_are_counted_as_often_as_memory_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, found = small(), []
+    criterion = calibrated(model)
+    for held in (decoding.HELD, 1, 7):
+        monkeypatch.setattr(decoding, "HELD", held)
+        with adaptive(model, criterion) as run:
+            generated(model, IDS)
+            assert run.rows == run.rows
+        found.append(run.rows)
+    assert found[0] == found[1] == found[2]
+
+
+def test_embeddings_may_be_given_and_stop_tokens_unknown() -> None:
+    model = small()
+    criterion, tokens = calibrated(model), torch.tensor(IDS[:1])
+    model.generation_config.eos_token_id = None
+    with adaptive(model, criterion) as run:
+        expected, rows = generated(model, IDS[:1]), run.rows
+    with adaptive(model, criterion) as run:
+        given = {"inputs_embeds": model.get_input_embeddings()(tokens), "attention_mask": torch.ones_like(tokens)}
+        found = model.generate(**given, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0)
+    assert torch.equal(found, expected) and run.rows == rows
 
 
 def test_a_row_counts_until_it_is_fed_a_stop_token() -> None:

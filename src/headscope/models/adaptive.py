@@ -28,6 +28,7 @@ from headscope.models.geometry import geometry
 from headscope.models.identity import refuse_other
 
 NAME = "headscope_adaptive"
+UNCOMPILED = "headscope decides outside of compiled graphs: compile with fullgraph=False"
 
 
 class Sparsity(NamedTuple):
@@ -72,7 +73,7 @@ class Run:
         head, group, queries = (sum(values) for values in zip(*known, strict=True))
         return Sparsity(head / len(known), group / len(known), int(queries))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
     def before_forward(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         """Hook of the decoder: where one token follows a cache, hand the decision to the attention function.
 
@@ -113,7 +114,7 @@ class Run:
             self._decoding = None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
 def _forward(
     module: nn.Module,
     query: Tensor,

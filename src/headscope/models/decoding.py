@@ -88,12 +88,14 @@ def _by_kernels(
     from headscope.kernels.join import join
 
     cache = Cache(*pair, lengths) if starts is None else _paged(*pair, lengths, starts)
-    if state.workspace is None:
-        state.workspace = Workspace.of(query, pair[0].shape[1])
-    if state.means is not None:
-        join(cache, state.rest, state.means, window.sink, window.recent)
     given = state.rest, state.rule, window.sink, window.recent, state.scale, state.outliers
-    return decode(query, cache, *given, state.workspace)
+    # Triton launches on the current GPU, which may not be this layer's.
+    with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]
+        if state.workspace is None:
+            state.workspace = Workspace.of(query, pair[0].shape[1])
+        if state.means is not None:
+            join(cache, state.rest, state.means, window.sink, window.recent)
+        return decode(query, cache, *given, state.workspace)
 
 
 def _by_reference(
