@@ -14,7 +14,7 @@ from triton.compiler import ASTSource
 from headscope.kernels import decode, join, mass, padded, prefill, prefix
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
-from headscope.kernels.windows import attend_windows
+from headscope.kernels.windows import attend_windows, window_tiling
 
 JOINING = dict.fromkeys(("key_means", "value_means"), "*bf16")
 JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
@@ -56,10 +56,10 @@ def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, pag
     shape = {"G": group, "D": dim, "WIDTH": width, "N": decode.TILE}
     deciding = {"M": outliers, "C": clusters, "CENTRES": padded(clusters), "FULL": full}
     reading = {**shape, "ROWS": rows, "PAGE": page}
-    merging = {**shape, "GROUPS": groups, "PARTS": decode.PARTS}
+    merging = {**shape, "GROUPS": groups, "PARTS": decode.PARTS, "DEPENDENT": True}
     return [
-        compiled(decide, types, {**reading, **deciding, "LOST": not full, "CORRECT": full}, 4, 3),
-        compiled(read_bulk, types, {**reading, "GROUPS": groups}, 4, 3),
+        compiled(decide, types, {**reading, **deciding, "LOST": not full, "CORRECT": full, "DEPENDENT": True}, 4, 3),
+        compiled(read_bulk, types, {**reading, "GROUPS": groups, "DEPENDENT": True}, 4, 3),
         compiled(merge, types, merging, 4, 3),
         compiled(
             join._join,
@@ -74,7 +74,7 @@ def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, pag
 def prefilling(dim: int, group: int) -> list[Any]:
     """Both stages of adaptive prefill."""
     width = padded(dim)
-    rows, tile, warps, stages = prefill.tiling(width)
+    window, (rows, tile, warps, stages) = window_tiling(width), prefill.tiling(width)
     types = dict.fromkeys(("query", "key", "value", "output", "covariance"), "*bf16") | {
         "bits": "fp32",
         "long": "*i8",
@@ -84,7 +84,8 @@ def prefilling(dim: int, group: int) -> list[Any]:
     types |= dict.fromkeys(("meets", "pairs", "counts", "ends"), "*i32")
     shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
     return [
-        compiled(attend_windows, types, {**shape, "FORCED": True}, warps, 3),
+        compiled(attend_windows, types, {**shape, "M": window[0], "N": window[1], "FORCED": True}, window[2], 3),
+        compiled(prefix._summaries, types, {"D": dim, "WIDTH": width}, 1, 3),
         compiled(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3),
         compiled(prefill._packed, types, {**shape, "STAGES": stages}, warps, stages),
     ]

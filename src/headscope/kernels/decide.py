@@ -6,6 +6,7 @@ of one sequence; its R rows are the G query heads, 16 at least. Scores are in bi
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from headscope.kernels.softmax import attended
 
@@ -32,35 +33,39 @@ def is_long(margin, slope, offset, threshold, bulk):
 
 
 @triton.jit
-def _estimated(
-    query, group, size, centres, means, covariance, spread, d, wide, bits,
-    D: tl.constexpr, WIDTH: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
+def _summary(
+    group, size, centres, means, covariance, spread, d, wide,
+    D: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """Log mass in bits of the mean bulk key, [R], and mean value of the bulk, [R, WIDTH]."""
+    """What is known of the bulk: shares (logarithms, in bits) and spreads [C], keys and values [C, WIDTH], covariance."""
     c = tl.arange(0, CENTRES)
     there = c < C
     read = there[:, None] & wide
     at = (group * C + c)[:, None] * D + d[None, :]
-    scores = tl.dot(query, tl.load(centres + at, mask=read, other=0.0).T) * bits
-    exact = query.to(tl.float32)
+    keys, values = tl.load(centres + at, mask=read, other=0.0), tl.load(means + at, mask=read, other=0.0)
     if FULL:
-        square = tl.load(
-            covariance + (group * D + d[:, None]) * D + d[None, :], mask=(d < D)[:, None] & wide, other=0.0
-        )
-        turned = tl.dot(query, square)
+        read = (d < D)[:, None] & wide
+        square = tl.load(covariance + (group * D + d[:, None]) * D + d[None, :], mask=read, other=0.0)
     else:
-        turned = exact * tl.load(covariance + group * D + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
+        square = tl.load(covariance + group * D + d, mask=d < D, other=0.0)
+    kept = tl.load(size + group * C + c, mask=there, other=0.0)
+    wider = tl.load(spread + group * C + c, mask=there, other=0.0)
+    return tl.math.log2(kept / tl.sum(kept, 0)), wider, keys, values, square
+
+
+@triton.jit
+def _estimated(query, summary, bits, FULL: tl.constexpr):
+    """Log mass in bits of the mean bulk key, [R], and mean value of the bulk, [R, WIDTH]."""
+    share, wider, keys, values, square = summary
+    exact = query.to(tl.float32)
+    turned = tl.dot(query, square) if FULL else exact * square.to(tl.float32)[None, :]
     # Variances are of scores in nats; half of one is added, in bits.
     variance = tl.maximum(tl.sum(turned * exact, 1), 0.0, propagate_nan=tl.PropagateNan.ALL) * (bits * bits * LN2 / 2)
-    kept = tl.load(size + group * C + c, mask=there, other=0.0)
-    share = tl.math.log2(kept / tl.sum(kept, 0))
-    wider = tl.load(spread + group * C + c, mask=there, other=0.0)
-    masses = share[None, :] + scores + variance[:, None] * wider[None, :]
+    masses = share[None, :] + tl.dot(query, keys.T) * bits + variance[:, None] * wider[None, :]
     highest = tl.max(masses, 1)
     weights = tl.math.exp2(masses - highest[:, None])
     total = tl.sum(weights, 1)
-    value = tl.load(means + at, mask=read, other=0.0)
-    return highest + tl.math.log2(total), tl.dot(weights.to(value.dtype), value) / total[:, None]
+    return highest + tl.math.log2(total), tl.dot(weights.to(values.dtype), values) / total[:, None]
 
 
 @triton.jit(do_not_specialize=["sink", "recent"])
@@ -71,13 +76,15 @@ def decide(
     stride_b, stride_h, stride_t, bits, sink, recent, kv_heads, table,
     G: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, PAGE: tl.constexpr,
     M: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
-    LOST: tl.constexpr, CORRECT: tl.constexpr,
+    LOST: tl.constexpr, CORRECT: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Write the plain window's attention and log mass, what a local head gives, the labels and whether any is long.
 
     The plain window is what a long head goes on from: outliers are bulk keys, which it reads in the cache. `table`: the
-    most pages of a sequence.
+    most pages of a sequence. DEPENDENT: the next launch waits for this one by itself and may come to the GPU before.
     """
+    if DEPENDENT:
+        gdc_launch_dependents()
     group = tl.program_id(0).to(tl.int64)
     b, k = group // kv_heads, group % kv_heads
     g, d, n = tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, N)
@@ -85,6 +92,11 @@ def decide(
     q = tl.load(query + row[:, None] * D + d[None, :], mask=wide, other=0.0)
     length = tl.load(lengths + b)
     bulk = tl.maximum(length - sink - recent, 0)
+    head = k * G + tl.minimum(g, G - 1)
+    given = tl.load(slope + head), tl.load(offset + head), tl.load(threshold + row)
+    # On its way while the window is attended to; a wide head would find no registers for it.
+    if WIDTH <= 128:
+        summary = _summary(group, size, centres, means, covariance, spread, d, wide, D, C, CENTRES, FULL)
     top, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
     attention = tl.zeros([ROWS, WIDTH], tl.float32)
     for first in range(0, length - bulk, N):
@@ -108,9 +120,9 @@ def decide(
                 q, outlier_keys + at, outlier_values + at, read, there, bits, top, total, attention
             )
     window, mass = attention / total[:, None], top + tl.math.log2(total)
-    rest, value = _estimated(
-        q, group, size, centres, means, covariance, spread, d, wide, bits, D, WIDTH, C, CENTRES, FULL
-    )
+    if WIDTH > 128:
+        summary = _summary(group, size, centres, means, covariance, spread, d, wide, D, C, CENTRES, FULL)
+    rest, value = _estimated(q, summary, bits, FULL)
     rest += tl.math.log2(tl.maximum(bulk - held, 0).to(tl.float32))
     share = 1 / (1 + tl.math.exp2(mass - rest))
     margin = (mass - rest) * LN2
@@ -119,8 +131,6 @@ def decide(
         # The share's logarithm, from whichever side keeps its digits.
         away = tl.math.exp2(-tl.abs(mass - rest))
         margin = LN2 * (tl.maximum(mass - rest, 0.0) + tl.math.log2(1 + away) - tl.math.log2(apart))
-    head = k * G + tl.minimum(g, G - 1)
-    given = tl.load(slope + head), tl.load(offset + head), tl.load(threshold + row)
     chosen = is_long(margin, given[0], given[1], given[2], bulk) & valid
     if CORRECT:
         window += (value - window) * share[:, None]

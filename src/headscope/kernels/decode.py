@@ -1,6 +1,7 @@
 """Adaptive decoding on the GPU: decide and attend to windows, read the bulk of the groups with a long head, merge.
 
-The decision never leaves the GPU: the three launches have fixed grids, so that a CUDA graph can hold them. The torch
+The decision never leaves the GPU: the three launches have fixed grids, so that a CUDA graph can hold them. On Hopper
+GPUs and later each launch is on its way while the one before still runs (programmatic dependent launch). The torch
 reference is `headscope.kernels.reference`.
 
 Shapes: B sequences, H query heads, K KV heads, G = H // K, D head_dim.
@@ -19,9 +20,10 @@ from headscope.kernels.layer import Cache, Decoded, Outliers, Rest, Rule
 from headscope.kernels.queue import merge, read_bulk
 
 TILE = 64
+WINDOW_TILE = 64
 PARTS = 32
-PER_PROCESSOR = 3
-"""Programs of the queue on each of a GPU's processors."""
+FEW_GROUPS = 32
+"""So many groups, or fewer, leave room on the GPU for the merge to wait beside the queue; measured on an H100."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Workspace:
         """Make one for queries [B, H, D]; `programs` of the queue: by default as many as run at once."""
         batch, heads, dim = query.shape
         if programs is None:
-            programs = PER_PROCESSOR * torch.cuda.get_device_properties(query.device).multi_processor_count
+            per_processor = 2 if batch * kv_heads <= FEW_GROUPS else 3
+            programs = per_processor * torch.cuda.get_device_properties(query.device).multi_processor_count
         single: dict[str, Any] = {"dtype": torch.float32, "device": query.device}
         parts = programs + batch * kv_heads, heads // kv_heads
         return cls(
@@ -113,6 +116,8 @@ def decode(
     clusters, width = rest.keys.shape[2], padded(dim)
     held = (query, query, cache.lengths) if outliers is None else (outliers.keys, outliers.values, outliers.count)
     warps = 4 if width <= 128 else 8
+    dependent = query.is_cuda and torch.cuda.get_device_capability(query.device) >= (9, 0)
+    launch = {"launch_pdl": True} if dependent else {}
     strides, bits, long = cache.keys.stride()[:3], scale * LOG2E, work.long.view(torch.int8)
     rows, many = padded(group), padded(groups)
     decide[(groups,)](
@@ -120,18 +125,18 @@ def decode(
         rest.size, rest.keys, rest.values, rest.covariance, rest.spread, rule.threshold, rule.slope, rule.offset,
         work.plain, work.plain_mass, work.output, long, work.reading,
         *strides, bits, sink, recent, kv_heads, table,
-        group, rows, dim, width, TILE, page,
+        group, rows, dim, width, WINDOW_TILE, page,
         0 if outliers is None else outliers.keys.shape[2], clusters, padded(clusters),
-        rest.covariance.ndim == 4, rule.lost_output, rule.correction, num_warps=warps,
+        rest.covariance.ndim == 4, rule.lost_output, rule.correction, dependent, num_warps=warps,
     )  # fmt: skip
     read_bulk[(work.programs,)](
         query, cache.keys, cache.values, cache.lengths, pages, work.reading, work.parts, work.part_masses,
         *strides, bits, groups, sink, recent, kv_heads, table,
-        group, rows, dim, width, TILE, page, many, num_warps=warps,
+        group, rows, dim, width, TILE, page, many, dependent, num_warps=warps, **launch,
     )  # fmt: skip
     merge[(batch * heads,)](
         cache.lengths, work.reading, long, work.plain, work.plain_mass, work.parts, work.part_masses, work.output,
         groups, work.programs, sink, recent, kv_heads,
-        group, dim, width, TILE, many, PARTS, num_warps=4,
+        group, dim, width, TILE, many, PARTS, dependent, num_warps=4, **launch,
     )  # fmt: skip
     return Decoded(work.output, work.long)

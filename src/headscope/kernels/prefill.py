@@ -17,7 +17,7 @@ from headscope.kernels import LOG2E, padded
 from headscope.kernels.layer import Decoded, Rule
 from headscope.kernels.prefix import Prefix
 from headscope.kernels.softmax import attended, attended_whole
-from headscope.kernels.windows import attend_windows, rows
+from headscope.kernels.windows import attend_windows, rows, window_tiling
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -59,7 +59,7 @@ def _packed(
 
 def tiling(width: int) -> tuple[int, int, int, int]:
     """Rows and keys of a tile, warps and stages of the pipeline, for a padded head_dim."""
-    return (128, 64, 8, 3) if width <= 128 else (64, 32, 8, 2)
+    return (128, 128, 8, 3) if width <= 128 else (64, 32, 8, 2)
 
 
 def packed(long: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,19 +111,20 @@ def prefill(
     batch, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
     groups, group, width = batch * kv_heads, heads // kv_heads, padded(dim)
+    window_m, window_n, window_warps = window_tiling(width)
     m, n, warps, stages = tiling(width)
     output = torch.empty(batch, heads, tokens, dim, dtype=query.dtype, device=query.device)
     long = torch.empty(groups, tokens * group, dtype=torch.bool, device=query.device)
     strides = *query.stride()[:3], *key.stride()[:3], *output.stride()[:3]
-    tiles, bits = triton.cdiv(tokens * group, m), scale * LOG2E
-    attend_windows[(tiles, groups)](
+    pairs, bits = tokens * group, scale * LOG2E
+    attend_windows[(triton.cdiv(pairs, window_m), groups)](
         query, key, value, output, long.view(torch.int8), long.view(torch.int8) if forced is None else forced,
         prefix.meets, prefix.mean, prefix.covariance,
         *(x.contiguous() for x in (rule.threshold, rule.slope, rule.offset)),
         *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
-        group, dim, width, m, n, forced is not None, num_warps=warps,
+        group, dim, width, window_m, window_n, forced is not None, num_warps=window_warps,
     )  # fmt: skip
-    _packed[(tiles * groups,)](
+    _packed[(triton.cdiv(pairs, m) * groups,)](
         query, key, value, output, *packed(long),
         *strides, bits, tokens, groups, kv_heads, group, dim, width, m, n, stages, num_warps=warps,
     )  # fmt: skip

@@ -46,13 +46,13 @@ class Prefix:
         _sums[(len(ends), batch * kv_heads, width // columns)](
             keys, ends, total, square, *keys.stride()[:3], sink, kv_heads, dim, width, columns, TILE, num_warps=8
         )
-        count = (ends - sink).clamp(min=1)[:, None]
-        mean = total.cumsum_(2).div_(count)
-        # In place: at 128k tokens a copy is a third of a gigabyte.
-        covariance = square.cumsum_(2).div_(count[..., None]).sub_(mean[..., None] * mean[..., None, :])
+        mean, covariance = torch.empty_like(total), torch.empty_like(square, dtype=keys.dtype)
+        _summaries[(dim, batch * kv_heads)](
+            ends, total, square, mean, covariance, len(ends), sink, dim, width, num_warps=1
+        )
         position = torch.arange(tokens, device=keys.device)
         meets = torch.searchsorted(starts, position, right=True).sub(1).clamp(min=0)
-        return cls(mean, covariance.to(keys.dtype), meets.int())
+        return cls(mean, covariance, meets.int())
 
 
 @triton.jit(do_not_specialize=["sink"])
@@ -79,3 +79,24 @@ def _sums(
     tl.store(total + out * D + column, sums, mask=column < D)
     at = square + (out * D + d[:, None]) * D + column[None, :]
     tl.store(at, products, mask=(d < D)[:, None] & (column < D)[None, :])
+
+
+@triton.jit(do_not_specialize=["starts", "sink"])
+def _summaries(
+    ends, total, square, mean, covariance, starts, sink, D: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """Mean and one row of the covariance of all keys before each end, from the sums between ends."""
+    row, group, d = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.arange(0, WIDTH)
+    wide = d < D
+    sums, products = tl.zeros([WIDTH], tl.float32), tl.zeros([WIDTH], tl.float32)
+    for start in tl.range(starts, num_stages=4):
+        at = group * starts + start
+        sums += tl.load(total + at * D + d, mask=wide, other=0.0)
+        products += tl.load(square + (at * D + row) * D + d, mask=wide, other=0.0)
+        count = tl.maximum(tl.load(ends + start) - sink, 1).to(tl.float32)
+        centre = sums / count
+        own = tl.sum(tl.where(d == row, centre, 0.0), 0)
+        if row == 0:
+            tl.store(mean + at * D + d, centre, mask=wide)
+        found = products / count - own * centre
+        tl.store(covariance + (at * D + row) * D + d, found.to(covariance.dtype.element_ty), mask=wide)

@@ -1,14 +1,15 @@
 """Second and third stage of adaptive decoding: a work queue over the bulk of the groups that read it, and the merge.
 
-The tiles of all reading groups are one line, cut into as many equal pieces as there are programs (stream-K), so that
-one long group alone keeps the whole GPU busy. A piece that crosses a group's end leaves one part for each group: part
-(program + rank of the group among those that read) is nobody else's.
+The tiles of all reading groups are one line, cut into as many pieces as there are programs (stream-K), as even as whole
+tiles allow, so that one long group alone keeps the whole GPU busy. A piece that crosses a group's end leaves one part
+for each group: part (program + rank of the group among those that read) is nobody else's.
 
 Shapes: B sequences, H query heads, K KV heads, G = H // K, D head_dim; GROUPS >= B K, a power of two.
 """
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from headscope.kernels.decide import addresses
 from headscope.kernels.softmax import attended
@@ -24,22 +25,38 @@ def _tiles(reading, lengths, groups, kv_heads, sink, recent, N: tl.constexpr, GR
     return reads, tiles
 
 
+@triton.jit
+def _start(program, every, programs):
+    """First tile of a program's piece of the line; the first pieces have one more than the others."""
+    return program * (every // programs) + tl.minimum(program, every % programs)
+
+
+@triton.jit
+def _program(tile, every, programs):
+    """Whose piece a tile is in."""
+    size, larger = every // programs, every % programs
+    behind = tile - larger * (size + 1)
+    return tl.where(behind < 0, tile // (size + 1), larger + behind // tl.maximum(size, 1))
+
+
 @triton.jit(do_not_specialize=["groups", "sink", "recent"])
 def read_bulk(
     query, keys, values, lengths, pages, reading, parts, part_masses,
     stride_b, stride_h, stride_t, bits, groups, sink, recent, kv_heads, table,
     G: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, PAGE: tl.constexpr,
-    GROUPS: tl.constexpr,
+    GROUPS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Attend to this program's piece of the line: sums, not yet divided, [parts, G, D], their maxima and totals."""
+    if DEPENDENT:
+        gdc_wait()
+        gdc_launch_dependents()
     reads, tiles = _tiles(reading, lengths, groups, kv_heads, sink, recent, N, GROUPS)
     ends = tl.cumsum(tiles, 0)
     i, g, d, n = tl.arange(0, GROUPS), tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, N)
     valid, wide = g < G, (d < D)[None, :]
     every = tl.sum(tiles, 0)
-    piece = tl.cdiv(every, tl.num_programs(0))
-    tile = tl.program_id(0) * piece
-    stop = tl.minimum(tile + piece, every)
+    tile = _start(tl.program_id(0), every, tl.num_programs(0))
+    stop = _start(tl.program_id(0) + 1, every, tl.num_programs(0))
     while tile < stop:
         group = tl.sum((ends <= tile).to(tl.int32), 0)
         end = tl.sum(tl.where(i == group, ends, 0), 0)
@@ -71,21 +88,24 @@ def merge(
     lengths, reading, long, plain, plain_mass, parts, part_masses, output,
     groups, programs, sink, recent, kv_heads,
     G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, GROUPS: tl.constexpr, PARTS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Give a long head its plain window and the parts of its bulk, by their masses; a local one keeps what it has."""
+    if DEPENDENT:
+        gdc_wait()
     row = tl.program_id(0)
     group, g, d, p = row // G, row % G, tl.arange(0, WIDTH), tl.arange(0, PARTS)
     if tl.load(long + row) != 0:
         reads, tiles = _tiles(reading, lengths, groups, kv_heads, sink, recent, N, GROUPS)
         i = tl.arange(0, GROUPS)
-        piece = tl.cdiv(tl.sum(tiles, 0), programs)
+        every = tl.sum(tiles, 0)
         begin = tl.sum(tl.where(i < group, tiles, 0), 0)
         end = begin + tl.sum(tl.where(i == group, tiles, 0), 0)
         rank = tl.sum(tl.where(i < group, reads, 0), 0)
         top, total = tl.load(plain_mass + row), 1.0
         sums = tl.load(plain + row.to(tl.int64) * D + d, mask=d < D, other=0.0)
-        final = (end - 1) // piece + rank + 1
-        for first in tl.range(begin // piece + rank, final, PARTS, num_stages=3):
+        final = _program(end - 1, every, programs) + rank + 1
+        for first in tl.range(_program(begin, every, programs) + rank, final, PARTS, num_stages=3):
             part = (first + p).to(tl.int64) * G + g
             there = first + p < final
             tops = tl.load(part_masses + part * 2, mask=there, other=float("-inf"))

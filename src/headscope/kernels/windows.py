@@ -79,3 +79,8 @@ def attend_windows(
         given = tl.load(forced + at)
         label = tl.where(given == 2, label, given)
     tl.store(long + at, label, mask=there)
+
+
+def window_tiling(width: int) -> tuple[int, int, int]:
+    """Rows and keys of a tile, and warps, for a padded head_dim."""
+    return (64, 32, 4) if width <= 128 else (64, 32, 8)
