@@ -3,11 +3,18 @@
 import platform
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 import transformers
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from headscope.models.loading import LoadedModel, load
+
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+LLAMAS = {"llama3_8b": (4096, 32, 32, 8, 14336, 128256), "tiny": (64, 2, 4, 2, 128, 512)}
+"""SIZES and the vocabulary of models that have random weights."""
 
 
 def environment() -> str:
@@ -37,3 +44,29 @@ def default_asset() -> Path:
 def load_asset(asset: Path, device: str) -> LoadedModel:
     """The model in float32, as the default experiment uses it."""
     return load(asset, "float32", device)
+
+
+def random_llama(name: str, device: str, positions: int, layers: int | None = None) -> PreTrainedModel:
+    """One of LLAMAS with random weights and no stop token, made on the device in bfloat16: no float32 copy exists."""
+    *sizes, vocab = LLAMAS[name]
+    shape = {**dict(zip(SIZES, sizes, strict=True)), "vocab_size": vocab, "max_position_embeddings": positions}
+    shape |= {"num_hidden_layers": layers} if layers else {}
+    config = LlamaConfig(**shape, bos_token_id=None, eos_token_id=None)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
+    return model.eval().requires_grad_(False)
+
+
+class Numbers:
+    """A tokenizer whose texts are the token ids themselves: what `headscope.calibrate` asks of one, exact in length."""
+
+    is_fast, eos_token_id = True, None
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        """Token ids."""
+        return [int(number) for number in text.split()]
+
+    def __call__(self, text: str, **_: Any) -> SimpleNamespace:
+        """Token ids, without character offsets: no prompt here is a pair."""
+        return SimpleNamespace(input_ids=self.encode(text), offset_mapping=[])

@@ -1,0 +1,150 @@
+"""Tokens a second of `model.generate` under `headscope.adaptive` against the dense model of the same run.
+
+    python bench/generation.py --model smollm2 --tokens 4096 8192 --batches 1 8 --device cuda
+    python bench/generation.py --model llama3_8b --tokens 32768 --batches 4 --calibration-tokens 0 --device cuda
+
+Decoding alone, in bfloat16, without torch.compile: a dense prefill fills the cache once, and every generation goes on
+from the prompt's last token. `tokens_per_s` counts all of its time: the first step holds the boundary (outliers and
+summaries are made). `boundary_s` is that part, `step_ms` a later step, both by the time of one new token beside that of
+all. A dynamic cache copies its keys at every step; a static one does not, but gives dense attention a mask: each row is
+compared with the faster dense one, `dense_cache`. `agree`: tokens equal to the dense ones of the row's own cache, as a
+share. A threshold belongs to the length it was fitted at: look at `sparsity` before `ratio`. `llama3_8b` has that
+model's shape and random weights: its times count; its answers, `agree` and choice of heads say nothing.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from pydoc_data.topics import topics
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, StaticCache
+
+import headscope
+from common import LLAMAS, Numbers, default_asset, environment, random_llama
+from headscope.models.loading import load
+
+COLUMNS = ["model", "tokens", "batch", "cache", "criterion", "target", "sparsity", "sparsity_group", "tokens_per_s"]
+COLUMNS += ["dense_tokens_per_s", "dense_cache", "ratio", "boundary_s", "step_ms", "dense_step_ms", "agree"]
+
+
+def built(options: argparse.Namespace) -> tuple[Any, Tensor]:
+    """The model in bfloat16, and token ids that prompts are cut from: prose, or random ones for random weights."""
+    if options.model == "smollm2":
+        loaded = load(options.asset or default_asset(), "bfloat16", options.device)
+        ids = loaded.tokenizer("\n\n".join(topics.values()), add_special_tokens=False, verbose=False).input_ids
+        return loaded.model, torch.tensor(ids)
+    model = random_llama(options.model, options.device, max(131072, *options.tokens), options.layers)
+    return model, torch.randint(model.config.vocab_size, (1 << 20,))
+
+
+def cut(stream: Tensor, rows: range, length: int) -> Tensor:
+    """Rows of the stream, [R, length] ids; it begins again behind its end."""
+    return stream[(torch.tensor(rows)[:, None] * length + torch.arange(length)) % len(stream)]
+
+
+def refilled(kind: str, model: Any, cache: Any, length: int, most: int) -> Any:
+    """A cache of a kind with the first keys and values of another."""
+    new = DynamicCache(config=model.config) if kind == "dynamic" else StaticCache(model.config, max_cache_len=most)
+    for index, layer in enumerate(cache.layers):
+        new.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)
+    return new
+
+
+def measure(model: Any, ids: Tensor, options: argparse.Namespace, criteria: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of a batch of prompts [B, P]."""
+    batch, length, new = len(ids), ids.shape[1] - 1, options.new_tokens
+    synchronize = torch.cuda.synchronize if ids.is_cuda else lambda: None
+    cache: Any = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(ids[:, :-1], past_key_values=cache, logits_to_keep=1)
+
+    def generate(count: int) -> Tensor:
+        for layer in cache.layers:  # go back to the prompt
+            layer.crop(length - layer.get_seq_length()) if dynamic else layer.cumulative_length.fill_(length)
+        given = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "disable_compile": True}
+        given |= {"attention_mask": torch.ones_like(ids), "past_key_values": cache, "pad_token_id": 0}
+        return model.generate(ids, **given)[:, length + 1 :]
+
+    def seconds(count: int) -> float:
+        synchronize()
+        start = time.perf_counter()
+        generate(count)
+        synchronize()
+        return time.perf_counter() - start
+
+    def clocked() -> tuple[float, float, float]:
+        """Tokens a second, seconds of a later step, and what the first one takes longer."""
+        one, every = (median(seconds(count) for _ in range(options.repeats)) for count in (1, new))
+        step = (every - one) / (new - 1)
+        return batch * new / every, step, one - step
+
+    dense, rows = {}, []
+    for kind in options.caches:
+        dynamic, cache = kind == "dynamic", refilled(kind, model, cache, length, length + 1 + new)
+        answer = generate(new)  # warms up, too
+        dense[kind] = clocked()
+        for name, target in product(criteria, options.sparsity):
+            with headscope.adaptive(model, criteria[name], target) as run:
+                agree = (generate(new) == answer).float().mean().item()
+            with headscope.adaptive(model, criteria[name], target):
+                speed, step, first = clocked()
+            shares = {"sparsity": run.sparsity.head, "sparsity_group": run.sparsity.group, "agree": agree}
+            times = {"tokens_per_s": speed, "step_ms": 1e3 * step, "boundary_s": first - dense[kind][2]}
+            rows.append({"cache": kind, "criterion": name, "target": target, **shares, **times})
+    best = max(dense, key=dense.__getitem__)
+    fastest = {"dense_tokens_per_s": dense[best][0], "dense_cache": best, "dense_step_ms": 1e3 * dense[best][1]}
+    yield from ({**row, **fastest, "ratio": row["tokens_per_s"] / dense[best][0]} for row in rows)
+
+
+def calibrated(model: Any, stream: Tensor, length: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Criteria by name, fitted to rows of the stream behind those that are measured."""
+    first = max(options.batches) * max(options.tokens) // length + 1
+    rows = cut(stream, range(first, first + options.calibration_prompts), length)
+    texts = [" ".join(map(str, row)) for row in rows.tolist()]
+    fit = {"sparsity": options.sparsity, "max_new_tokens": options.new_tokens}
+    return {name: headscope.calibrate(model, Numbers(), texts, criterion=name, **fit) for name in options.criteria}
+
+
+def main() -> None:
+    """Measure every context length and batch; the table is written after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["smollm2", *LLAMAS], default="smollm2")
+    parser.add_argument("--asset", type=Path, help="model folder under results/assets, for smollm2")
+    parser.add_argument("--layers", type=int, help="of random weights; their model's own")
+    parser.add_argument("--tokens", nargs="+", type=int, default=[4096, 8192], help="of context and answer together")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--new-tokens", type=int, default=64, help="2 at least")
+    parser.add_argument("--sparsity", nargs="+", type=float, default=[0.5, 0.8, 0.9], help="targets")
+    parser.add_argument("--criteria", nargs="+", default=["qada", "lost_output_gaussian", "lost_output"])
+    parser.add_argument("--caches", nargs="+", choices=["dynamic", "static"], default=["dynamic", "static"])
+    parser.add_argument("--calibration-tokens", type=int, default=2048, help="0: at each context's own length")
+    parser.add_argument("--calibration-prompts", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3, help="of which the median counts")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("results/reference/speed/generation.csv"))
+    options = parser.parse_args()
+    print(environment())
+    (model, stream), rows, criteria = built(options), [], {}
+    for tokens in options.tokens:
+        length = tokens - options.new_tokens - 1
+        at = options.calibration_tokens or length
+        criteria[at] = criteria.get(at) or calibrated(model, stream, at, options)
+        for batch in options.batches:
+            for row in measure(model, cut(stream, range(batch), length).to(options.device), options, criteria[at]):
+                row |= {"model": options.model, "tokens": tokens, "batch": batch}
+                rows.append({n: f"{row[n]:.4g}" if isinstance(row[n], float) else row[n] for n in COLUMNS})
+                print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            with open(options.out, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([COLUMNS, *(row.values() for row in rows)])
+
+
+if __name__ == "__main__":
+    main()
