@@ -37,7 +37,7 @@ def _summary(
     group, size, centres, means, covariance, spread, d, wide,
     D: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """Of the bulk: logarithms of shares, in bits, and spreads, [C]; mean keys and values, [C, WIDTH]; the covariance."""
+    """Of the bulk: logarithms of shares, in bits, and spreads, [C]; mean keys and values, [C, WIDTH]; covariance."""
     c = tl.arange(0, CENTRES)
     there = c < C
     read = there[:, None] & wide
