@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from headscope.kernels import decode, join, mass, padded, prefill, prefix
+from headscope.kernels import decode, join, mass, packed_hopper, padded, prefill, prefix
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
 from headscope.kernels.windows import attend_windows, window_tiling
@@ -23,12 +23,14 @@ SHARED = 227 * 1024
 """Bytes of shared memory that a program may have."""
 
 
-def compiled(kernel: Any, types: Mapping[str, str], constants: Mapping[str, int], warps: int, stages: int) -> Any:
+def compiled(
+    kernel: Any, types: Mapping[str, str], constants: Mapping[str, int], warps: int, stages: int, of: Any = ASTSource
+) -> Any:
     """Compile a kernel; arguments without a type are 32-bit integers, pointers and strides multiples of 16."""
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
     aligned = [n for n in names if signature[n].startswith("*") or n.rpartition("_")[2] in ("b", "h", "q", "k", "t")]
-    source = ASTSource(
+    source = of(
         kernel,
         signature,
         {(names.index(name),): value for name, value in constants.items()},
@@ -91,6 +93,19 @@ def prefilling(dim: int, group: int) -> list[Any]:
     ]
 
 
+def packed_on_hopper(group: int) -> Any:
+    """The packed attention in Gluon; its descriptions of keys and values are typed as its launcher types them."""
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    kernel, dim, tile = packed_hopper._packed_hopper, packed_hopper.DIM, packed_hopper.TILE
+    layout = gl.NVMMASharedLayout.get_default_for([1, tile, dim], gl.bfloat16)
+    described = dict.fromkeys(("key", "value"), f"tensordesc<bf16[1,{tile},{dim}],{layout!r}>")
+    types = described | {"query": "*bf16", "output": "*bf16", "pairs": "*i32", "counts": "*i32", "bits": "fp32"}
+    constants = {"G": group, "D": dim, "M": packed_hopper.ROWS, "N": tile, "STAGES": packed_hopper.STAGES}
+    return compiled(kernel, types, constants | {"num_warps": 4}, 4, 3, GluonASTSource)
+
+
 def serialised(found: Any) -> bool:
     """Whether the assembler has the tensor cores' products wait for each other (its advice C7515 and the like)."""
     with NamedTemporaryFile("w", suffix=".ptx") as file:
@@ -117,3 +132,6 @@ if __name__ == "__main__":
             if stage.metadata.name != "_sums":
                 assert not serialised(stage), f"{stage.metadata.name}, {shape}: its products are serialised"
             assert stage.metadata.shared <= SHARED, f"{stage.metadata.name}, {shape}: {stage.metadata.shared} bytes"
+    for group in (1, 4, 7) if packed_hopper.THERE else ():
+        found = packed_on_hopper(group)
+        assert found.metadata.shared <= SHARED and not serialised(found), f"packed in Gluon, {group} heads"

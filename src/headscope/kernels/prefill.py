@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from headscope.kernels import LOG2E, padded
+from headscope.kernels import LOG2E, packed_hopper, padded
 from headscope.kernels.layer import Decoded, Rule
 from headscope.kernels.prefix import Prefix
 from headscope.kernels.softmax import attended, attended_whole
@@ -124,8 +124,12 @@ def prefill(
         *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
         group, dim, width, window_m, window_n, forced is not None, num_warps=window_warps,
     )  # fmt: skip
-    _packed[(triton.cdiv(pairs, m) * groups,)](
-        query, key, value, output, *packed(long),
-        *strides, bits, tokens, groups, kv_heads, group, dim, width, m, n, stages, num_warps=warps,
-    )  # fmt: skip
+    found = packed(long)
+    if packed_hopper.serves(query, key, value):
+        packed_hopper.attend_packed(query, key, value, output, *found, bits)
+    else:
+        _packed[(triton.cdiv(pairs, m) * groups,)](
+            query, key, value, output, *found,
+            *strides, bits, tokens, groups, kv_heads, group, dim, width, m, n, stages, num_warps=warps,
+        )  # fmt: skip
     return Decoded(output, long.view(batch, kv_heads, tokens, group).transpose(2, 3).reshape(batch, heads, tokens))
