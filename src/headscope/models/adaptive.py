@@ -93,7 +93,7 @@ class Run:
             self.end()
             self._decoding = self._at_boundary(cache, length, tokens, given)
         if ids is not None:
-            self._alive = self._alive & ~torch.isin(ids[:, 0], self._eos.to(ids.device))
+            self._alive = self._alive & ~torch.isin(ids[:, 0], self._eos)
         self._decoding.step(length + 1, self._alive)
         self._last = weakref.ref(cache), length + 1
         return args, {**given, "headscope": self._decoding}
@@ -104,7 +104,7 @@ class Run:
         at = [length] * rows if positions is None else positions.expand(rows, -1)[:, 0].tolist()
         caches, spans = pairs(cache, self._full), [(start, length) for start in starts]
         layers = states(self._model, self._criterion, self._threshold, caches, spans, at)
-        self._alive = torch.ones(rows, dtype=torch.bool, device=tokens.device)
+        self._alive, self._eos = torch.ones(rows, dtype=torch.bool, device=tokens.device), self._eos.to(tokens.device)
         return Decoding(layers, starts, self._criterion.window, tokens.device)
 
     def end(self) -> None:
