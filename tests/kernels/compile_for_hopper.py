@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from headscope.kernels import decode, join, mass, packed_hopper, padded, prefill, prefix
+from headscope.kernels import decode, join, mass, mass_hopper, packed_hopper, padded, prefill, prefix
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
 from headscope.kernels.windows import attend_windows, window_tiling
@@ -106,6 +106,20 @@ def packed_on_hopper(group: int) -> Any:
     return compiled(kernel, types, constants | {"num_warps": 4}, 4, 3, GluonASTSource)
 
 
+def masses_on_hopper(group: int) -> Any:
+    """The masses in Gluon."""
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    dim, tile = mass_hopper.DIM, mass_hopper.TILE
+    layout = gl.NVMMASharedLayout.get_default_for([1, 1, tile, dim], gl.bfloat16)
+    types = {"key": f"tensordesc<bf16[1,1,{tile},{dim}],{layout!r}>", "query": "*bf16", "positions": "*i32"}
+    types |= {"local": "*fp32", "bulk": "*fp32", "bits": "fp32"}
+    constants = {"G": group, "D": dim, "N": tile, "PARTS": mass_hopper.PARTS, "STAGES": mass_hopper.STAGES}
+    constants |= {"AHEAD": mass_hopper.AHEAD, "num_warps": 4}
+    return compiled(mass_hopper._masses_hopper, types, constants, 4, 3, GluonASTSource)
+
+
 def serialised(found: Any) -> bool:
     """Whether the assembler has the tensor cores' products wait for each other (its advice C7515 and the like)."""
     with NamedTemporaryFile("w", suffix=".ptx") as file:
@@ -135,3 +149,5 @@ if __name__ == "__main__":
     for group in (1, 4, 7) if packed_hopper.THERE else ():
         found = packed_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"packed in Gluon, {group} heads"
+        found = masses_on_hopper(group)
+        assert found.metadata.shared <= SHARED and not serialised(found), f"masses in Gluon, {group} heads"

@@ -43,6 +43,20 @@ def test_masses_equal_the_float64_reference_on_odd_shapes_groups_and_windows(
     assert_exact(query, key, positions, window, dim**-0.5)
 
 
+@pytest.mark.parametrize("group", [1, 3, 4, 8, 16])
+@pytest.mark.parametrize(
+    ("queries", "before", "window"), [(1, 0, WINDOW), (131, 250, WINDOW), (257, 0, Window(140, 9))]
+)
+def test_masses_of_head_dim_128_equal_the_float64_reference(device, dtype, group, queries, before, window) -> None:
+    query, key, positions = drawn(device, dtype, 2, 2, group, queries, before + queries, 128)
+    assert_exact(query, key, positions, window, 128**-0.5)
+
+
+def test_long_queries_are_as_exact(device, dtype) -> None:
+    query, key, positions = drawn(device, dtype, group=4, queries=301, keys=301, dim=128, norm=20.0)
+    assert_exact(query, key, positions, WINDOW, 128**-0.5, 1e-5)
+
+
 @pytest.mark.parametrize("norm", [0.0, 40.0])
 def test_a_side_far_below_the_other_is_as_exact(device, dtype, norm) -> None:
     query, key, positions = drawn(device, dtype, norm=norm)
@@ -50,23 +64,34 @@ def test_a_side_far_below_the_other_is_as_exact(device, dtype, norm) -> None:
     assert_exact(query, key, positions, WINDOW, 64**-0.5, 2e-3)
 
 
-def test_positions_may_be_a_sample_in_any_order(device, dtype) -> None:
-    query, key, _ = drawn(device, dtype, queries=9)
+@pytest.mark.parametrize("dim", [64, 128])
+def test_a_query_that_is_nan_harms_no_other(device, dtype, dim) -> None:
+    query, key, positions = drawn(device, dtype, dim=dim)
+    query[0, 2, 50] = torch.nan
+    assert_exact(query, key, positions, WINDOW, 0.1)
+    assert found(query, key, positions, WINDOW, 0.1)[0].isnan().sum() == 1
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+def test_positions_may_be_a_sample_in_any_order(device, dtype, dim) -> None:
+    query, key, _ = drawn(device, dtype, queries=9, dim=dim)
     positions = torch.tensor([149, 3, 77, 30, 24, 25, 0, 148, 60], device=device)
     assert_exact(query, key, positions, WINDOW, 0.1)
 
 
-def test_nothing_outside_the_tensors_is_read(device, dtype) -> None:
-    query, key, positions = drawn(device, dtype, queries=7, keys=70, dim=40)
-    around = torch.full((1, 2, 200, 48), torch.nan, device=device, dtype=dtype)
-    around[:, :, 30:100, :40] = key
-    wide = torch.full((1, 7, 6, 48), torch.nan, device=device, dtype=dtype)
-    wide[..., :40] = query.transpose(1, 2)
-    assert_exact(wide[..., :40].transpose(1, 2), around[:, :, 30:100, :40], positions, WINDOW, 0.1)
+@pytest.mark.parametrize("dim", [40, 128])
+def test_nothing_outside_the_tensors_is_read(device, dtype, dim) -> None:
+    query, key, positions = drawn(device, dtype, queries=7, keys=70, dim=dim)
+    around = torch.full((1, 2, 200, dim + 8), torch.nan, device=device, dtype=dtype)
+    around[:, :, 30:100, :dim] = key
+    wide = torch.full((1, 7, 6, dim + 8), torch.nan, device=device, dtype=dtype)
+    wide[..., :dim] = query.transpose(1, 2)
+    assert_exact(wide[..., :dim].transpose(1, 2), around[:, :, 30:100, :dim], positions, WINDOW, 0.1)
 
 
-def test_nan_shows_in_its_own_side_and_a_future_nan_nowhere(device, dtype) -> None:
-    query, key, _ = drawn(device, dtype, queries=2, keys=100)
+@pytest.mark.parametrize("dim", [64, 128])
+def test_nan_shows_in_its_own_side_and_a_future_nan_nowhere(device, dtype, dim) -> None:
+    query, key, _ = drawn(device, dtype, queries=2, keys=100, dim=dim)
     key[0, 0, 50], key[0, 1, 99] = torch.nan, torch.nan
     local, bulk = found(query, key, torch.tensor([98, 60], device=device), WINDOW, 0.1)
     assert torch.isnan(bulk[0, :3, 0]).all() and torch.isfinite(bulk[0, 3:]).all()
@@ -92,3 +117,35 @@ def test_kernels_serve_half_precision_on_a_gpu_alone(device) -> None:
     assert not kernels.serve(half, single)
     assert not kernels.serve(torch.zeros(1, 257, device=device, dtype=torch.bfloat16))
     assert not kernels.serve(half.clone().requires_grad_())
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """Tensors that say they are on a Hopper GPU."""
+    from headscope.kernels import mass_hopper
+
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    return mass_hopper
+
+
+def test_hopper_serves_head_dim_128_in_half_precision_with_keys_at_multiples_of_16_bytes(hopper, monkeypatch) -> None:
+    query, key = torch.zeros(1, 6, 5, 128).half(), torch.zeros(1, 2, 9, 128).half()
+    wide = torch.zeros(1, 2, 9, 132).half()
+    assert hopper.serves(query, key) and hopper.serves(query.bfloat16(), key.bfloat16())
+    assert hopper.serves(query, key.transpose(1, 2).contiguous().transpose(1, 2))
+    assert not hopper.serves(query[..., :64], key[..., :64]) and not hopper.serves(query.float(), key.float())
+    assert not hopper.serves(query, key.bfloat16())
+    assert not hopper.serves(query, wide[..., :128]) and not hopper.serves(query, key[:, :1].expand(1, 2, 9, 128))
+    assert not hopper.serves(query, torch.zeros(2 * 9 * 128 + 1).half()[1:].view(1, 2, 9, 128))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (10, 0))
+    assert not hopper.serves(query, key)
+
+
+def test_masses_take_the_path_of_hopper_where_it_serves(hopper, monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(hopper, "write_masses", lambda *x: given.append(x))
+    query, key = torch.zeros(1, 6, 5, 128).half(), torch.zeros(1, 2, 9, 128).half()
+    local, bulk = found(query, key, torch.arange(4, 9), WINDOW, 0.1)
+    (call,) = given
+    assert call[2].dtype == torch.int32 and call[3] is local and call[4] is bulk and call[5:] == (5, 20, 0.1)

@@ -1,6 +1,7 @@
 """Window and bulk log masses of every query in one pass over its keys: no values, nothing of size T x T.
 
-The torch reference beside it is `headscope.heads.mass`.
+The torch reference beside it is `headscope.heads.mass`. On a Hopper GPU `headscope.kernels.mass_hopper` takes what it
+serves: head_dim 128, keys at multiples of 16 bytes.
 
 Shapes: B prompts, H query heads, K KV heads, G = H // K query heads a KV head, Q queries, T keys, D head_dim. A program
 has M rows, (query, head) pairs of one KV head with the heads of a query side by side, so that any G fills a tile, and
@@ -13,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels import LOG2E, padded
+from headscope.kernels import LOG2E, mass_hopper, padded
 
 LANES = tl.constexpr(8)
 
@@ -120,9 +121,12 @@ def masses(
     batch, heads, queries, dim = query.shape
     kv_heads = key.shape[1]
     local, bulk = (torch.empty(batch, heads, queries, device=query.device) for _ in range(2))
+    query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
+    if mass_hopper.serves(query, key):
+        mass_hopper.write_masses(query, key, query_position.int(), local, bulk, sink, recent, scale)
+        return local, bulk
     width = padded(dim)
     rows, tile, warps, stages = tiling(width)
-    query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
     grid = (triton.cdiv(queries * heads // kv_heads, rows) * batch * kv_heads,)
     _masses[grid](
         query, key, query_position.int(), local, bulk,

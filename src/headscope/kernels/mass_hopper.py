@@ -1,0 +1,315 @@
+"""Window and bulk log masses on a Hopper GPU, in Gluon: `headscope.kernels.mass._masses` for head_dim 128.
+
+One warp fetches tiles of keys by TMA; warpgroups, each with 64 of a program's rows, sum them as each comes to them, so
+that the tensor cores multiply for one while others take exponentials. A program takes many row tiles.
+
+Shapes: B prompts, H query heads, K KV heads, G = H // K, Q queries, T keys, D head_dim; groups = B K; M rows, N keys of
+a tile, R = 64 rows of a warpgroup. A row is a (query, head) pair of one KV head, pair = query x G + head. Running sums
+are [R, 4]: the four threads that hold a row's scores each keep their own, so that the loop over keys exchanges nothing
+between threads. Scores are in bits (base 2).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from headscope.kernels import HALF, LOG2E
+from headscope.kernels.mass_sums import LOWEST, added, added_to_both, log_mass, threads
+
+try:
+    from triton.experimental import gluon
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon.language.nvidia import hopper
+    from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    jit = gluon.jit
+    # As Triton 3.6 calls them, or later releases.
+    barrier = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier
+    copy = hopper.tma.async_load if hasattr(hopper.tma, "async_load") else hopper.tma.async_copy_global_to_shared
+    THERE = True
+except ImportError:
+    jit, THERE = triton.jit, False
+
+DIM, PARTS, TILE, STAGES, AHEAD = 128, 4, 128, 4, False
+"""D, warpgroups that sum, N, tiles that the shared memory holds, whether the next product is asked for before a sum."""
+
+
+@jit
+def _slot(turn, positions, queries, groups, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+    """A program's slot of this turn: its group, first row, first position, and key tiles (0: there is no slot)."""
+    tiles, programs, program = (queries * G + M - 1) // M, gl.num_programs(0), gl.program_id(0)
+    # Forth and back over the programs, so that none always takes the longest of a turn.
+    slot = turn * programs + gl.where(turn % 2 == 0, program, programs - 1 - program)
+    # The last rows see most keys: their tiles come first.
+    start = gl.maximum(tiles - 1 - slot // groups, 0) * M
+    SIDE: gl.constexpr = triton.next_power_of_2(M)
+    row = gl.arange(0, SIDE, layout=gl.BlockedLayout([SIDE // 32], [32], [gl.num_warps()], [0]))
+    position = gl.load(positions + gl.minimum((start + gl.minimum(row, M - 1)) // G, queries - 1))
+    first, last = gl.min(position, 0), gl.max(position, 0)
+    return slot % groups, start, first, gl.where(slot < tiles * groups, last // N + 1, 0)
+
+
+@jit
+def _turns(queries, groups, G: tl.constexpr, M: tl.constexpr):
+    """How many slots a program meets at most."""
+    slots = (queries * G + M - 1) // M * groups
+    return (slots + gl.num_programs(0) - 1) // gl.num_programs(0)
+
+
+@jit
+def _fetch(key, stages, given, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr):
+    """The warp that fills the stages; behind the last token, tiles are zeros."""
+    keys, there, read = stages
+    positions, queries, groups, kv_heads = given
+    step = 0
+    for turn in range(_turns(queries, groups, G, M)):
+        group, _, _, tiles = _slot(turn, positions, queries, groups, G, M, N)
+        for i in range(tiles):
+            s = step % STAGES
+            mbarrier.wait(read.index(s), ((step // STAGES) & 1) ^ 1)
+            mbarrier.expect(there.index(s), key.block_type.nbytes)
+            copy(key, [group // kv_heads, group % kv_heads, i * N, 0], there.index(s), keys.index(s))
+            step += 1
+
+
+@jit
+def _asked(query, stages, step, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr):
+    """Ask the tensor cores for the scores of the next tile."""
+    keys, there, _ = stages
+    s = step % STAGES
+    mbarrier.wait(there.index(s), (step // STAGES) & 1)
+    part, zero = keys.index(s).reshape([N, D]).permute((1, 0)), gl.zeros([64, N], gl.float32, SCORES)
+    return warpgroup_mma(query, part, zero, use_acc=False, is_async=True)
+
+
+@jit
+def _waited(scores, stages, step, STAGES: tl.constexpr):
+    """Scores once they are there; their stage may then be filled again."""
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    mbarrier.arrive(stages[2].index(step % STAGES), count=1)
+    return scores
+
+
+@jit
+def _pair(
+    held, stages, step, scores, top, total, bits,
+    N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr,
+):  # fmt: skip
+    """Add bulk scores while the tensor cores find the next ones."""
+    other = _asked(held, stages, step, N, D, STAGES, SCORES)
+    top, total = added(top, total, threads(scores), bits)
+    # Without maxima and sums here, the compiler would wait before it finds them.
+    other, top, total = warpgroup_mma_wait(0, deps=[other, top, total])
+    mbarrier.arrive(stages[2].index(step % STAGES), count=1)
+    return other, top, total
+
+
+@jit
+def _sums(
+    held, stages, step, sums, tiles, lead, whole, bits, position, sink, recent,
+    N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr,
+):  # fmt: skip
+    """Maxima and sums over all tiles: those in [lead, whole) are bulk to every row."""
+    for i in range(lead):
+        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+        sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
+        step += 1
+    local_top, local_total, top, total = sums
+    for _ in range(lead, whole):
+        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+        top, total = added(top, total, threads(scores), bits)
+        step += 1
+    sums = local_top, local_total, top, total
+    for i in range(whole, tiles):
+        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+        sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
+        step += 1
+    return sums, step
+
+
+@jit
+def _sums_ahead(
+    held, stages, step, sums, tiles, lead, whole, bits, position, sink, recent,
+    N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr,
+):  # fmt: skip
+    """The same, but a warpgroup asks for the next product before it sums the scores of the last."""
+    for i in range(lead):
+        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+        sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
+        step += 1
+    local_top, local_total, top, total = sums
+    # In twos, so that no scores are moved; one tile stays for the loop behind.
+    pairs = gl.maximum(whole - lead - 1, 0) // 2
+    if pairs > 0:
+        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+        step += 1
+        for _ in range(pairs):
+            other, top, total = _pair(held, stages, step, scores, top, total, bits, N, D, STAGES, SCORES)
+            scores, top, total = _pair(held, stages, step + 1, other, top, total, bits, N, D, STAGES, SCORES)
+            step += 2
+        top, total = added(top, total, threads(scores), bits)
+        lead += pairs * 2 + 1
+    sums = local_top, local_total, top, total
+    for i in range(lead, tiles):
+        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+        sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
+        step += 1
+    return sums, step
+
+
+@jit
+def _add_up(
+    PART: tl.constexpr, held, stages, given, rows,
+    G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """A warpgroup with its share of every tile's rows; `held` has their queries."""
+    positions, queries, groups, kv_heads = given
+    query, strides, local, bulk, bits, sink, recent = rows
+    R: tl.constexpr = 64
+    SCORES: tl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 16])
+    MEMORY: tl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    d = gl.expand_dims(gl.arange(0, D, layout=gl.SliceLayout(0, MEMORY)), 0)
+    lowest = gl.max(gl.max(threads(gl.full([R, N], LOWEST, gl.float32, SCORES)), 1), 2)
+    step = 0
+    for turn in range(_turns(queries, groups, G, M)):
+        group, start, first, tiles = _slot(turn, positions, queries, groups, G, M, N)
+        if tiles > 0:
+            b, k = (group // kv_heads).to(gl.int64), (group % kv_heads).to(gl.int64)
+            start += PART * R
+            row = start + gl.arange(0, R, layout=gl.SliceLayout(1, MEMORY))
+            q = gl.minimum(row // G, queries - 1).to(gl.int64)
+            at = b * strides[0] + (k * G + row % G) * strides[1] + q * strides[2]
+            found = gl.load(query + gl.expand_dims(at, 1) + d)
+            barrier()  # nobody multiplies the last tile's queries any more
+            held.store(found)
+            hopper.fence_async_shared()
+            barrier()
+            row = start + gl.arange(0, R, layout=gl.SliceLayout(1, SCORES))
+            q = gl.minimum(row // G, queries - 1)
+            position = gl.load(positions + q)
+            sums = lowest, gl.zeros_like(lowest), lowest, gl.zeros_like(lowest)
+            lead = gl.minimum((sink + N - 1) // N, tiles)
+            whole = gl.maximum(gl.maximum(first - recent + 1, 0) // N, lead)
+            if AHEAD:
+                sums, step = _sums_ahead(
+                    held, stages, step, sums, tiles, lead, whole, bits, position, sink, recent, N, D, STAGES, SCORES
+                )
+            else:
+                sums, step = _sums(
+                    held, stages, step, sums, tiles, lead, whole, bits, position, sink, recent, N, D, STAGES, SCORES
+                )
+            out, there = (group.to(gl.int64) * G + row % G) * queries + q, row < queries * G
+            log = gl.convert_layout(log_mass(sums[0], sums[1]), gl.SliceLayout(1, SCORES))
+            gl.store(local + out, log, mask=there)
+            log = gl.convert_layout(log_mass(sums[2], sums[3]), gl.SliceLayout(1, SCORES))
+            gl.store(bulk + out, log, mask=there)
+
+
+@jit(do_not_specialize=["queries", "groups", "kv_heads", "sink", "recent"])
+def _masses_hopper(
+    key, query, positions, local, bulk, query_b, query_h, query_q,
+    bits, queries, groups, kv_heads, sink, recent,
+    G: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr,
+    AHEAD: tl.constexpr, num_warps: tl.constexpr,
+):  # fmt: skip
+    """Log masses [B, H, Q] of all rows; the keys are TMA's description."""
+    M: gl.constexpr = PARTS * 64
+    HELD: tl.constexpr = gl.NVMMASharedLayout.get_default_for([64, D], key.dtype)
+    BARRIERS: tl.constexpr = mbarrier.MBarrierLayout()
+    held = gl.allocate_shared_memory(key.dtype, [PARTS, 64, D], HELD)
+    keys = gl.allocate_shared_memory(key.dtype, [STAGES, 1, 1, N, D], key.layout)
+    there = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIERS)
+    read = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIERS)
+    for s in gl.static_range(STAGES):
+        mbarrier.init(there.index(s), count=1)
+        mbarrier.init(read.index(s), count=PARTS)
+    stages = keys, there, read
+    given = positions, queries, groups, kv_heads
+    rows = query, (query_b, query_h, query_q), local, bulk, bits, sink, recent
+    if PARTS == 2:
+        gl.warp_specialize(
+            [
+                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_fetch, (key, stages, given, G, M, N, STAGES)),
+            ],
+            [4, 1],
+            [232, 40],
+        )
+    elif PARTS == 3:
+        gl.warp_specialize(
+            [
+                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_add_up, (2, held.index(2), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_fetch, (key, stages, given, G, M, N, STAGES)),
+            ],
+            [4, 4, 1],
+            [152, 152, 40],
+        )
+    else:
+        gl.warp_specialize(
+            [
+                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_add_up, (2, held.index(2), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_add_up, (3, held.index(3), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_fetch, (key, stages, given, G, M, N, STAGES)),
+            ],
+            [4, 4, 4, 1],
+            [112, 112, 112, 32],
+        )
+
+
+def serves(query: Tensor, key: Tensor) -> bool:
+    """Whether `masses` takes them: head_dim 128 in half precision, keys as TMA reads them, on a Hopper GPU.
+
+    TMA reads from addresses and over strides that are multiples of 16 bytes.
+    """
+    return (
+        THERE
+        and query.is_cuda
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(query.device)[0] == 9
+        and query.shape[-1] == DIM
+        and query.stride(-1) == 1
+        and query.dtype == key.dtype
+        and query.dtype in HALF
+        and readable(key)
+    )
+
+
+def readable(key: Tensor) -> bool:
+    """Whether TMA reads keys [B, K, T, D] of half precision where they are."""
+    strides = key.stride()
+    return strides[3] == 1 and key.data_ptr() % 16 == 0 and all(x > 0 and x % 8 == 0 for x in strides[:3])
+
+
+def write_masses(
+    query: Tensor, key: Tensor, positions: Tensor, local: Tensor, bulk: Tensor, sink: int, recent: int, scale: float
+) -> None:
+    """Write the log masses of window and bulk to `local` and `bulk`, [B, H, Q], float32; -inf where a side is empty.
+
+    Args:
+        query: rotated queries, [B, H, Q, D].
+        key: rotated keys of positions 0 to T - 1, [B, K, T, D].
+        positions: absolute positions of the queries, int32 [Q], all below T.
+        local: without gaps.
+        bulk: without gaps.
+        sink: first keys that are local.
+        recent: last keys up to the query's own that are local.
+        scale: factor of the scores, above 0.
+    """
+    (batch, heads, queries, dim), kv_heads = query.shape, key.shape[1]
+    groups, group = batch * kv_heads, heads // kv_heads
+    block = [1, 1, TILE, dim]
+    layout = gl.NVMMASharedLayout.get_default_for(block, gl.float16)
+    programs = torch.cuda.get_device_properties(query.device).multi_processor_count
+    _masses_hopper[(min(programs, triton.cdiv(queries * group, 64 * PARTS) * groups),)](
+        TensorDescriptor(key, list(key.shape), list(key.stride()), block, layout),
+        query, positions, local, bulk, *query.stride()[:3],
+        scale * LOG2E, queries, groups, kv_heads, sink, recent,
+        group, dim, PARTS, TILE, STAGES, AHEAD, num_warps=4,
+    )  # fmt: skip
