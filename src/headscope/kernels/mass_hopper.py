@@ -32,8 +32,9 @@ try:
 except ImportError:
     jit, THERE = triton.jit, False
 
-DIM, PARTS, TILE, STAGES, AHEAD = 128, 4, 128, 4, False
-"""D, warpgroups that sum, N, tiles that the shared memory holds, whether the next product is asked for before a sum."""
+DIM, PARTS, TILE, STAGES, AHEAD, EMULATED = 128, 4, 128, 4, False, 0
+"""D, warpgroups that sum, N, tiles that the shared memory holds, whether the next product is asked for before a sum,
+and of how many exponentials one is emulated (0: none)."""
 
 
 @jit
@@ -95,11 +96,11 @@ def _waited(scores, stages, step, STAGES: tl.constexpr):
 @jit
 def _pair(
     held, stages, step, scores, top, total, bits,
-    N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr,
+    N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
     """Add bulk scores while the tensor cores find the next ones."""
     other = _asked(held, stages, step, N, D, STAGES, SCORES)
-    top, total = added(top, total, threads(scores), bits)
+    top, total = added(top, total, threads(scores), bits, EMULATED)
     # Without maxima and sums here, the compiler would wait before it finds them.
     other, top, total = warpgroup_mma_wait(0, deps=[other, top, total])
     mbarrier.arrive(stages[2].index(step % STAGES), count=1)
@@ -107,52 +108,52 @@ def _pair(
 
 
 @jit
-def _sums(
-    held, stages, step, sums, tiles, lead, whole, bits, position, sink, recent,
-    N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr,
+def _added_whole(
+    held, stages, step, top, total, count, bits, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
+    SCORES: tl.constexpr, AHEAD: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
-    """Maxima and sums over all tiles: those in [lead, whole) are bulk to every row."""
-    for i in range(lead):
-        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
-        sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
-        step += 1
-    local_top, local_total, top, total = sums
-    for _ in range(lead, whole):
-        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
-        top, total = added(top, total, threads(scores), bits)
-        step += 1
-    sums = local_top, local_total, top, total
-    for i in range(whole, tiles):
-        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
-        sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
-        step += 1
-    return sums, step
+    """Add tiles that are bulk to every row: all `count` or, asking ahead, an odd number of them; with the next step."""
+    if AHEAD:
+        if count > 0:
+            scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+            step += 1
+            # In twos, so that no scores are moved.
+            for _ in range((count - 1) // 2):
+                other, top, total = _pair(held, stages, step, scores, top, total, bits, N, D, STAGES, SCORES, EMULATED)
+                step += 1
+                scores, top, total = _pair(held, stages, step, other, top, total, bits, N, D, STAGES, SCORES, EMULATED)
+                step += 1
+            top, total = added(top, total, threads(scores), bits, EMULATED)
+    else:
+        for _ in range(count):
+            scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+            top, total = added(top, total, threads(scores), bits, EMULATED)
+            step += 1
+    return top, total, step
 
 
 @jit
-def _sums_ahead(
-    held, stages, step, sums, tiles, lead, whole, bits, position, sink, recent,
-    N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr,
+def _sums(
+    held, stages, step, lowest, bits, position, span, window, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
+    SCORES: tl.constexpr, AHEAD: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
-    """The same, but a warpgroup asks for the next product before it sums the scores of the last."""
+    """Maxima and sums [R, 4] of window and bulk over all tiles of a slot, and the next step."""
+    tiles, first = span
+    sink, recent = window
+    begin = step
+    lead = gl.minimum((sink + N - 1) // N, tiles)
+    whole = gl.maximum(first - recent + 1, 0) // N
+    sums = lowest, gl.zeros_like(lowest), lowest, gl.zeros_like(lowest)
     for i in range(lead):
         scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
         sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
         step += 1
     local_top, local_total, top, total = sums
-    # In twos, so that no scores are moved; one tile stays for the loop behind.
-    pairs = gl.maximum(whole - lead - 1, 0) // 2
-    if pairs > 0:
-        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
-        step += 1
-        for _ in range(pairs):
-            other, top, total = _pair(held, stages, step, scores, top, total, bits, N, D, STAGES, SCORES)
-            scores, top, total = _pair(held, stages, step + 1, other, top, total, bits, N, D, STAGES, SCORES)
-            step += 2
-        top, total = added(top, total, threads(scores), bits)
-        lead += pairs * 2 + 1
+    top, total, step = _added_whole(
+        held, stages, step, top, total, gl.maximum(whole - lead, 0), bits, N, D, STAGES, SCORES, AHEAD, EMULATED
+    )
     sums = local_top, local_total, top, total
-    for i in range(lead, tiles):
+    for i in range(step - begin, tiles):
         scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
         sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
         step += 1
@@ -163,6 +164,7 @@ def _sums_ahead(
 def _add_up(
     PART: tl.constexpr, held, stages, given, rows,
     G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
+    EMULATED: tl.constexpr,
 ):  # fmt: skip
     """A warpgroup with its share of every tile's rows; `held` has their queries."""
     positions, queries, groups, kv_heads = given
@@ -189,17 +191,10 @@ def _add_up(
             row = start + gl.arange(0, R, layout=gl.SliceLayout(1, SCORES))
             q = gl.minimum(row // G, queries - 1)
             position = gl.load(positions + q)
-            sums = lowest, gl.zeros_like(lowest), lowest, gl.zeros_like(lowest)
-            lead = gl.minimum((sink + N - 1) // N, tiles)
-            whole = gl.maximum(gl.maximum(first - recent + 1, 0) // N, lead)
-            if AHEAD:
-                sums, step = _sums_ahead(
-                    held, stages, step, sums, tiles, lead, whole, bits, position, sink, recent, N, D, STAGES, SCORES
-                )
-            else:
-                sums, step = _sums(
-                    held, stages, step, sums, tiles, lead, whole, bits, position, sink, recent, N, D, STAGES, SCORES
-                )
+            sums, step = _sums(
+                held, stages, step, lowest, bits, position, (tiles, first), (sink, recent),
+                N, D, STAGES, SCORES, AHEAD, EMULATED,
+            )  # fmt: skip
             out, there = (group.to(gl.int64) * G + row % G) * queries + q, row < queries * G
             log = gl.convert_layout(log_mass(sums[0], sums[1]), gl.SliceLayout(1, SCORES))
             gl.store(local + out, log, mask=there)
@@ -212,7 +207,7 @@ def _masses_hopper(
     key, query, positions, local, bulk, query_b, query_h, query_q,
     bits, queries, groups, kv_heads, sink, recent,
     G: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr,
-    AHEAD: tl.constexpr, num_warps: tl.constexpr,
+    AHEAD: tl.constexpr, EMULATED: tl.constexpr, num_warps: tl.constexpr,
 ):  # fmt: skip
     """Log masses [B, H, Q] of all rows; the keys are TMA's description."""
     M: gl.constexpr = PARTS * 64
@@ -231,8 +226,8 @@ def _masses_hopper(
     if PARTS == 2:
         gl.warp_specialize(
             [
-                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
-                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
+                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
                 (_fetch, (key, stages, given, G, M, N, STAGES)),
             ],
             [4, 1],
@@ -241,9 +236,9 @@ def _masses_hopper(
     elif PARTS == 3:
         gl.warp_specialize(
             [
-                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
-                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
-                (_add_up, (2, held.index(2), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
+                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
+                (_add_up, (2, held.index(2), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
                 (_fetch, (key, stages, given, G, M, N, STAGES)),
             ],
             [4, 4, 1],
@@ -252,10 +247,10 @@ def _masses_hopper(
     else:
         gl.warp_specialize(
             [
-                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
-                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
-                (_add_up, (2, held.index(2), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
-                (_add_up, (3, held.index(3), stages, given, rows, G, D, M, N, STAGES, AHEAD)),
+                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
+                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
+                (_add_up, (2, held.index(2), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
+                (_add_up, (3, held.index(3), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
                 (_fetch, (key, stages, given, G, M, N, STAGES)),
             ],
             [4, 4, 4, 1],
@@ -311,5 +306,5 @@ def write_masses(
         TensorDescriptor(key, list(key.shape), list(key.stride()), block, layout),
         query, positions, local, bulk, *query.stride()[:3],
         scale * LOG2E, queries, groups, kv_heads, sink, recent,
-        group, dim, PARTS, TILE, STAGES, AHEAD, num_warps=4,
+        group, dim, PARTS, TILE, STAGES, AHEAD, EMULATED, num_warps=4,
     )  # fmt: skip
