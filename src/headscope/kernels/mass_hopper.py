@@ -39,7 +39,7 @@ and of how many exponentials one is emulated (0: none)."""
 
 @jit
 def _slot(turn, positions, queries, groups, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
-    """A program's slot of this turn: its group, first row, first position, and key tiles (0: there is no slot)."""
+    """A program's slot of this turn: its group, first row, and key tiles (0: there is no slot)."""
     tiles, programs, program = (queries * G + M - 1) // M, gl.num_programs(0), gl.program_id(0)
     # Forth and back over the programs, so that none always takes the longest of a turn.
     slot = turn * programs + gl.where(turn % 2 == 0, program, programs - 1 - program)
@@ -48,8 +48,7 @@ def _slot(turn, positions, queries, groups, G: tl.constexpr, M: tl.constexpr, N:
     SIDE: gl.constexpr = triton.next_power_of_2(M)
     row = gl.arange(0, SIDE, layout=gl.BlockedLayout([SIDE // 32], [32], [gl.num_warps()], [0]))
     position = gl.load(positions + gl.minimum((start + gl.minimum(row, M - 1)) // G, queries - 1))
-    first, last = gl.min(position, 0), gl.max(position, 0)
-    return slot % groups, start, first, gl.where(slot < tiles * groups, last // N + 1, 0)
+    return slot % groups, start, gl.where(slot < tiles * groups, gl.max(position, 0) // N + 1, 0)
 
 
 @jit
@@ -66,7 +65,7 @@ def _fetch(key, stages, given, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr
     positions, queries, groups, kv_heads = given
     step = 0
     for turn in range(_turns(queries, groups, G, M)):
-        group, _, _, tiles = _slot(turn, positions, queries, groups, G, M, N)
+        group, _, tiles = _slot(turn, positions, queries, groups, G, M, N)
         for i in range(tiles):
             s = step % STAGES
             mbarrier.wait(read.index(s), ((step // STAGES) & 1) ^ 1)
@@ -134,15 +133,14 @@ def _added_whole(
 
 @jit
 def _sums(
-    held, stages, step, lowest, bits, position, span, window, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
+    held, stages, step, lowest, bits, position, tiles, window, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
     SCORES: tl.constexpr, AHEAD: tl.constexpr, EMULATED: tl.constexpr,
 ):  # fmt: skip
-    """Maxima and sums [R, 4] of window and bulk over all tiles of a slot, and the next step."""
-    tiles, first = span
+    """Maxima and sums [R, 4] of window and bulk over all tiles of a slot, and the next step; `window`: sink, recent."""
     sink, recent = window
     begin = step
     lead = gl.minimum((sink + N - 1) // N, tiles)
-    whole = gl.maximum(first - recent + 1, 0) // N
+    whole = gl.maximum(gl.min(position, 0) - recent + 1, 0) // N
     sums = lowest, gl.zeros_like(lowest), lowest, gl.zeros_like(lowest)
     for i in range(lead):
         scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
@@ -176,7 +174,7 @@ def _add_up(
     lowest = gl.max(gl.max(threads(gl.full([R, N], LOWEST, gl.float32, SCORES)), 1), 2)
     step = 0
     for turn in range(_turns(queries, groups, G, M)):
-        group, start, first, tiles = _slot(turn, positions, queries, groups, G, M, N)
+        group, start, tiles = _slot(turn, positions, queries, groups, G, M, N)
         if tiles > 0:
             b, k = (group // kv_heads).to(gl.int64), (group % kv_heads).to(gl.int64)
             start += PART * R
@@ -192,7 +190,7 @@ def _add_up(
             q = gl.minimum(row // G, queries - 1)
             position = gl.load(positions + q)
             sums, step = _sums(
-                held, stages, step, lowest, bits, position, (tiles, first), (sink, recent),
+                held, stages, step, lowest, bits, position, tiles, (sink, recent),
                 N, D, STAGES, SCORES, AHEAD, EMULATED,
             )  # fmt: skip
             out, there = (group.to(gl.int64) * G + row % G) * queries + q, row < queries * G
