@@ -21,7 +21,8 @@ from transformers.masking_utils import sdpa_mask
 from headscope.errors import ConfigError, UnsupportedModelError
 from headscope.models.adaptive_criterion import AdaptiveCriterion
 from headscope.models.boundary import states
-from headscope.models.cache_rows import first_keys, pairs
+from headscope.models.cache_rows import first_keys, pairs, writes
+from headscope.models.captured import Captured, forwarding
 from headscope.models.counts import LocalCounts
 from headscope.models.decoding import Decoding
 from headscope.models.geometry import geometry
@@ -45,6 +46,20 @@ class Sparsity(NamedTuple):
     queries: int
 
 
+class Fed(NamedTuple):
+    """What the last step was fed, and left.
+
+    Attributes:
+        cache: which one.
+        length: its keys behind the step.
+        writes: to its length, by which it is known without waiting for the GPU that nobody else wrote; None: ask.
+    """
+
+    cache: weakref.ref[Any]
+    length: int
+    writes: tuple[Tensor, int] | None
+
+
 class Run:
     """What happens inside a block."""
 
@@ -52,11 +67,13 @@ class Run:
         self._model, self._criterion, self._threshold = model, criterion, threshold
         self._full = geometry(model.config).full_layers
         eos = getattr(model.generation_config, "eos_token_id", None)
-        self._eos = torch.tensor([] if eos is None else eos, dtype=torch.long).flatten()
+        self._stops = torch.tensor([] if eos is None else eos, dtype=torch.long).flatten()
         self._decoding: Decoding | None = None
-        self._last: tuple[weakref.ref[Any], int] | None = None
-        self._alive = torch.ones(0, dtype=torch.bool)
+        self._idle: Decoding | None = None
+        self._fed: Fed | None = None
         self._ended: list[LocalCounts] = []
+        self._dense = model.get_decoder().forward
+        self._captured = Captured(model, self._step)
 
     @property
     def rows(self) -> list[Sparsity]:
@@ -73,30 +90,60 @@ class Run:
         head, group, queries = (sum(values) for values in zip(*known, strict=True))
         return Sparsity(head / len(known), group / len(known), int(queries))
 
-    @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
-    def before_forward(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
-        """Hook of the decoder: where one token follows a cache, hand the decision to the attention function.
+    def forward(self, *args: Any, **given: Any) -> Any:
+        """In place of the decoder's: where one token follows a cache, the attention function is handed the decision.
 
         Raises:
             ConfigError: the model is in training mode.
             UnsupportedModelError: the cache or the mask is of a kind that is not served.
         """
-        if decoder.training:
+        decoding = self._before(args, given)
+        if decoding is None:
+            return self._dense(*args, **given)
+        if args or not decoding.by_kernels or torch.compiler.is_compiling():
+            output = self._step(*args, headscope=decoding, **given)
+        else:
+            output = self._captured(headscope=decoding, **given)
+        self._after(given["past_key_values"])
+        return output
+
+    def _step(self, *args: Any, headscope: Decoding, **given: Any) -> Any:
+        headscope.step(given.get("input_ids", args[0] if args else None))
+        output = self._dense(*args, headscope=headscope, **given)
+        headscope.count()
+        return output
+
+    @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
+    def _before(self, args: tuple[Any, ...], given: Mapping[str, Any]) -> Decoding | None:
+        """The rows that decode, behind a boundary if they are new; None: there is nothing to decide about."""
+        if self._model.training:
             raise ConfigError("the model is in training mode (model.training = True); call model.eval()")
         ids, cache = given.get("input_ids", args[0] if args else None), given.get("past_key_values")
-        tokens = ids if ids is not None else given["inputs_embeds"]
-        length = 0 if cache is None else int(cache.get_seq_length(self._full[0]))
+        tokens, length = ids if ids is not None else given["inputs_embeds"], self._length(cache)
         if tokens.shape[1] > 1 or not length:
             self.end()
             return None
-        if self._decoding is None or self._last is None or self._last[0]() is not cache or self._last[1] != length:
+        fed, self._fed = self._fed, None  # an error on the way leaves nothing to go on from
+        if self._decoding is None or fed is None or fed.cache() is not cache or fed.length != length:
             self.end()
             self._decoding = self._at_boundary(cache, length, tokens, given)
-        if ids is not None:
-            self._alive = self._alive & ~torch.isin(ids[:, 0], self._eos)
-        self._decoding.step(length + 1, self._alive)
-        self._last = weakref.ref(cache), length + 1
-        return args, {**given, "headscope": self._decoding}
+        self._now = length
+        return self._decoding
+
+    @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
+    def _after(self, cache: Any) -> None:
+        self._fed = Fed(weakref.ref(cache), self._now + 1, writes(cache, self._full[0]))
+
+    def _length(self, cache: Any) -> int:
+        """Keys of a cache; a static one is asked, which waits for the GPU, if it was written to since the last step."""
+        if cache is None:
+            return 0
+        fed = self._fed
+        if fed is not None and fed.writes is not None and fed.cache() is cache:
+            now = writes(cache, self._full[0])
+            if now is not None and now[0] is fed.writes[0] and now[1] == fed.writes[1]:
+                return fed.length
+        return int(cache.get_seq_length(self._full[0]))
 
     def _at_boundary(self, cache: Any, length: int, tokens: Tensor, given: Mapping[str, Any]) -> Decoding:
         rows, positions = len(tokens), given.get("position_ids")
@@ -104,14 +151,26 @@ class Run:
         at = [length] * rows if positions is None else positions.expand(rows, -1)[:, 0].tolist()
         caches, spans = pairs(cache, self._full), [(start, length) for start in starts]
         layers = states(self._model, self._criterion, self._threshold, caches, spans, at)
-        self._alive, self._eos = torch.ones(rows, dtype=torch.bool, device=tokens.device), self._eos.to(tokens.device)
-        return Decoding(layers, starts, self._criterion.window, tokens.device)
+        if self._idle is not None and self._idle.again(layers, starts, length):
+            return self._idle
+        self._release()
+        self._stops = self._stops.to(tokens.device)
+        return Decoding(layers, starts, length, self._criterion.window, self._stops)
 
     def end(self) -> None:
-        """Let go of what a boundary left; the counts stay."""
+        """Leave what decodes; the counts stay, and its memory for rows of the same shapes."""
         if self._decoding is not None:
             self._ended.append(self._decoding.counts())
-            self._decoding = None
+            self._idle, self._decoding = self._decoding, None
+
+    def close(self) -> None:
+        """End, and let go of memory and graph."""
+        self.end()
+        self._release()
+
+    def _release(self) -> None:
+        self._idle = None
+        self._captured.drop()
 
 
 @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
@@ -148,6 +207,10 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
     `torch.compile` (with a graph break at each attention call) are served. At the first generated token the rows'
     outliers and summaries are made, which takes a pass over the cache for each row; the mask is read then.
 
+    Steps on a static cache are fastest: on a GPU they are replayed from a CUDA graph (`headscope.models.captured`),
+    the third behind a boundary first. Compiled steps are not captured; `generate` compiles only where it is given a
+    `compile_config`, not by itself as it does outside. Weights must stay where they are inside the block.
+
     Args:
         model: in evaluation mode; the one that the criterion was calibrated for.
         criterion: from `headscope.calibrate` or `headscope.load`.
@@ -166,15 +229,14 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
     run = Run(model, criterion, criterion.threshold(sparsity))
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
-    hook = model.get_decoder().register_forward_pre_hook(run.before_forward, with_kwargs=True)
     model._reorder_cache = _refuse_beams  # what transformers calls to reorder rows, if it is there
     try:
-        yield run
+        with forwarding(model, run.forward):
+            yield run
     finally:
         del model._reorder_cache
-        hook.remove()
         model.set_attn_implementation(before)
-        run.end()
+        run.close()
 
 
 def refuse_nested(model: PreTrainedModel) -> None:
