@@ -121,6 +121,23 @@ def test_one_graph_serves_all_boundaries_on_a_cache_that_is_rewound(recipe, tape
     assert [tape.replays for tape in tapes] == [6 * 9 - 2]  # an eager step and the taped one at the first boundary
 
 
+def test_padding_may_change_between_boundaries_on_one_cache(tapes) -> None:
+    model, cache = small(), StaticCache(small().config, max_cache_len=90)
+    criterion = calibrated(model, "lost_output_even")
+    batches = [[random_ids(60, seed), random_ids(60 - 13 * seed, 9)] for seed in (1, 2, 3)]
+    alone, rows, together = [], [], []
+    for ids in batches:
+        with adaptive(model, criterion) as run:
+            alone.append(generated(model, ids).tolist())
+        rows += run.rows
+    with adaptive(model, criterion) as run:
+        for ids in batches:
+            cache.reset()
+            together.append(generated(model, ids, past_key_values=cache).tolist())
+    assert together == alone and run.rows == rows
+    assert [tape.replays for tape in tapes] == [3 * (NEW - 1) - 2]
+
+
 def test_other_shapes_are_captured_anew(tapes, monkeypatch) -> None:
     model = small()
     criterion = calibrated(model)
