@@ -1,6 +1,6 @@
 """Decoding steps without launches: a decoder's forward of one token as a CUDA graph, for static caches.
 
-A step of a small model is spent on the CPU, in Python and in some thirty launches a layer, while the GPU waits. Of
+A step of a small model is spent on the CPU, in Python and launch after launch, while the GPU waits. Of
 forwards whose arguments look alike the first runs as it is (it compiles kernels and makes workspaces), the second is
 captured and the others are replayed: their tensors are copied to where the graph reads them.
 
