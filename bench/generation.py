@@ -6,21 +6,26 @@
 Decoding alone, in bfloat16, without torch.compile: a dense prefill fills the cache once, and every generation goes on
 from the prompt's last token. `tokens_per_s` counts all of its time: the first step holds the boundary (outliers and
 summaries are made). `boundary_s` is that part, `step_ms` a later step, both by the time of one new token beside that of
-all. A dynamic cache copies its keys at every step; a static one does not, but gives dense attention a mask: each row is
-compared with the faster dense one, `dense_cache`. `agree`: tokens equal to the dense ones of the row's own cache, as a
-share. A threshold belongs to the length it was fitted at: look at `sparsity` before `ratio`. `llama3_8b` has that
-model's shape and random weights: its times count; its answers, `agree` and choice of heads say nothing.
+all. On a GPU steps on a static cache are replayed from a CUDA graph, captured once for a cache before the clock runs.
+
+Each row is compared with the fastest dense way, `dense_cache`: `dynamic`, whose keys are copied at every step;
+`static`, step by step; `captured`, its steps replayed as ours are; `kernels`, the same with headscope's kernels,
+told to read all keys, in place of attention under a mask (less what the first step makes, which is not for dense
+attention). `agree`: tokens equal to the dense ones of the row's own cache, as a share. A threshold belongs to the
+length it was fitted at: look at `sparsity` before `ratio`. `llama3_8b` has that model's shape and random weights: its
+times count; its answers, `agree` and choice of heads say nothing.
 """
 
 import argparse
 import csv
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from pydoc_data.topics import topics
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,10 +33,19 @@ from transformers import DynamicCache, StaticCache
 
 import headscope
 from common import LLAMAS, Numbers, default_asset, environment, random_llama
+from headscope.models.captured import captured
 from headscope.models.loading import load
 
 COLUMNS = ["model", "tokens", "batch", "cache", "criterion", "target", "sparsity", "sparsity_group", "tokens_per_s"]
 COLUMNS += ["dense_tokens_per_s", "dense_cache", "ratio", "boundary_s", "step_ms", "dense_step_ms", "agree"]
+
+
+class Times(NamedTuple):
+    """Of one way to generate: tokens a second, seconds of a later step, and what the first one takes longer."""
+
+    tokens_per_s: float
+    step: float
+    first: float
 
 
 def built(options: argparse.Namespace) -> tuple[Any, Tensor]:
@@ -79,28 +93,36 @@ def measure(model: Any, ids: Tensor, options: argparse.Namespace, criteria: dict
         synchronize()
         return time.perf_counter() - start
 
-    def clocked() -> tuple[float, float, float]:
-        """Tokens a second, seconds of a later step, and what the first one takes longer."""
+    def clocked() -> Times:
+        generate(3)  # compiles, captures
         one, every = (median(seconds(count) for _ in range(options.repeats)) for count in (1, new))
         step = (every - one) / (new - 1)
-        return batch * new / every, step, one - step
+        return Times(batch * new / every, step, one - step)
 
     dense, rows = {}, []
     for kind in options.caches:
         dynamic, cache = kind == "dynamic", refilled(kind, model, cache, length, length + 1 + new)
-        answer = generate(new)  # warms up, too
+        answer = generate(new)
         dense[kind] = clocked()
+        if kind == "static":
+            with captured(model):
+                dense["captured"] = clocked()
+            with headscope.adaptive(model, replace(criteria[options.criteria[0]], thresholds={0.5: torch.inf})):
+                step, first = clocked().step, dense["captured"].first
+            dense["kernels"] = Times(batch * new / (first + new * step), step, first)
         for name, target in product(criteria, options.sparsity):
             with headscope.adaptive(model, criteria[name], target) as run:
                 agree = (generate(new) == answer).float().mean().item()
             with headscope.adaptive(model, criteria[name], target):
                 speed, step, first = clocked()
             shares = {"sparsity": run.sparsity.head, "sparsity_group": run.sparsity.group, "agree": agree}
-            times = {"tokens_per_s": speed, "step_ms": 1e3 * step, "boundary_s": first - dense[kind][2]}
+            times = {"tokens_per_s": speed, "step_ms": 1e3 * step, "boundary_s": first - dense[kind].first}
             rows.append({"cache": kind, "criterion": name, "target": target, **shares, **times})
+    print("dense:", ", ".join(f"{way} {1e3 * times.step:.4g} ms a step" for way, times in dense.items()), flush=True)
     best = max(dense, key=dense.__getitem__)
-    fastest = {"dense_tokens_per_s": dense[best][0], "dense_cache": best, "dense_step_ms": 1e3 * dense[best][1]}
-    yield from ({**row, **fastest, "ratio": row["tokens_per_s"] / dense[best][0]} for row in rows)
+    speed, step, _ = dense[best]
+    fastest = {"dense_tokens_per_s": speed, "dense_cache": best, "dense_step_ms": 1e3 * step}
+    yield from ({**row, **fastest, "ratio": row["tokens_per_s"] / speed} for row in rows)
 
 
 def calibrated(model: Any, stream: Tensor, length: int, options: argparse.Namespace) -> dict[str, Any]:

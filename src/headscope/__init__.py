@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headscope.heads.window import Window
-    from headscope.models.adaptive import Run, Sparsity, adaptive
+    from headscope.models.adaptive import adaptive
     from headscope.models.adaptive_criterion import AdaptiveCriterion
     from headscope.models.calibrate import calibrate
     from headscope.models.criterion_file import load
+    from headscope.models.run import Run, Sparsity
 
 __version__ = "0.1.0"
 __all__ = ["AdaptiveCriterion", "Run", "Sparsity", "Window", "adaptive", "calibrate", "load"]
 _HOMES = {
     "AdaptiveCriterion": "models.adaptive_criterion",
-    "Run": "models.adaptive",
-    "Sparsity": "models.adaptive",
+    "Run": "models.run",
+    "Sparsity": "models.run",
     "Window": "heads.window",
     "adaptive": "models.adaptive",
     "calibrate": "models.calibrate",

@@ -10,7 +10,6 @@ from transformers import CompileConfig, DynamicCache
 from headscope import adaptive
 from headscope.heads.criteria import build
 from headscope.kernels import reference
-from headscope.models import decoding
 from headscope.models.engine import decode
 from headscope.models.shared_prefix import Rows
 
@@ -119,18 +118,6 @@ def test_one_graph_for_all_is_refused_by_name() -> None:
     whole._compile_all_devices = True
     with adaptive(model, calibrated(model)), pytest.raises(Unsupported, match="compile with fullgraph=False"):
         generated(model, IDS, cache_implementation="static", compile_config=whole)
-
-
-def test_labels_are_counted_as_often_as_memory_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, found = small(), []
-    criterion = calibrated(model)
-    for held in (decoding.HELD, 1, 7):
-        monkeypatch.setattr(decoding, "HELD", held)
-        with adaptive(model, criterion) as run:
-            generated(model, IDS)
-            assert run.rows == run.rows
-        found.append(run.rows)
-    assert found[0] == found[1] == found[2]
 
 
 def test_embeddings_may_be_given_and_stop_tokens_unknown() -> None:

@@ -23,21 +23,21 @@ def both(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Workspace, "of", partial(Workspace.of, programs=5))
     run, seen = decoding._by_kernels, []
 
-    def compared(state, query, pair, lengths, starts, window):
+    def compared(state, query, pair, span, window):
         copies = {
             name: None if (part := getattr(state, name)) is None else _double(part)
             for name in ("rest", "means", "outliers", "rule")
         }
         exact = replace(state, **copies)
-        found = run(state, query, pair, lengths, starts, window)
-        true = decoding._by_reference(exact, query.double(), pair, lengths, starts, window)
+        found = run(state, query, pair, span, window)
+        true = decoding._by_reference(exact, query.double(), pair, span, window)
         assert (found.long == true.long).float().mean() > 0.7  # rounding decides near the threshold
         same = found.long == true.long
         torch.testing.assert_close(found.output[same].double(), true.output[same], rtol=0.02, atol=0.02)
         if state.means is not None:
             torch.testing.assert_close(state.rest.size, exact.rest.size.float(), rtol=1e-3, atol=1e-3)
             torch.testing.assert_close(state.means.keys, exact.means.keys.float(), rtol=1e-3, atol=1e-3)
-        seen.append((len(query), starts is not None, found.long.float().mean().item()))
+        seen.append((len(query), span.starts is not None, found.long.float().mean().item()))
         return found
 
     monkeypatch.setattr(decoding, "_by_kernels", compared)

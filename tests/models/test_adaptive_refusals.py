@@ -25,8 +25,8 @@ def plain(model) -> tuple:
     """All that a block changes of a model."""
     return (
         model.config._attn_implementation,
-        len(model.get_decoder()._forward_pre_hooks),
-        "_reorder_cache" in vars(model),
+        "forward" in vars(model.get_decoder()),
+        {"_reorder_cache", "_valid_auto_compile_criteria"} & set(vars(model)),
     )
 
 

@@ -38,6 +38,8 @@ class Workspace:
         parts: sums over pieces of bulks, [programs + B K, G, D], float32.
         part_masses: their maxima and totals, [programs + B K, G, 2].
         output: [B, H, D], of the query's dtype.
+        programs: of the queue.
+        dependent: whether a launch may start while the one before still runs.
     """
 
     plain: Tensor
@@ -48,6 +50,7 @@ class Workspace:
     part_masses: Tensor
     output: Tensor
     programs: int
+    dependent: bool
 
     @classmethod
     def of(cls, query: Tensor, kv_heads: int, programs: int | None = None) -> "Workspace":
@@ -67,6 +70,7 @@ class Workspace:
             part_masses=torch.empty(*parts, 2, **single),
             output=torch.empty(query.shape, dtype=query.dtype, device=query.device),
             programs=programs,
+            dependent=query.is_cuda and torch.cuda.get_device_capability(query.device) >= (9, 0),
         )
 
 
@@ -116,7 +120,7 @@ def decode(
     clusters, width = rest.keys.shape[2], padded(dim)
     held = (query, query, cache.lengths) if outliers is None else (outliers.keys, outliers.values, outliers.count)
     warps = 4 if width <= 128 else 8
-    dependent = query.is_cuda and torch.cuda.get_device_capability(query.device) >= (9, 0)
+    dependent = work.dependent
     launch = {"launch_pdl": True} if dependent else {}
     strides, bits, long = cache.keys.stride()[:3], scale * LOG2E, work.long.view(torch.int8)
     rows, many = padded(group), padded(groups)

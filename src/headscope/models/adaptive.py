@@ -7,10 +7,9 @@ generated token on. Sliding layers are left alone.
 Shapes: B rows, H query heads, K KV heads, T keys, D head_dim.
 """
 
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,98 +19,12 @@ from transformers.masking_utils import sdpa_mask
 
 from headscope.errors import ConfigError, UnsupportedModelError
 from headscope.models.adaptive_criterion import AdaptiveCriterion
-from headscope.models.boundary import states
-from headscope.models.cache_rows import first_keys, pairs
-from headscope.models.counts import LocalCounts
+from headscope.models.captured import forwarding
 from headscope.models.decoding import Decoding
-from headscope.models.geometry import geometry
 from headscope.models.identity import refuse_other
+from headscope.models.run import UNCOMPILED, Run
 
 NAME = "headscope_adaptive"
-UNCOMPILED = "headscope decides outside of compiled graphs: compile with fullgraph=False"
-
-
-class Sparsity(NamedTuple):
-    """Shares of local pairs, over the queries that had a bulk; NaN without any.
-
-    Attributes:
-        head: of (query, query head) pairs.
-        group: of (query, KV group) pairs; a group is local, and its keys unread, only if all of its heads are.
-        queries: how many were counted, the sum over rows.
-    """
-
-    head: float
-    group: float
-    queries: int
-
-
-class Run:
-    """What happens inside a block."""
-
-    def __init__(self, model: PreTrainedModel, criterion: AdaptiveCriterion, threshold: float):
-        self._model, self._criterion, self._threshold = model, criterion, threshold
-        self._full = geometry(model.config).full_layers
-        eos = getattr(model.generation_config, "eos_token_id", None)
-        self._eos = torch.tensor([] if eos is None else eos, dtype=torch.long).flatten()
-        self._decoding: Decoding | None = None
-        self._last: tuple[weakref.ref[Any], int] | None = None
-        self._alive = torch.ones(0, dtype=torch.bool)
-        self._ended: list[LocalCounts] = []
-
-    @property
-    def rows(self) -> list[Sparsity]:
-        """Of each row of each boundary, in order; a row counts until it is fed a stop token of the model's."""
-        counts = [*self._ended, *([] if self._decoding is None else [self._decoding.counts()])]
-        return [Sparsity(*of.sparsity(row), of.queries(row)) for of in counts for row in range(of.rows)]
-
-    @property
-    def sparsity(self) -> Sparsity:
-        """Mean over rows, each of which weighs the same."""
-        known = [row for row in self.rows if row.queries]
-        if not known:
-            return Sparsity(float("nan"), float("nan"), 0)
-        head, group, queries = (sum(values) for values in zip(*known, strict=True))
-        return Sparsity(head / len(known), group / len(known), int(queries))
-
-    @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
-    def before_forward(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
-        """Hook of the decoder: where one token follows a cache, hand the decision to the attention function.
-
-        Raises:
-            ConfigError: the model is in training mode.
-            UnsupportedModelError: the cache or the mask is of a kind that is not served.
-        """
-        if decoder.training:
-            raise ConfigError("the model is in training mode (model.training = True); call model.eval()")
-        ids, cache = given.get("input_ids", args[0] if args else None), given.get("past_key_values")
-        tokens = ids if ids is not None else given["inputs_embeds"]
-        length = 0 if cache is None else int(cache.get_seq_length(self._full[0]))
-        if tokens.shape[1] > 1 or not length:
-            self.end()
-            return None
-        if self._decoding is None or self._last is None or self._last[0]() is not cache or self._last[1] != length:
-            self.end()
-            self._decoding = self._at_boundary(cache, length, tokens, given)
-        if ids is not None:
-            self._alive = self._alive & ~torch.isin(ids[:, 0], self._eos)
-        self._decoding.step(length + 1, self._alive)
-        self._last = weakref.ref(cache), length + 1
-        return args, {**given, "headscope": self._decoding}
-
-    def _at_boundary(self, cache: Any, length: int, tokens: Tensor, given: Mapping[str, Any]) -> Decoding:
-        rows, positions = len(tokens), given.get("position_ids")
-        starts = first_keys(given.get("attention_mask"), rows, length)
-        at = [length] * rows if positions is None else positions.expand(rows, -1)[:, 0].tolist()
-        caches, spans = pairs(cache, self._full), [(start, length) for start in starts]
-        layers = states(self._model, self._criterion, self._threshold, caches, spans, at)
-        self._alive, self._eos = torch.ones(rows, dtype=torch.bool, device=tokens.device), self._eos.to(tokens.device)
-        return Decoding(layers, starts, self._criterion.window, tokens.device)
-
-    def end(self) -> None:
-        """Let go of what a boundary left; the counts stay."""
-        if self._decoding is not None:
-            self._ended.append(self._decoding.counts())
-            self._decoding = None
 
 
 @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
@@ -148,6 +61,10 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
     `torch.compile` (with a graph break at each attention call) are served. At the first generated token the rows'
     outliers and summaries are made, which takes a pass over the cache for each row; the mask is read then.
 
+    Steps on a static cache are fastest: on a GPU they are replayed from a CUDA graph (`headscope.models.captured`),
+    the third behind a boundary first. Compiled steps are not captured; `generate` compiles only where it is given a
+    `compile_config`, not by itself as it does outside. Weights must stay where they are inside the block.
+
     Args:
         model: in evaluation mode; the one that the criterion was calibrated for.
         criterion: from `headscope.calibrate` or `headscope.load`.
@@ -166,15 +83,14 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
     run = Run(model, criterion, criterion.threshold(sparsity))
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
-    hook = model.get_decoder().register_forward_pre_hook(run.before_forward, with_kwargs=True)
     model._reorder_cache = _refuse_beams  # what transformers calls to reorder rows, if it is there
     try:
-        yield run
+        with forwarding(model, run.forward):
+            yield run
     finally:
         del model._reorder_cache
-        hook.remove()
         model.set_attn_implementation(before)
-        run.end()
+        run.close()
 
 
 def refuse_nested(model: PreTrainedModel) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -24,6 +25,7 @@ from headscope.models.adaptive_criterion import AdaptiveCriterion
 from headscope.models.frozen import Frozen, freeze
 from headscope.models.geometry import geometry
 
+MULTIPLE = 64
 Pair = tuple[Tensor, Tensor]
 """Keys and values of a layer as the model's cache holds them, [B, K, T, D] each."""
 
@@ -121,12 +123,16 @@ def _scale(model: PreTrainedModel, layer: int) -> float:
 
 
 def _outliers(rows: Sequence[Frozen], dtype: torch.dtype) -> Outliers | None:
-    """The outliers of all rows, [B, K, M, D]; zeros behind those of a row with fewer."""
+    """The outliers of all rows, [B, K, M, D]; zeros behind those of a row with fewer.
+
+    M is a multiple of MULTIPLE: the kernels are compiled for it, and a graph of a step made for it.
+    """
     keys, values = (
         pad_sequence([getattr(row, name).transpose(0, 1) for row in rows], batch_first=True).transpose(1, 2)
         for name in ("keys", "values")
     )
     if not keys.shape[2]:
         return None
+    keys, values = (pad(x, (0, 0, 0, -x.shape[2] % MULTIPLE)) for x in (keys, values))
     count = torch.stack([row.held.sum(1) for row in rows]).int()
     return Outliers(keys.to(dtype).contiguous(), values.to(dtype).contiguous(), count)

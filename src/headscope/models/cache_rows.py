@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from headscope.errors import UnsupportedModelError
@@ -28,6 +29,26 @@ def pairs(cache: Any, layers: tuple[int, ...]) -> dict[int, Pair]:
             f"a {type(cache).__name__} of {held} is not served; use cache_implementation='dynamic' or 'static'"
         )
     return {layer: (found[layer].keys, found[layer].values) for layer in layers}
+
+
+def addresses(cache: Any) -> tuple[Any, ...] | None:
+    """Where a cache of static layers alone has its memory, and its shapes; None: it is of another kind, or empty yet.
+
+    Static layers that slide choose in Python what they do, so that a step is not the same as the one before.
+    """
+    layers = getattr(cache, "layers", None)
+    if not layers or cache.offloading or not all(type(one) is StaticLayer and one.is_initialized for one in layers):
+        return None
+    return tuple((x.data_ptr(), x.shape) for one in layers for x in (one.keys, one.values, one.cumulative_length))
+
+
+def writes(cache: Any, layer: int) -> tuple[Tensor, int] | None:
+    """The tensor that is a static layer's length, with the number of writes to it, which is there without waiting.
+
+    None: the length of another layer is a number already, and PyTorch counts no writes to tensors of inference mode.
+    """
+    length = getattr(cache.layers[layer], "cumulative_length", None)
+    return (length, length._version) if isinstance(length, Tensor) and not length.is_inference() else None
 
 
 def first_keys(mask: Any, rows: int, length: int) -> list[int]:

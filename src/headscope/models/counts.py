@@ -3,6 +3,8 @@
 Shapes: R rows still decoding, L full-attention layers, H query heads, K KV heads, G = H // K, Q queries.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,15 @@ class LocalCounts:
         self.rows, self.active = rows, torch.arange(rows)
         self.layers: dict[int, Tensor] = {}
         self.heads = self.groups = 1
+
+    @classmethod
+    def summed(cls, layers: Iterable[int], queries: Tensor, heads: Tensor, groups: Tensor) -> "LocalCounts":
+        """Those of L layers by sums over queries: of those with a bulk [R], local heads [L, R, H], groups [L, R, K]."""
+        found = cls(len(queries))
+        found.heads, found.groups = heads.shape[2], groups.shape[2]
+        every = torch.stack([queries.expand(len(heads), -1), heads.sum(2), groups.sum(2)], 1)
+        found.layers = dict(zip(layers, every, strict=True))
+        return found
 
     def keep(self, rows: Tensor) -> None:
         """Go on counting for these of the active rows."""
