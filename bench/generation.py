@@ -5,8 +5,7 @@
 
 Decoding alone, in bfloat16, without torch.compile: a dense prefill fills the cache once, and every generation goes on
 from the prompt's last token. `tokens_per_s` counts all of its time: the first step holds the boundary (outliers and
-summaries are made). `boundary_s` is that part, `step_ms` a later step, both by the time of one new token beside that of
-all. On a GPU steps on a static cache are replayed from a CUDA graph, captured once for a cache before the clock runs.
+summaries are made). `boundary_s` is that part, `step_ms` a later step, both by when tokens arrive. On a GPU steps on a static cache are replayed from a CUDA graph, captured once for a cache before the clock runs.
 
 Each row is compared with the fastest dense way, `dense_cache`: `dynamic`, whose keys are copied at every step;
 `static`, step by step; `captured`, its steps replayed as ours are; `kernels`, the same with headscope's kernels,
@@ -30,6 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
+from transformers.generation.streamers import BaseStreamer
 
 import headscope
 from common import LLAMAS, Numbers, default_asset, environment, random_llama
@@ -71,33 +71,43 @@ def refilled(kind: str, model: Any, cache: Any, length: int, most: int) -> Any:
     return new
 
 
+class Clock(BaseStreamer):
+    """When the prompt went in and when each token of the batch was there, seconds: what is put is on the CPU."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def put(self, value: Tensor) -> None:
+        """Note the time."""
+        self.at.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+
 def measure(model: Any, ids: Tensor, options: argparse.Namespace, criteria: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Rows of a batch of prompts [B, P]."""
     batch, length, new = len(ids), ids.shape[1] - 1, options.new_tokens
-    synchronize = torch.cuda.synchronize if ids.is_cuda else lambda: None
     cache: Any = DynamicCache(config=model.config)
     with torch.no_grad():
         model(ids[:, :-1], past_key_values=cache, logits_to_keep=1)
 
-    def generate(count: int) -> Tensor:
+    def generate(count: int, clock: Clock | None = None) -> Tensor:
         for layer in cache.layers:  # go back to the prompt
             layer.crop(length - layer.get_seq_length()) if dynamic else layer.cumulative_length.fill_(length)
         given = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "disable_compile": True}
         given |= {"attention_mask": torch.ones_like(ids), "past_key_values": cache, "pad_token_id": 0}
-        return model.generate(ids, **given)[:, length + 1 :]
+        return model.generate(ids, streamer=clock, **given)[:, length + 1 :]
 
-    def seconds(count: int) -> float:
-        synchronize()
-        start = time.perf_counter()
-        generate(count)
-        synchronize()
-        return time.perf_counter() - start
+    def timed() -> Times:
+        generate(new, clock := Clock())
+        start, first, last = clock.at[0], clock.at[1], clock.at[-1]
+        step = (last - first) / (new - 1)
+        return Times(batch * new / (last - start), step, first - start - step)
 
     def clocked() -> Times:
         generate(3)  # compiles, captures
-        one, every = (median(seconds(count) for _ in range(options.repeats)) for count in (1, new))
-        step = (every - one) / (new - 1)
-        return Times(batch * new / every, step, one - step)
+        return Times(*map(median, zip(*(timed() for _ in range(options.repeats)), strict=True)))
 
     dense, rows = {}, []
     for kind in options.caches:
