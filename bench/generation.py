@@ -5,7 +5,8 @@
 
 Decoding alone, in bfloat16, without torch.compile: a dense prefill fills the cache once, and every generation goes on
 from the prompt's last token. `tokens_per_s` counts all of its time: the first step holds the boundary (outliers and
-summaries are made). `boundary_s` is that part, `step_ms` a later step, both by when tokens arrive. On a GPU steps on a static cache are replayed from a CUDA graph, captured once for a cache before the clock runs.
+summaries are made). `boundary_s` is that part, `step_ms` a later step, both by when tokens arrive. On a GPU steps on a
+static cache are replayed from a CUDA graph, captured once for a cache before the clock runs.
 
 Each row is compared with the fastest dense way, `dense_cache`: `dynamic`, whose keys are copied at every step;
 `static`, step by step; `captured`, its steps replayed as ours are; `kernels`, the same with headscope's kernels,

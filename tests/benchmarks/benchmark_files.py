@@ -1,6 +1,8 @@
 """Small stand-ins for the benchmark files that tasks need, by name, in the form of the real ones."""
 
+import atexit
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -12,9 +14,16 @@ from typing import Any
 from headscope.benchmarks.prose import packaged_prose, sentences
 
 
+def temporary(prefix: str) -> Path:
+    """A folder that is gone behind the tests."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 @cache
 def files() -> dict[str, Path]:
-    folder = Path(tempfile.mkdtemp(prefix="headscope-files-"))
+    folder = temporary("headscope-files-")
     contents = {
         "prose": packaged_prose(),
         "essays": packaged_prose(),

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from benchmark_files import temporary
 from longbench_files import TOKENIZER, request
 
 from headscope.benchmarks.longbench import completion, library, passages
@@ -42,7 +42,7 @@ def sources() -> dict[str, str]:
 
 @cache
 def file() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="headscope-library-")) / "standard_library.json"
+    path = temporary("headscope-library-") / "standard_library.json"
     path.write_text(json.dumps(sources()), encoding="utf-8")
     return path
 
