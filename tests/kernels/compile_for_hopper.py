@@ -116,8 +116,7 @@ def masses_on_hopper(group: int) -> Any:
     types = {"key": f"tensordesc<bf16[1,1,{tile},{dim}],{layout!r}>", "query": "*bf16", "positions": "*i32"}
     types |= {"local": "*fp32", "bulk": "*fp32", "bits": "fp32"}
     constants = {"G": group, "D": dim, "N": tile, "PARTS": mass_hopper.PARTS, "STAGES": mass_hopper.STAGES}
-    constants |= {"AHEAD": mass_hopper.AHEAD, "EMULATED": mass_hopper.EMULATED, "num_warps": 4}
-    return compiled(mass_hopper._masses_hopper, types, constants, 4, 3, GluonASTSource)
+    return compiled(mass_hopper._masses_hopper, types, constants | {"num_warps": 4}, 4, 3, GluonASTSource)
 
 
 def serialised(found: Any) -> bool:

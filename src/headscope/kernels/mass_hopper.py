@@ -32,9 +32,8 @@ try:
 except ImportError:
     jit, THERE = triton.jit, False
 
-DIM, PARTS, TILE, STAGES, AHEAD, EMULATED = 128, 4, 128, 4, False, 0
-"""D, warpgroups that sum, N, tiles that the shared memory holds, whether the next product is asked for before a sum,
-and of how many exponentials one is emulated (0: none)."""
+DIM, PARTS, TILE, STAGES = 128, 4, 128, 3
+"""D, warpgroups that sum, N, and tiles that the shared memory holds."""
 
 
 @jit
@@ -93,48 +92,9 @@ def _waited(scores, stages, step, STAGES: tl.constexpr):
 
 
 @jit
-def _pair(
-    held, stages, step, scores, top, total, bits,
-    N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr, EMULATED: tl.constexpr,
-):  # fmt: skip
-    """Add bulk scores while the tensor cores find the next ones."""
-    other = _asked(held, stages, step, N, D, STAGES, SCORES)
-    top, total = added(top, total, threads(scores), bits, EMULATED)
-    # Without maxima and sums here, the compiler would wait before it finds them.
-    other, top, total = warpgroup_mma_wait(0, deps=[other, top, total])
-    mbarrier.arrive(stages[2].index(step % STAGES), count=1)
-    return other, top, total
-
-
-@jit
-def _added_whole(
-    held, stages, step, top, total, count, bits, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
-    SCORES: tl.constexpr, AHEAD: tl.constexpr, EMULATED: tl.constexpr,
-):  # fmt: skip
-    """Add tiles that are bulk to every row: all `count` or, asking ahead, an odd number of them; with the next step."""
-    if AHEAD:
-        if count > 0:
-            scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
-            step += 1
-            # In twos, so that no scores are moved.
-            for _ in range((count - 1) // 2):
-                other, top, total = _pair(held, stages, step, scores, top, total, bits, N, D, STAGES, SCORES, EMULATED)
-                step += 1
-                scores, top, total = _pair(held, stages, step, other, top, total, bits, N, D, STAGES, SCORES, EMULATED)
-                step += 1
-            top, total = added(top, total, threads(scores), bits, EMULATED)
-    else:
-        for _ in range(count):
-            scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
-            top, total = added(top, total, threads(scores), bits, EMULATED)
-            step += 1
-    return top, total, step
-
-
-@jit
 def _sums(
     held, stages, step, lowest, bits, position, tiles, window, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
-    SCORES: tl.constexpr, AHEAD: tl.constexpr, EMULATED: tl.constexpr,
+    SCORES: tl.constexpr,
 ):  # fmt: skip
     """Maxima and sums [R, 4] of window and bulk over all tiles of a slot, and the next step; `window`: sink, recent."""
     sink, recent = window
@@ -147,9 +107,10 @@ def _sums(
         sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
         step += 1
     local_top, local_total, top, total = sums
-    top, total, step = _added_whole(
-        held, stages, step, top, total, gl.maximum(whole - lead, 0), bits, N, D, STAGES, SCORES, AHEAD, EMULATED
-    )
+    for _ in range(gl.maximum(whole - lead, 0)):
+        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+        top, total = added(top, total, threads(scores), bits)
+        step += 1
     sums = local_top, local_total, top, total
     for i in range(step - begin, tiles):
         scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
@@ -161,8 +122,7 @@ def _sums(
 @jit
 def _add_up(
     PART: tl.constexpr, held, stages, given, rows,
-    G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
-    EMULATED: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A warpgroup with its share of every tile's rows; `held` has their queries."""
     positions, queries, groups, kv_heads = given
@@ -191,7 +151,7 @@ def _add_up(
             position = gl.load(positions + q)
             sums, step = _sums(
                 held, stages, step, lowest, bits, position, tiles, (sink, recent),
-                N, D, STAGES, SCORES, AHEAD, EMULATED,
+                N, D, STAGES, SCORES,
             )  # fmt: skip
             out, there = (group.to(gl.int64) * G + row % G) * queries + q, row < queries * G
             log = gl.convert_layout(log_mass(sums[0], sums[1]), gl.SliceLayout(1, SCORES))
@@ -205,7 +165,7 @@ def _masses_hopper(
     key, query, positions, local, bulk, query_b, query_h, query_q,
     bits, queries, groups, kv_heads, sink, recent,
     G: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr,
-    AHEAD: tl.constexpr, EMULATED: tl.constexpr, num_warps: tl.constexpr,
+    num_warps: tl.constexpr,
 ):  # fmt: skip
     """Log masses [B, H, Q] of all rows; the keys are TMA's description."""
     M: gl.constexpr = PARTS * 64
@@ -221,39 +181,17 @@ def _masses_hopper(
     stages = keys, there, read
     given = positions, queries, groups, kv_heads
     rows = query, (query_b, query_h, query_q), local, bulk, bits, sink, recent
-    if PARTS == 2:
-        gl.warp_specialize(
-            [
-                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
-                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
-                (_fetch, (key, stages, given, G, M, N, STAGES)),
-            ],
-            [4, 1],
-            [232, 40],
-        )
-    elif PARTS == 3:
-        gl.warp_specialize(
-            [
-                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
-                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
-                (_add_up, (2, held.index(2), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
-                (_fetch, (key, stages, given, G, M, N, STAGES)),
-            ],
-            [4, 4, 1],
-            [152, 152, 40],
-        )
-    else:
-        gl.warp_specialize(
-            [
-                (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
-                (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
-                (_add_up, (2, held.index(2), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
-                (_add_up, (3, held.index(3), stages, given, rows, G, D, M, N, STAGES, AHEAD, EMULATED)),
-                (_fetch, (key, stages, given, G, M, N, STAGES)),
-            ],
-            [4, 4, 4, 1],
-            [112, 112, 112, 32],
-        )
+    gl.warp_specialize(
+        [
+            (_add_up, (0, held.index(0), stages, given, rows, G, D, M, N, STAGES)),
+            (_add_up, (1, held.index(1), stages, given, rows, G, D, M, N, STAGES)),
+            (_add_up, (2, held.index(2), stages, given, rows, G, D, M, N, STAGES)),
+            (_add_up, (3, held.index(3), stages, given, rows, G, D, M, N, STAGES)),
+            (_fetch, (key, stages, given, G, M, N, STAGES)),
+        ],
+        [4, 4, 4, 1],
+        [112, 112, 112, 32],
+    )
 
 
 def serves(query: Tensor, key: Tensor) -> bool:
@@ -304,5 +242,5 @@ def write_masses(
         TensorDescriptor(key, list(key.shape), list(key.stride()), block, layout),
         query, positions, local, bulk, *query.stride()[:3],
         scale * LOG2E, queries, groups, kv_heads, sink, recent,
-        group, dim, PARTS, TILE, STAGES, AHEAD, EMULATED, num_warps=4,
+        group, dim, PARTS, TILE, STAGES, num_warps=4,
     )  # fmt: skip

@@ -21,44 +21,6 @@ LOWEST = tl.constexpr(-1.0e30)
 """Bits below every score, and finite."""
 
 
-def _assembly(every: int) -> str:
-    """Powers of two of `every` numbers, the last without the unit for them: rounding and a polynomial of degree 5.
-
-    Its coefficients are minimax in relative error on [-.5, .5], fitted by reweighted least squares: 2e-7 with rounding.
-    """
-    coefficients = "3aae0473", "3c1e862a", "3d635b72", "3e75fc8c", "3f317214", "3f800001"
-    steps = [f"fma.rn.f32 p, p, r, 0f{c};" for c in coefficients[1:]]
-    lines = [f"ex2.approx.ftz.f32 ${i}, ${every + i};" for i in range(every - 1)]
-    lines += [
-        f"max.NaN.f32 x, ${2 * every - 1}, 0fC2FC0000;",  # -126: below, a sum's other terms outweigh it
-        "add.rn.f32 t, x, 0f4B400000;",  # 1.5 x 2^23: the whole number is in the last bits
-        "sub.rn.f32 r, t, 0f4B400000;",
-        "sub.rn.f32 r, x, r;",
-        f"mov.f32 p, 0f{coefficients[0]};",
-        *steps,
-        "shl.b32 s, t, 23;",
-        "add.s32 s, s, 0x3f800000;",
-        "mov.b32 t, s;",
-        f"mul.rn.f32 ${every - 1}, p, t;",
-    ]
-    return "{ .reg .f32 x, t, r, p; .reg .b32 s; " + " ".join(lines) + " }"
-
-
-FOURTH, EIGHTH = tl.constexpr(_assembly(4)), tl.constexpr(_assembly(8))
-
-
-@jit
-def _powers(x, EMULATED: tl.constexpr):
-    """2^x; of EMULATED numbers one by multiply-adds, where there are more of them than exponentials (0: none)."""
-    if EMULATED == 4:
-        return gl.inline_asm_elementwise(FOURTH, "=&f,=&f,=&f,=&f,f,f,f,f", [x], gl.float32, True, 4)
-    if EMULATED == 8:
-        return gl.inline_asm_elementwise(
-            EIGHTH, "=&f,=&f,=&f,=&f,=&f,=&f,=&f,=&f,f,f,f,f,f,f,f,f", [x], gl.float32, True, 8
-        )
-    return gl.exp2(x)
-
-
 @jit
 def threads(scores):
     """[R, N] as [R, N / 8, 4, 2]: one of four threads holds two columns in eight of a row."""
@@ -66,11 +28,11 @@ def threads(scores):
 
 
 @jit
-def added(top, total, scores, bits, EMULATED: tl.constexpr):
+def added(top, total, scores, bits):
     """Add scores [R, N / 8, 4, 2] to running maxima and sums [R, 4]; -inf counts nothing."""
     new = gl.maximum(top, gl.max(gl.max(scores, 1), 2) * bits)
     less = gl.expand_dims(gl.expand_dims(-new, 2), 1)
-    grown = gl.sum(gl.sum(_powers(gl.fma(scores, bits, less), EMULATED), 1), 2)
+    grown = gl.sum(gl.sum(gl.exp2(gl.fma(scores, bits, less)), 1), 2)
     return new, gl.fma(total, gl.exp2(top - new), grown)
 
 
