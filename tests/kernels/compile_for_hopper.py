@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from headscope.kernels import decode, join, mass, mass_hopper, packed_hopper, padded, prefill, prefix
+from headscope.kernels import decode, gluon, join, mass, mass_hopper, packed_hopper, padded, prefill, prefix
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
 from headscope.kernels.windows import attend_windows, window_tiling
@@ -98,7 +98,7 @@ def packed_on_hopper(group: int) -> Any:
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
 
-    kernel, dim, tile = packed_hopper._packed_hopper, packed_hopper.DIM, packed_hopper.TILE
+    kernel, dim, tile = packed_hopper._packed_hopper, gluon.DIM, packed_hopper.TILE
     layout = gl.NVMMASharedLayout.get_default_for([1, tile, dim], gl.bfloat16)
     described = dict.fromkeys(("key", "value"), f"tensordesc<bf16[1,{tile},{dim}],{layout!r}>")
     types = described | {"query": "*bf16", "output": "*bf16", "pairs": "*i32", "counts": "*i32", "bits": "fp32"}
@@ -111,7 +111,7 @@ def masses_on_hopper(group: int) -> Any:
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
 
-    dim, tile = mass_hopper.DIM, mass_hopper.TILE
+    dim, tile = gluon.DIM, mass_hopper.TILE
     layout = gl.NVMMASharedLayout.get_default_for([1, 1, tile, dim], gl.bfloat16)
     types = {"key": f"tensordesc<bf16[1,1,{tile},{dim}],{layout!r}>", "query": "*bf16", "positions": "*i32"}
     types |= {"local": "*fp32", "bulk": "*fp32", "bits": "fp32"}
@@ -145,7 +145,7 @@ if __name__ == "__main__":
             if stage.metadata.name != "_sums":
                 assert not serialised(stage), f"{stage.metadata.name}, {shape}: its products are serialised"
             assert stage.metadata.shared <= SHARED, f"{stage.metadata.name}, {shape}: {stage.metadata.shared} bytes"
-    for group in (1, 4, 7) if packed_hopper.THERE else ():
+    for group in (1, 4, 7) if gluon.THERE else ():
         found = packed_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"packed in Gluon, {group} heads"
         found = masses_on_hopper(group)

@@ -14,26 +14,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels import HALF, LOG2E
+from headscope.kernels import LOG2E
+from headscope.kernels.gluon import (
+    TensorDescriptor,
+    asked,
+    barrier,
+    copy,
+    gl,
+    hopper,
+    jit,
+    mbarrier,
+    on_hopper,
+    warpgroup_mma_wait,
+)
 from headscope.kernels.mass_sums import LOWEST, added, added_to_both, log_mass, threads
 
-try:
-    from triton.experimental import gluon
-    from triton.experimental.gluon import language as gl
-    from triton.experimental.gluon.language.nvidia import hopper
-    from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
-    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-
-    jit = gluon.jit
-    # As Triton 3.6 calls them, or later releases.
-    barrier = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier
-    copy = hopper.tma.async_load if hasattr(hopper.tma, "async_load") else hopper.tma.async_copy_global_to_shared
-    THERE = True
-except ImportError:
-    jit, THERE = triton.jit, False
-
-DIM, PARTS, TILE, STAGES = 128, 4, 128, 3
-"""D, warpgroups that sum, N, and tiles that the shared memory holds."""
+PARTS, TILE, STAGES = 4, 128, 3
+"""Warpgroups that sum, N, and tiles that the shared memory holds."""
 
 
 @jit
@@ -74,20 +71,11 @@ def _fetch(key, stages, given, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr
 
 
 @jit
-def _asked(query, stages, step, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr):
-    """Ask the tensor cores for the scores of the next tile."""
-    keys, there, _ = stages
-    s = step % STAGES
-    mbarrier.wait(there.index(s), (step // STAGES) & 1)
-    part, zero = keys.index(s).reshape([N, D]).permute((1, 0)), gl.zeros([64, N], gl.float32, SCORES)
-    return warpgroup_mma(query, part, zero, use_acc=False, is_async=True)
-
-
-@jit
-def _waited(scores, stages, step, STAGES: tl.constexpr):
-    """Scores once they are there; their stage may then be filled again."""
-    scores = warpgroup_mma_wait(0, deps=[scores])
-    mbarrier.arrive(stages[2].index(step % STAGES), count=1)
+def _scores(held, stages, step, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr):
+    """Scores of the next tile, whose stage may then be filled again."""
+    keys, there, read = stages
+    scores = warpgroup_mma_wait(0, deps=[asked(held, keys, there, step, N, D, STAGES, SCORES)])
+    mbarrier.arrive(read.index(step % STAGES), count=1)
     return scores
 
 
@@ -103,17 +91,17 @@ def _sums(
     whole = gl.maximum(gl.min(position, 0) - recent + 1, 0) // N
     sums = lowest, gl.zeros_like(lowest), lowest, gl.zeros_like(lowest)
     for i in range(lead):
-        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+        scores = _scores(held, stages, step, N, D, STAGES, SCORES)
         sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
         step += 1
     local_top, local_total, top, total = sums
     for _ in range(gl.maximum(whole - lead, 0)):
-        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+        scores = _scores(held, stages, step, N, D, STAGES, SCORES)
         top, total = added(top, total, threads(scores), bits)
         step += 1
     sums = local_top, local_total, top, total
     for i in range(step - begin, tiles):
-        scores = _waited(_asked(held, stages, step, N, D, STAGES, SCORES), stages, step, STAGES)
+        scores = _scores(held, stages, step, N, D, STAGES, SCORES)
         sums = added_to_both(sums, scores, bits, i, position, sink, recent, N)
         step += 1
     return sums, step
@@ -199,17 +187,7 @@ def serves(query: Tensor, key: Tensor) -> bool:
 
     TMA reads from addresses and over strides that are multiples of 16 bytes.
     """
-    return (
-        THERE
-        and query.is_cuda
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(query.device)[0] == 9
-        and query.shape[-1] == DIM
-        and query.stride(-1) == 1
-        and query.dtype == key.dtype
-        and query.dtype in HALF
-        and readable(key)
-    )
+    return on_hopper(query) and query.dtype == key.dtype and readable(key)
 
 
 def readable(key: Tensor) -> bool:

@@ -6,16 +6,9 @@ nothing between threads. Maxima start at a finite number far below all scores, s
 Shapes: R rows, N keys of a tile. Scores are as the tensor cores leave them; maxima are in bits, scores times `bits`.
 """
 
-import triton
 import triton.language as tl
 
-try:
-    from triton.experimental import gluon
-    from triton.experimental.gluon import language as gl
-
-    jit = gluon.jit
-except ImportError:
-    jit = triton.jit
+from headscope.kernels.gluon import gl, jit
 
 LOWEST = tl.constexpr(-1.0e30)
 """Bits below every score, and finite."""

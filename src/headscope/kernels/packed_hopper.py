@@ -12,25 +12,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels import HALF
+from headscope.kernels.gluon import (
+    TensorDescriptor,
+    asked,
+    barrier,
+    copy,
+    gl,
+    hopper,
+    jit,
+    mbarrier,
+    on_hopper,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 
-try:
-    from triton.experimental import gluon
-    from triton.experimental.gluon import language as gl
-    from triton.experimental.gluon.language.nvidia import hopper
-    from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
-    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-
-    jit = gluon.jit
-    # As Triton 3.6 calls them, or later releases.
-    barrier = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier
-    copy = hopper.tma.async_load if hasattr(hopper.tma, "async_load") else hopper.tma.async_copy_global_to_shared
-    THERE = True
-except ImportError:
-    jit, THERE = triton.jit, False
-
-DIM, ROWS, TILE, STAGES = 128, 128, 128, 2
-"""D, M, N, and how many tiles of keys and of values the shared memory holds."""
+ROWS, TILE, STAGES = 128, 128, 2
+"""M, N, and how many tiles of keys and of values the shared memory holds."""
 
 
 @jit
@@ -93,9 +90,7 @@ def _step(
     """Scores and weights of tile i, while the tensor cores add the values of the tile before under `weights`."""
     keys, values, keys_there, keys_read, values_there, values_read = stages
     s, t = step % STAGES, (step - 1) % STAGES
-    mbarrier.wait(keys_there.index(s), (step // STAGES) & 1)
-    part, zero = keys.index(s).reshape([N, D]).permute((1, 0)), gl.zeros([top.shape[0], N], gl.float32, SCORES)
-    scores = warpgroup_mma(query, part, zero, use_acc=False, is_async=True)
+    scores = asked(query, keys, keys_there, step, N, D, STAGES, SCORES)
     mbarrier.wait(values_there.index(t), ((step - 1) // STAGES) & 1)
     result = warpgroup_mma(weights, values.index(t).reshape([N, D]), result, is_async=True)
     scores = warpgroup_mma_wait(1, deps=[scores])
@@ -144,12 +139,9 @@ def _attend(
             # Every row sees the first key: from the first tile on, maxima are finite.
             top = gl.full([R], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
             total, result = gl.zeros_like(top), gl.zeros([R, D], gl.float32, RESULT)
-            s = step % STAGES
-            mbarrier.wait(keys_there.index(s), (step // STAGES) & 1)
-            part, zero = keys.index(s).reshape([N, D]).permute((1, 0)), gl.zeros([R, N], gl.float32, SCORES)
-            scores = warpgroup_mma(held, part, zero, use_acc=False, is_async=True)
+            scores = asked(held, keys, keys_there, step, N, D, STAGES, SCORES)
             scores = warpgroup_mma_wait(0, deps=[scores])
-            mbarrier.arrive(keys_read.index(s), count=1)
+            mbarrier.arrive(keys_read.index(step % STAGES), count=1)
             found, top, total, _ = _weights(scores, top, total, bits, seen, 0, True, N, SCORES)
             weights = gl.convert_layout(found.to(held.dtype), gl.DotOperandLayout(0, RESULT, 2))
             step += 1
@@ -215,15 +207,8 @@ def _packed_hopper(
 
 def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether `attend_packed` takes them: head_dim 128 in half precision, keys and values without gaps, on a Hopper."""
-    return (
-        THERE
-        and query.is_cuda
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(query.device)[0] == 9
-        and query.shape[-1] == DIM
-        and query.stride(-1) == 1
-        and query.dtype in HALF
-        and all(x.dtype == query.dtype and x.is_contiguous() and x.data_ptr() % 16 == 0 for x in (key, value))
+    return on_hopper(query) and all(
+        x.dtype == query.dtype and x.is_contiguous() and x.data_ptr() % 16 == 0 for x in (key, value)
     )
 
 
