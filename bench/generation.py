@@ -124,9 +124,9 @@ def measure(model: Any, ids: Tensor, options: argparse.Namespace, criteria: dict
         for name, target in product(criteria, options.sparsity):
             with headscope.adaptive(model, criteria[name], target) as run:
                 agree = (generate(new) == answer).float().mean().item()
-            with headscope.adaptive(model, criteria[name], target):
+                local = run.sparsity
                 speed, step, first = clocked()
-            shares = {"sparsity": run.sparsity.head, "sparsity_group": run.sparsity.group, "agree": agree}
+            shares = {"sparsity": local.head, "sparsity_group": local.group, "agree": agree}
             times = {"tokens_per_s": speed, "step_ms": 1e3 * step, "boundary_s": first - dense[kind].first}
             rows.append({"cache": kind, "criterion": name, "target": target, **shares, **times})
     print("dense:", ", ".join(f"{way} {1e3 * times.step:.4g} ms a step" for way, times in dense.items()), flush=True)

@@ -132,10 +132,11 @@ class Captured:
 
     def _key_of(self, given: Mapping[str, Any]) -> tuple[Any, ...] | None:
         """All that a graph was made for, but the contents of tensors; None: it cannot serve."""
-        if not self._served or self._device.type not in GRAPHS or torch.is_grad_enabled() or self._hooked():
+        if not self._served or self._device.type not in GRAPHS or torch.is_grad_enabled():
             return None
+        # First the cache, which most often says no, and cheaply; all modules' hooks last.
         where = addresses(given.get("past_key_values"))
-        if where is None or torch.is_autocast_enabled(self._device.type):
+        if where is None or torch.is_autocast_enabled(self._device.type) or self._hooked():
             return None
         found = [(name, _looks(value)) for name, value in given.items() if name != "past_key_values"]
         if any(looks is None for _, looks in found):
