@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-BENCHES = sorted(path for path in Path(__file__).parents[1].glob("bench/*.py") if path.stem != "common")
+BENCHES = sorted(path for path in Path(__file__).parents[1].glob("bench/*.py") if "def main(" in path.read_text())
+SPEED = {"kernel": "decode", "shape": "x", "batch": "1", "recent": "128", "summary": "gaussian", "skew": "uniform"}
 
 
 @pytest.mark.parametrize("bench", BENCHES, ids=lambda path: path.stem)
@@ -29,3 +30,23 @@ def test_generation_compares_each_row_with_the_faster_dense_cache(tmp_path: Path
     assert all(0 <= float(share) <= 1 for shares in found.values() for share in shares)
     for criterion in ("qada", "lost_output"):
         assert found["dynamic", criterion] == found["static", criterion]
+
+
+def test_break_even_lies_between_the_sparsities_that_were_measured(tmp_path: Path) -> None:
+    [bench] = [path for path in BENCHES if path.stem == "break_even"]
+    # 4096: never faster; 8192: 1.2 times dense's time at 0, .8 at .5, so that .25 is as fast.
+    measured = {4096: {0.0: 2.0, 0.75: 1.5}, 8192: {0.0: 1.2, 0.5: 0.8, 0.75: 0.6}}
+    rows = [
+        {**SPEED, "tokens": tokens, "sparsity": sparsity, "ms": 0.1 * time, "dense_ms": 0.1, "ratio": 1 / time}
+        for tokens, times in measured.items()
+        for sparsity, time in times.items()
+    ]
+    rows.append({**rows[0], "summary": "clusters", "ratio": 9})  # not among those that are compared
+    with open(tmp_path / "speed.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    done = subprocess.run([sys.executable, bench, tmp_path / "speed.csv"], capture_output=True, text=True, check=True)
+    assert "| decode | x | 1 | 4096 | 100 | none / none |" in done.stdout
+    assert "| decode | x | 1 | 8192 | 20 | 0.25 / none |" in done.stdout
+    assert "- decode, x, batch 1: faster at 0.75 local from 8192 tokens on" in done.stdout
