@@ -49,8 +49,8 @@ def dense(peer: str, inputs: Inputs) -> list[Run]:
     return [partial(_torch, BACKENDS[peer], *x) for x in inputs]
 
 
-def fastest(peers: Sequence[str], inputs: Inputs) -> str:
-    """The fastest of the peers over these inputs; one that cannot run is named and left out."""
+def compared(peers: Sequence[str], inputs: Inputs) -> dict[str, float]:
+    """Milliseconds of each peer over these inputs, the fastest first; one that cannot run is named and left out."""
     found = {}
     for peer in peers:
         try:
@@ -58,7 +58,7 @@ def fastest(peers: Sequence[str], inputs: Inputs) -> str:
         except RuntimeError as error:
             print(f"{peer} does not take {tuple(inputs[0][0].shape)}: {str(error).splitlines()[0]}", flush=True)
     print(", ".join(f"{peer} {ms:.4g} ms" for peer, ms in found.items()), flush=True)
-    return min(found, key=lambda peer: found[peer])
+    return dict(sorted(found.items(), key=lambda peer: peer[1]))
 
 
 def _torch(backend: SDPBackend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
