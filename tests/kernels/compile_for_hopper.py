@@ -97,11 +97,12 @@ def prefilling(dim: int, group: int) -> list[Any]:
         "forced": "*i8",
     }
     types |= dict.fromkeys(("total", "square", "mean", "threshold", "slope", "offset"), "*fp32")
-    types |= dict.fromkeys(("meets", "pairs", "counts", "ends"), "*i32")
+    types |= dict.fromkeys(("meets", "pairs", "counts"), "*i32") | {"starts": "*i64"}
     packs = {"long": "*i8", "sums": "*i32", "found": "*i32", "counts": "*i32"}
     shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
     return [
         compiled(attend_windows, types, {**shape, "M": window[0], "N": window[1], "FORCED": True}, window[2], 3),
+        compiled(prefix._meets, types, {"M": prefix.MET}, 4, 3),
         compiled(prefix._summaries, types, {"D": dim, "WIDTH": width}, 1, 3),
         compiled(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3),
         compiled(packing._number, packs, {"N": packing.BLOCK}, 4, 3),
