@@ -7,6 +7,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
@@ -38,7 +39,7 @@ SHARED = 227 * 1024
 
 
 def compiled(
-    kernel: Any, types: Mapping[str, str], constants: Mapping[str, int], warps: int, stages: int, of: Any = ASTSource
+    kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int, stages: int, of: Any = ASTSource
 ) -> Any:
     """Compile a kernel; arguments without a type are 32-bit integers, pointers and strides multiples of 16."""
     names = kernel.arg_names
@@ -114,7 +115,7 @@ def prefilling(dim: int, group: int) -> list[Any]:
 def cutting(group: int) -> list[Any]:
     """What goes before the packed attention in Gluon and behind it."""
     shape = {"G": group, "M": packed_hopper.ROWS}
-    planning = {"N": packed_hopper.TILE, "BLOCK": pieces.BLOCK, "GROUPS": 8, "PROGRAMS": 256}
+    planning = {"N": packed_hopper.TILE, "BLOCK": pieces.BLOCK, "GROUPS": 8, "PROGRAMS": 256, "INT": tl.int32}
     return [
         compiled(pieces._plan, CUT, shape | planning, 8, 3),
         compiled(pieces.merge, CUT | {"output": "*bf16"}, {**shape, "D": gluon.DIM, "ROWS": pieces.SLICE}, 4, 3),

@@ -31,7 +31,7 @@ def taken(pieces, program):
 SHARES = st.lists(st.sampled_from([0.0, 0.02, 0.3, 1.0]), min_size=1, max_size=3)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SHARES, st.integers(1, 300), st.sampled_from([1, 3, 4]), st.integers(2, 9), st.integers(1, 5), st.integers(0, 9))
 def test_every_step_of_every_row_tile_is_taken_once_in_even_pieces(
     device, shares, tokens, group, programs, least, seed
