@@ -64,8 +64,8 @@ def test_programs_keep_whole_row_tiles_where_there_are_many(device) -> None:
     from headscope.kernels.pieces import Pieces
 
     pairs, counts = drawn(device, [1.0] * 4, 256, 4, 0)
-    pieces = Pieces.of(pairs, counts, 4, M, N, 8)
-    cut = sum(until - since < steps for p in range(8) for _, since, until, steps in taken(pieces, p))
+    pieces = Pieces.of(pairs, counts, 4, M, N, 32)
+    cut = sum(until - since < steps for p in range(32) for _, since, until, steps in taken(pieces, p))
     assert counts.tolist() == [1024] * 4 and cut == 0
 
 
