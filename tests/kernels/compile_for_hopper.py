@@ -7,11 +7,24 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from headscope.kernels import decode, gluon, join, mass, mass_hopper, packed_hopper, padded, prefill, prefix
+from headscope.kernels import (
+    decode,
+    gluon,
+    join,
+    mass,
+    mass_hopper,
+    packed_hopper,
+    packing,
+    padded,
+    pieces,
+    prefill,
+    prefix,
+)
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
 from headscope.kernels.windows import attend_windows, window_tiling
@@ -19,12 +32,14 @@ from headscope.kernels.windows import attend_windows, window_tiling
 JOINING = dict.fromkeys(("key_means", "value_means"), "*bf16")
 JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
 JOINED = ("D", "WIDTH", "C", "CENTRES", "PAGE", "COLUMNS")
+CUT = dict.fromkeys(("pairs", "counts", "order", "firsts"), "*i32") | dict.fromkeys(("begins", "cuts"), "*i64")
+CUT |= dict.fromkeys(("parts", "part_masses"), "*fp32")
 SHARED = 227 * 1024
 """Bytes of shared memory that a program may have."""
 
 
 def compiled(
-    kernel: Any, types: Mapping[str, str], constants: Mapping[str, int], warps: int, stages: int, of: Any = ASTSource
+    kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int, stages: int, of: Any = ASTSource
 ) -> Any:
     """Compile a kernel; arguments without a type are 32-bit integers, pointers and strides multiples of 16."""
     names = kernel.arg_names
@@ -83,13 +98,27 @@ def prefilling(dim: int, group: int) -> list[Any]:
         "forced": "*i8",
     }
     types |= dict.fromkeys(("total", "square", "mean", "threshold", "slope", "offset"), "*fp32")
-    types |= dict.fromkeys(("meets", "pairs", "counts", "ends"), "*i32")
+    types |= dict.fromkeys(("meets", "pairs", "counts"), "*i32") | {"starts": "*i64"}
+    packs = {"long": "*i8", "sums": "*i32", "found": "*i32", "counts": "*i32"}
     shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
     return [
         compiled(attend_windows, types, {**shape, "M": window[0], "N": window[1], "FORCED": True}, window[2], 3),
+        compiled(prefix._meets, types, {"M": prefix.MET}, 4, 3),
         compiled(prefix._summaries, types, {"D": dim, "WIDTH": width}, 1, 3),
         compiled(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3),
+        compiled(packing._number, packs, {"N": packing.BLOCK}, 4, 3),
+        compiled(packing._pack, packs, {"N": packing.BLOCK}, 4, 3),
         compiled(prefill._packed, types, {**shape, "STAGES": stages}, warps, stages),
+    ]
+
+
+def cutting(group: int) -> list[Any]:
+    """What goes before the packed attention in Gluon and behind it."""
+    shape = {"G": group, "M": packed_hopper.ROWS}
+    planning = {"N": packed_hopper.TILE, "BLOCK": pieces.BLOCK, "GROUPS": 8, "PROGRAMS": 256, "INT": tl.int32}
+    return [
+        compiled(pieces._plan, CUT, shape | planning, 8, 3),
+        compiled(pieces.merge, CUT | {"output": "*bf16"}, {**shape, "D": gluon.DIM, "ROWS": pieces.SLICE}, 4, 3),
     ]
 
 
@@ -101,7 +130,7 @@ def packed_on_hopper(group: int) -> Any:
     kernel, dim, tile = packed_hopper._packed_hopper, gluon.DIM, packed_hopper.TILE
     layout = gl.NVMMASharedLayout.get_default_for([1, tile, dim], gl.bfloat16)
     described = dict.fromkeys(("key", "value"), f"tensordesc<bf16[1,{tile},{dim}],{layout!r}>")
-    types = described | {"query": "*bf16", "output": "*bf16", "pairs": "*i32", "counts": "*i32", "bits": "fp32"}
+    types = described | {"query": "*bf16", "output": "*bf16", "bits": "fp32"} | CUT
     constants = {"G": group, "D": dim, "M": packed_hopper.ROWS, "N": tile, "STAGES": packed_hopper.STAGES}
     return compiled(kernel, types, constants | {"num_warps": 4}, 4, 3, GluonASTSource)
 
@@ -148,5 +177,6 @@ if __name__ == "__main__":
     for group in (1, 4, 7) if gluon.THERE else ():
         found = packed_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"packed in Gluon, {group} heads"
+        cutting(group)
         found = masses_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"masses in Gluon, {group} heads"

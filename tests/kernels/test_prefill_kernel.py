@@ -126,7 +126,7 @@ def test_values_may_lie_otherwise_than_keys(device, dtype) -> None:
 
 
 def test_packing_keeps_the_order_and_the_count() -> None:
-    from headscope.kernels.prefill import packed
+    from headscope.kernels.packing import packed
 
     long = torch.tensor([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
     pairs, counts = packed(long)

@@ -1,18 +1,19 @@
 """Attention of packed long pairs on a Hopper GPU, in Gluon: `headscope.kernels.prefill._packed` for head_dim 128.
 
 One warp fetches tiles of keys and values by TMA, two warpgroups attend to them, each with half of a tile's rows. While
-the tensor cores add the values of one tile, a warpgroup weighs the next one's scores. A program takes many row tiles.
+the tensor cores add the values of one tile, a warpgroup weighs the next one's scores. A program takes an even piece of
+the work, as `headscope.kernels.pieces` cuts it.
 
 Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, D head_dim; groups = B K; M rows, N keys of a
 tile. A row is a (query, head) pair of one KV head, pair = token x G + head. Scores are in bits (base 2).
 """
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from headscope.kernels.gluon import (
+    THERE,
     TensorDescriptor,
     asked,
     barrier,
@@ -25,42 +26,44 @@ from headscope.kernels.gluon import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from headscope.kernels.pieces import SLICE, Pieces, merge
 
 ROWS, TILE, STAGES = 128, 128, 2
 """M, N, and how many tiles of keys and of values the shared memory holds."""
+MEMORY = tl.constexpr(gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])) if THERE else None
+"""How a warpgroup reads and writes rows."""
 
 
 @jit
-def _slots(counts, groups, M: tl.constexpr):
-    """Tiles of the group with most rows, for every group: what the programs share out, empty ones too."""
-    most = gl.load(counts)
-    for group in range(1, groups):
-        most = gl.maximum(most, gl.load(counts + group))
-    return (most + M - 1) // M * groups
+def _share(pieces):
+    """Where this program's piece of the line starts and stops, its first row tile, and how many it touches."""
+    _, begins, cuts, firsts = pieces
+    program = gl.program_id(0)
+    start, stop = gl.load(cuts + program), gl.load(cuts + program + 1)
+    first, after = gl.load(firsts + program), gl.load(firsts + program + 1)
+    return start, stop, first, after - first + (gl.load(begins + after) < stop).to(gl.int32)
 
 
 @jit
-def _tile(pairs, counts, slot, tokens, groups, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
-    """A slot's group, its pairs, their number, the first row, key tiles (0: an empty slot), and those all rows see."""
-    group = slot % groups
-    count = gl.load(counts + group)
-    # The last rows see most keys: their tiles come first.
-    tile = (count + M - 1) // M - 1 - slot // groups
-    start = gl.maximum(tile, 0) * M
-    of = pairs + group.to(gl.int64) * (tokens * G + 1)
-    last = gl.load(of + gl.maximum(gl.minimum(count, start + M) - 1, 0)) // G
-    return group, of, count, start, gl.where(tile >= 0, (last + N) // N, 0), (gl.load(of + start) // G + 1) // N
+def _tile(pieces, share, i, groups):
+    """The i-th row tile of a share: its number, group, the piece's key tiles from and to, and all that it takes."""
+    order, begins, _, _ = pieces
+    start, stop, first, number = share
+    # Whole row tiles first, so that programs read the same keys at the same time.
+    place = first + (i + 1) % number
+    found, begin, end = gl.load(order + place), gl.load(begins + place), gl.load(begins + place + 1)
+    since, until = gl.maximum(start - begin, 0).to(gl.int32), (gl.minimum(stop, end) - begin).to(gl.int32)
+    return found // groups, found % groups, since, until, (end - begin).to(gl.int32)
 
 
 @jit
-def _fetch(key, value, stages, given, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr):
+def _fetch(key, value, stages, pieces, groups, N: tl.constexpr, STAGES: tl.constexpr):
     """The warp that fills the stages; behind the last token, tiles are zeros."""
     keys, values, keys_there, keys_read, values_there, values_read = stages
-    pairs, counts, tokens, groups = given
-    slots, step = _slots(counts, groups, M), 0
-    for slot in range(gl.program_id(0), slots, gl.num_programs(0)):
-        group, _, _, _, tiles, _ = _tile(pairs, counts, slot, tokens, groups, G, M, N)
-        for i in range(tiles):
+    share, step = _share(pieces), 0
+    for turn in range(share[3]):
+        _, group, since, until, _ = _tile(pieces, share, turn, groups)
+        for i in range(since, until):
             s, phase = step % STAGES, ((step // STAGES) & 1) ^ 1
             mbarrier.wait(keys_read.index(s), phase)
             mbarrier.expect(keys_there.index(s), key.block_type.nbytes)
@@ -111,71 +114,92 @@ def _rows(pair, group, kv_heads, strides, G: tl.constexpr):
 
 
 @jit
+def _write(
+    outputs, at, result, top, total, whole, first, kv_heads,
+    G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, R: tl.constexpr, RESULT: tl.constexpr,
+):  # fmt: skip
+    """Write the output of a whole row tile's half, or leave a part for `merge`; first: the part with the first key."""
+    output, strides, parts, part_masses = outputs
+    tile, half, group, of, count = at
+    d = gl.expand_dims(gl.arange(0, D, layout=gl.SliceLayout(0, MEMORY)), 0)
+    r = half + gl.arange(0, R, layout=gl.SliceLayout(1, MEMORY))
+    if whole:
+        result = result * gl.expand_dims(gl.convert_layout(1.0 / total, gl.SliceLayout(1, RESULT)), 1)
+        i = tile * M + r
+        # Read again, for there is no room for them meanwhile.
+        rows = _rows(gl.load(of + gl.minimum(i, count - 1)), group, kv_heads, strides, G)
+        found = gl.convert_layout(result, MEMORY).to(output.dtype.element_ty)
+        gl.store(output + rows + d, found, mask=gl.expand_dims(i < count, 1))
+    else:
+        part = 2 * gl.program_id(0) + first.to(gl.int32)
+        gl.store(parts + gl.expand_dims(part * M + r, 1) * D + d, gl.convert_layout(result, MEMORY))
+        masses = part_masses + part * 2 * M + half + gl.arange(0, R, layout=top.type.layout)
+        gl.store(masses, top)
+        gl.store(masses + M, total)
+
+
+@jit
 def _attend(
     PART: tl.constexpr, held, stages, given, rows,
     G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A warpgroup with its half of every tile's rows; `held` has their queries."""
     keys, values, keys_there, keys_read, values_there, values_read = stages
-    pairs, counts, tokens, groups = given
-    query, query_strides, output, out_strides, bits, kv_heads = rows
+    pairs, counts, pieces, groups = given
+    query, query_strides, outputs, bits, size, kv_heads = rows
     R: tl.constexpr = M // 2
     SCORES: tl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 16])
     RESULT: tl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
-    MEMORY: tl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
     d = gl.expand_dims(gl.arange(0, D, layout=gl.SliceLayout(0, MEMORY)), 0)
-    slots, step = _slots(counts, groups, M), 0
-    for slot in range(gl.program_id(0), slots, gl.num_programs(0)):
-        group, of, count, start, tiles, whole = _tile(pairs, counts, slot, tokens, groups, G, M, N)
-        if tiles > 0:
-            start += PART * R
-            i = start + gl.arange(0, R, layout=gl.SliceLayout(1, MEMORY))
-            pair = gl.load(of + gl.minimum(i, count - 1))
-            held.store(gl.load(query + _rows(pair, group, kv_heads, query_strides, G) + d))
-            hopper.fence_async_shared()
-            barrier()
-            i = start + gl.arange(0, R, layout=gl.SliceLayout(1, SCORES))
-            seen = gl.load(of + gl.minimum(i, count - 1)) // G + 1
-            # Every row sees the first key: from the first tile on, maxima are finite.
-            top = gl.full([R], float("-inf"), gl.float32, gl.SliceLayout(1, SCORES))
-            total, result = gl.zeros_like(top), gl.zeros([R, D], gl.float32, RESULT)
-            scores = asked(held, keys, keys_there, step, N, D, STAGES, SCORES)
-            scores = warpgroup_mma_wait(0, deps=[scores])
-            mbarrier.arrive(keys_read.index(step % STAGES), count=1)
-            found, top, total, _ = _weights(scores, top, total, bits, seen, 0, True, N, SCORES)
-            weights = gl.convert_layout(found.to(held.dtype), gl.DotOperandLayout(0, RESULT, 2))
+    share, step = _share(pieces), 0
+    for turn in range(share[3]):
+        tile, group, since, until, tiles = _tile(pieces, share, turn, groups)
+        start, of, count = tile * M + PART * R, pairs + group.to(gl.int64) * size, gl.load(counts + group)
+        i = start + gl.arange(0, R, layout=gl.SliceLayout(1, MEMORY))
+        pair = gl.load(of + gl.minimum(i, count - 1))
+        held.store(gl.load(query + _rows(pair, group, kv_heads, query_strides, G) + d))
+        hopper.fence_async_shared()
+        barrier()
+        i = start + gl.arange(0, R, layout=gl.SliceLayout(1, SCORES))
+        seen = gl.load(of + gl.minimum(i, count - 1)) // G + 1
+        # Finite, and above what a masked score becomes: of a piece's keys some rows may see none.
+        top = gl.full([R], -1.0e20, gl.float32, gl.SliceLayout(1, SCORES))
+        total, result = gl.zeros_like(top), gl.zeros([R, D], gl.float32, RESULT)
+        scores = asked(held, keys, keys_there, step, N, D, STAGES, SCORES)
+        scores = warpgroup_mma_wait(0, deps=[scores])
+        mbarrier.arrive(keys_read.index(step % STAGES), count=1)
+        found, top, total, _ = _weights(scores, top, total, bits, seen, since * N, True, N, SCORES)
+        weights = gl.convert_layout(found.to(held.dtype), gl.DotOperandLayout(0, RESULT, 2))
+        step += 1
+        # Key tiles that all rows see end where the first row's do.
+        whole = (gl.load(of + tile * M) // G + 1) // N
+        whole = gl.minimum(gl.maximum(whole, since + 1), until)
+        for n in range(since + 1, whole):
+            weights, result, top, total = _step(
+                held, stages, step, n, weights, result, top, total, bits, seen, False, N, D, STAGES, SCORES, RESULT
+            )
             step += 1
-            whole = gl.maximum(whole, 1)
-            for n in range(1, whole):
-                weights, result, top, total = _step(
-                    held, stages, step, n, weights, result, top, total, bits, seen, False, N, D, STAGES, SCORES, RESULT
-                )
-                step += 1
-            for n in range(whole, tiles):
-                weights, result, top, total = _step(
-                    held, stages, step, n, weights, result, top, total, bits, seen, True, N, D, STAGES, SCORES, RESULT
-                )
-                step += 1
-            s = (step - 1) % STAGES
-            mbarrier.wait(values_there.index(s), ((step - 1) // STAGES) & 1)
-            result = warpgroup_mma(weights, values.index(s).reshape([N, D]), result, is_async=True)
-            result = warpgroup_mma_wait(0, deps=[result])
-            mbarrier.arrive(values_read.index(s), count=1)
-            result = result * gl.expand_dims(gl.convert_layout(1.0 / total, gl.SliceLayout(1, RESULT)), 1)
-            # Read again, for there is no room for them meanwhile.
-            i = start + gl.arange(0, R, layout=gl.SliceLayout(1, MEMORY))
-            at = _rows(gl.load(of + gl.minimum(i, count - 1)), group, kv_heads, out_strides, G) + d
-            found = gl.convert_layout(result, MEMORY).to(output.dtype.element_ty)
-            gl.store(output + at, found, mask=gl.expand_dims(i < count, 1))
+        for n in range(whole, until):
+            weights, result, top, total = _step(
+                held, stages, step, n, weights, result, top, total, bits, seen, True, N, D, STAGES, SCORES, RESULT
+            )
+            step += 1
+        s = (step - 1) % STAGES
+        mbarrier.wait(values_there.index(s), ((step - 1) // STAGES) & 1)
+        result = warpgroup_mma(weights, values.index(s).reshape([N, D]), result, is_async=True)
+        result = warpgroup_mma_wait(0, deps=[result])
+        mbarrier.arrive(values_read.index(s), count=1)
+        at = tile, PART * R, group, of, count
+        _write(outputs, at, result, top, total, until - since == tiles, since == 0, kv_heads, G, D, M, R, RESULT)
 
 
-@jit(do_not_specialize=["tokens", "groups", "kv_heads"])
+@jit(do_not_specialize=["size", "groups", "kv_heads"])
 def _packed_hopper(
-    key, value, query, output, pairs, counts, query_b, query_h, query_t, out_b, out_h, out_t,
-    bits, tokens, groups, kv_heads,
+    key, value, query, output, pairs, counts, order, begins, cuts, firsts, parts, part_masses,
+    query_b, query_h, query_t, out_b, out_h, out_t, bits, size, groups, kv_heads,
     G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr, num_warps: tl.constexpr,
 ):  # fmt: skip
-    """Attention of long rows over all keys that they see; keys and values are TMA's descriptions."""
+    """Attention of long rows over all keys that they see; keys and values are TMA's descriptions. size: T G."""
     HELD: tl.constexpr = gl.NVMMASharedLayout.get_default_for([M // 2, D], key.dtype)
     BARRIERS: tl.constexpr = mbarrier.MBarrierLayout()
     upper = gl.allocate_shared_memory(key.dtype, [M // 2, D], HELD)
@@ -192,13 +216,14 @@ def _packed_hopper(
         mbarrier.init(values_there.index(s), count=1)
         mbarrier.init(values_read.index(s), count=2)
     stages = keys, values, keys_there, keys_read, values_there, values_read
-    given = pairs, counts, tokens, groups
-    rows = query, (query_b, query_h, query_t), output, (out_b, out_h, out_t), bits, kv_heads
+    pieces = order, begins, cuts, firsts
+    outputs = output, (out_b, out_h, out_t), parts, part_masses
+    rows = query, (query_b, query_h, query_t), outputs, bits, size, kv_heads
     gl.warp_specialize(
         [
-            (_attend, (0, upper, stages, given, rows, G, D, M, N, STAGES)),
-            (_attend, (1, lower, stages, given, rows, G, D, M, N, STAGES)),
-            (_fetch, (key, value, stages, given, G, M, N, STAGES)),
+            (_attend, (0, upper, stages, (pairs, counts, pieces, groups), rows, G, D, M, N, STAGES)),
+            (_attend, (1, lower, stages, (pairs, counts, pieces, groups), rows, G, D, M, N, STAGES)),
+            (_fetch, (key, value, stages, pieces, groups, N, STAGES)),
         ],
         [4, 1],
         [240, 24],
@@ -222,7 +247,7 @@ def attend_packed(
         key: rotated, [B, K, T, D].
         value: [B, K, T, D].
         output: its D has no gaps.
-        pairs: the long ones of each group, in order, int32 [groups, T G + 1].
+        pairs: the long ones of each group, in order, int32 [groups, T G].
         counts: how many they are, int32 [groups].
         scale_bits: factor of the scores times log2(e), above 0.
     """
@@ -233,8 +258,16 @@ def attend_packed(
     shape, strides, block = [groups, tokens, dim], [tokens * dim, dim, 1], [1, TILE, dim]
     layout = gl.NVMMASharedLayout.get_default_for(block, gl.float16)
     programs = torch.cuda.get_device_properties(query.device).multi_processor_count - 1
-    _packed_hopper[(min(programs, triton.cdiv(tokens * group, ROWS) * groups),)](
+    pieces = Pieces.of(pairs, counts, group, ROWS, TILE, programs)
+    parts, part_masses = (
+        torch.empty(2 * programs, *x, dtype=torch.float32, device=query.device) for x in ((ROWS, dim), (2, ROWS))
+    )
+    _packed_hopper[(programs,)](
         *(TensorDescriptor(x, shape, strides, block, layout) for x in (key, value)),
-        query, output, pairs, counts, *query.stride()[:3], *output.stride()[:3],
-        scale_bits, tokens, groups, kv_heads, group, dim, ROWS, TILE, STAGES, num_warps=4,
+        query, output, pairs, counts, *pieces, parts, part_masses, *query.stride()[:3], *output.stride()[:3],
+        scale_bits, tokens * group, groups, kv_heads, group, dim, ROWS, TILE, STAGES, num_warps=4,
+    )  # fmt: skip
+    merge[(programs - 1, ROWS // SLICE)](
+        pairs, counts, *pieces, parts, part_masses, output, *output.stride()[:3], tokens * group, groups, kv_heads,
+        group, dim, ROWS, SLICE,
     )  # fmt: skip

@@ -11,10 +11,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn.functional import pad
 
 from headscope.kernels import LOG2E, packed_hopper, padded
 from headscope.kernels.layer import Decoded, Rule
+from headscope.kernels.packing import packed
 from headscope.kernels.prefix import Prefix
 from headscope.kernels.softmax import attended, attended_whole
 from headscope.kernels.windows import attend_windows, rows, window_tiling
@@ -27,7 +27,10 @@ def _packed(
     bits, tokens, groups, kv_heads,
     G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Attention of M long rows of one KV head, which need be no neighbours, over all keys that they see."""
+    """Attention of M long rows of one KV head, which need be no neighbours, over all keys that they see.
+
+    A program has a row tile: with few of them some wait for the longest, which only `packed_hopper` cuts.
+    """
     group = tl.program_id(0) % groups
     count = tl.load(counts + group)
     # The last rows see most keys: their tiles start first. Programs beyond the last tile have nothing to do.
@@ -35,7 +38,7 @@ def _packed(
     if tile >= 0:
         i, d, n = tile * M + tl.arange(0, M), tl.arange(0, WIDTH), tl.arange(0, N)
         wide = (d < D)[None, :]
-        pair = tl.load(pairs + group.to(tl.int64) * (tokens * G + 1) + tl.minimum(i, count - 1))
+        pair = tl.load(pairs + group.to(tl.int64) * tokens * G + tl.minimum(i, count - 1))
         position = pair // G
         first, last = tl.min(position, 0), tl.max(position, 0)
         start = query + rows(pair, group, kv_heads, query_b, query_h, query_t, G)[:, None]
@@ -60,21 +63,6 @@ def _packed(
 def tiling(width: int) -> tuple[int, int, int, int]:
     """Rows and keys of a tile, warps and stages of the pipeline, for a padded head_dim."""
     return (128, 128, 8, 3) if width <= 128 else (64, 32, 8, 2)
-
-
-def packed(long: Tensor) -> tuple[Tensor, Tensor]:
-    """The long ones among pairs [groups, T G], in order and side by side, and how many there are, [groups]; int32.
-
-    Each row of them has one place more, for no pair; what lies behind the long ones is no pair's number.
-    """
-    # One sum over all groups: torch sums a few long rows by a program each.
-    ends = long.view(-1).cumsum(0, dtype=torch.int32).view_as(long)
-    ends = ends - pad(ends[:-1, -1:], (0, 0, 1, 0))
-    pairs = torch.full((long.shape[0], long.shape[1] + 1), -1, dtype=torch.int32, device=long.device)
-    numbers = torch.arange(long.shape[1], dtype=torch.int32, device=long.device).expand_as(long)
-    # Local pairs all go to one place that nobody reads.
-    places = torch.where(long, ends - 1, long.shape[1]).long()
-    return pairs.scatter_(1, places, numbers), ends[:, -1].contiguous()
 
 
 def prefill(

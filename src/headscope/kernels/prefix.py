@@ -1,6 +1,7 @@
 """Gaussian summaries of the bulk along a prompt: sums over the keys between two starts, added up from the first on.
 
-Shapes: B sequences, K KV heads, T tokens, S starts, D head_dim; N keys of a tile.
+Shapes: B sequences, K KV heads, T tokens, S starts, D head_dim; N keys of a tile; M tokens of a
+program.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from headscope.kernels import padded
 TILE = 64
 COLUMNS = 64
 """Columns of the sums of products that one program keeps."""
+MET = 128
+"""Tokens that look for the summary that they meet, and starts that they look at, at a time."""
 
 
 @dataclass(frozen=True)
@@ -37,35 +40,52 @@ class Prefix:
 
         A summary of no key has mean and covariance zero.
         """
-        batch, kv_heads, tokens, dim = keys.shape
-        ends = (starts - recent).clamp(min=sink).int()
-        total = keys.new_empty(batch, kv_heads, len(ends), dim, dtype=torch.float32)
-        square = keys.new_empty(batch, kv_heads, len(ends), dim, dim, dtype=torch.float32)
+        (batch, kv_heads, tokens, dim), starts = keys.shape, starts.contiguous()
+        total = keys.new_empty(batch, kv_heads, len(starts), dim, dtype=torch.float32)
+        square = keys.new_empty(batch, kv_heads, len(starts), dim, dim, dtype=torch.float32)
         width = padded(dim)
         columns = min(COLUMNS, width)
-        _sums[(len(ends), batch * kv_heads, width // columns)](
-            keys, ends, total, square, *keys.stride()[:3], sink, kv_heads, dim, width, columns, TILE, num_warps=8
-        )
+        _sums[(len(starts), batch * kv_heads, width // columns)](
+            keys, starts, total, square, *keys.stride()[:3], sink, recent, kv_heads, dim, width, columns, TILE,
+            num_warps=8,
+        )  # fmt: skip
         mean, covariance = torch.empty_like(total), torch.empty_like(square, dtype=keys.dtype)
         _summaries[(dim, batch * kv_heads)](
-            ends, total, square, mean, covariance, len(ends), sink, dim, width, num_warps=1
+            starts, total, square, mean, covariance, len(starts), sink, recent, dim, width, num_warps=1
         )
-        position = torch.arange(tokens, device=keys.device)
-        meets = torch.searchsorted(starts, position, right=True).sub(1).clamp(min=0)
-        return cls(mean, covariance, meets.int())
+        meets = torch.empty(tokens, dtype=torch.int32, device=keys.device)
+        _meets[(triton.cdiv(tokens, MET),)](starts, meets, len(starts), tokens, MET)
+        return cls(mean, covariance, meets)
 
 
-@triton.jit(do_not_specialize=["sink"])
+@triton.jit(do_not_specialize=["summaries", "tokens"])
+def _meets(starts, meets, summaries, tokens, M: tl.constexpr):
+    """The last start that is not behind a token, or the first one."""
+    m, position = tl.arange(0, M), tl.program_id(0) * M + tl.arange(0, M)
+    found = tl.zeros([M], tl.int32)
+    for first in range(0, summaries, M):
+        start = tl.load(starts + first + m, mask=first + m < summaries, other=tokens)
+        found += tl.sum((start[None, :] <= position[:, None]).to(tl.int32), 1)
+    tl.store(meets + position, tl.maximum(found - 1, 0), mask=position < tokens)
+
+
+@triton.jit
+def _end(starts, summary, sink, recent):
+    """The first key behind the bulk that a start finds."""
+    return tl.maximum(tl.load(starts + summary) - recent, sink).to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["sink", "recent"])
 def _sums(
-    key, ends, total, square, key_b, key_h, key_t, sink, kv_heads,
+    key, starts, total, square, key_b, key_h, key_t, sink, recent, kv_heads,
     D: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Sums of the keys between two ends, and of some columns of their products."""
     segment, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
     d, n = tl.arange(0, WIDTH), tl.arange(0, N)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    last = tl.load(ends + segment)
-    first = tl.load(ends + segment - 1, mask=segment > 0, other=sink)
+    last = _end(starts, segment, sink, recent)
+    first = tl.where(segment > 0, _end(starts, tl.maximum(segment - 1, 0), sink, recent), sink)
     base = key + (group // kv_heads) * key_b + (group % kv_heads) * key_h
     sums, products = tl.zeros([COLUMNS], tl.float32), tl.zeros([WIDTH, COLUMNS], tl.float32)
     for s in range(first, last, N):
@@ -81,19 +101,19 @@ def _sums(
     tl.store(at, products, mask=(d < D)[:, None] & (column < D)[None, :])
 
 
-@triton.jit(do_not_specialize=["starts", "sink"])
+@triton.jit(do_not_specialize=["summaries", "sink", "recent"])
 def _summaries(
-    ends, total, square, mean, covariance, starts, sink, D: tl.constexpr, WIDTH: tl.constexpr
+    starts, total, square, mean, covariance, summaries, sink, recent, D: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
     """Mean and one row of the covariance of all keys before each end, from the sums between ends."""
     row, group, d = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.arange(0, WIDTH)
     wide = d < D
     sums, products = tl.zeros([WIDTH], tl.float32), tl.zeros([WIDTH], tl.float32)
-    for start in tl.range(starts, num_stages=4):
-        at = group * starts + start
+    for summary in tl.range(summaries, num_stages=4):
+        at = group * summaries + summary
         sums += tl.load(total + at * D + d, mask=wide, other=0.0)
         products += tl.load(square + (at * D + row) * D + d, mask=wide, other=0.0)
-        count = tl.maximum(tl.load(ends + start) - sink, 1).to(tl.float32)
+        count = tl.maximum(_end(starts, summary, sink, recent) - sink, 1).to(tl.float32)
         centre = sums / count
         own = tl.sum(tl.where(d == row, centre, 0.0), 0)
         if row == 0:

@@ -1,0 +1,170 @@
+"""Even pieces of the packed attention: which row tiles, and which of their keys, each program attends to.
+
+A row tile takes as many steps as there are tiles of keys that its last row sees. The steps of all row tiles are one
+line, cut into as many even pieces as there are programs (stream-K); a row tile that a cut goes through leaves one part
+for each of its pieces, which `merge` sums. Row tiles follow each other on the line as programs would take them in
+turns, longest first, forth and back: where there are many, programs keep nearly whole ones and read the same keys at
+the same time, from the L2 cache. All of it is found on the GPU, from the long pairs, so that a CUDA graph replays it.
+
+Shapes: groups = B sequences x K KV heads, T tokens, G query heads of a KV head, D head_dim; M rows, N keys of a tile;
+P programs; BLOCK >= slots that are looked at together; GROUPS >= groups and PROGRAMS > P, powers of two.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from headscope.kernels.windows import rows
+
+LEAST = 16
+"""Steps of a piece at least, where there are so many."""
+BLOCK, SLICE = 1024, 16
+"""Slots that are planned, and rows that are merged, at a time."""
+
+
+class Pieces(NamedTuple):
+    """The line of steps and its cuts.
+
+    Attributes:
+        order: which row tile, tile x groups + group, comes when on the line, int32 [row tiles].
+        begins: the first step of each of them, and the number of steps behind the last, int64 [row tiles + 1].
+        cuts: the first step of each program, and the number of steps behind the last, int64 [P + 1].
+        firsts: the place on the line of the row tile that a cut lies in, or that begins there, int32 [P + 1].
+    """
+
+    order: Tensor
+    begins: Tensor
+    cuts: Tensor
+    firsts: Tensor
+
+    @classmethod
+    def of(cls, pairs: Tensor, counts: Tensor, group: int, m: int, n: int, programs: int) -> "Pieces":
+        """Cut the work on packed pairs [groups, T G], of which counts [groups] are long; group: G."""
+        groups, size = pairs.shape
+        tiles = triton.cdiv(size, m)
+        most = tiles * groups
+        order, firsts = (torch.empty(x, dtype=torch.int32, device=pairs.device) for x in (most, programs + 1))
+        begins, cuts = (torch.empty(x + 1, dtype=torch.int64, device=pairs.device) for x in (most, programs))
+        _plan[(1,)](
+            pairs, counts, order, begins, cuts, firsts, size, groups, programs, LEAST,
+            group, m, n, BLOCK, triton.next_power_of_2(groups), triton.next_power_of_2(programs + 1),
+            tl.int32 if (tiles + 1) ** 2 < 1 << 31 else tl.int64, num_warps=8,
+        )  # fmt: skip
+        return cls(order, begins, cuts, firsts)
+
+
+@triton.jit
+def _rank(back, group, tiles, counts, groups, M: tl.constexpr, INT: tl.constexpr):
+    """How many row tiles of all groups come before the one `back` from the end of its group, of so many tiles.
+
+    Each group's follow each other evenly from the first to the last, so that tiles of a length come together.
+    """
+    found = back * 0
+    for other in range(groups):
+        others = tl.cdiv(tl.load(counts + other), M)
+        # Those less far back in their group, and of the groups before this one those as far, too.
+        ahead = (back.to(INT) * others + tiles - (other >= group).to(INT)) // tl.maximum(tiles, 1)
+        found += tl.where(others > 0, ahead, 0).to(tl.int32)
+    return found
+
+
+@triton.jit
+def _place(rank, filled, programs):
+    """Where the row tile of a rank, longest first, is on the line: those of one program are side by side."""
+    turns, rest = filled // programs, filled % programs
+    turn, program = rank // programs, rank % programs
+    # Every other turn goes backwards, so that who had the longest then has the shortest.
+    program = tl.where((turn % 2 == 1) & (turn < turns), programs - 1 - program, program)
+    return program * turns + tl.minimum(program, rest) + turn
+
+
+@triton.jit
+def _lay(
+    pairs, counts, order, begins, size, most, filled, groups, programs,
+    G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, INT: tl.constexpr,
+):  # fmt: skip
+    """Write the order of the row tiles and, in `begins`, the steps that each takes; returns the sum of these."""
+    n, every = tl.arange(0, BLOCK), tl.zeros([], tl.int64)
+    # Slots are the row tiles that all groups would have with as many rows as the largest.
+    for first in range(0, most * groups, BLOCK):
+        group, back = (first + n) % groups, (first + n) // groups
+        count = tl.load(counts + group)
+        tiles = tl.cdiv(count, M)
+        tile, there = tiles - 1 - back, back < tiles
+        place = _place(_rank(back, group, tiles, counts, groups, M, INT), filled, programs)
+        last = group.to(tl.int64) * size + tl.minimum(count, tile * M + M) - 1
+        steps = tl.where(there, tl.load(pairs + last, mask=there, other=0) // G // N + 1, 0).to(tl.int64)
+        tl.store(order + place, tile * groups + group, mask=there)
+        tl.store(begins + place, steps, mask=there)
+        every += tl.sum(steps, 0)
+    return every
+
+
+@triton.jit(do_not_specialize=["size", "groups", "programs", "least"])
+def _plan(
+    pairs, counts, order, begins, cuts, firsts, size, groups, programs, least,
+    G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, GROUPS: tl.constexpr,
+    PROGRAMS: tl.constexpr, INT: tl.constexpr,
+):  # fmt: skip
+    """Lay out the line and cut it, by one program. size: T G."""
+    g, n, p = tl.arange(0, GROUPS), tl.arange(0, BLOCK), tl.arange(0, PROGRAMS)
+    tiles = tl.cdiv(tl.load(counts + g, mask=g < groups, other=0), M)
+    most, filled = tl.max(tiles, 0), tl.sum(tiles, 0)
+    every = _lay(pairs, counts, order, begins, size, most, filled, groups, programs, G, M, N, BLOCK, INT)
+    piece = tl.maximum(tl.cdiv(every, programs), least)
+    tl.store(begins + filled, every)
+    tl.store(cuts + p, tl.minimum(p * piece, every), mask=p <= programs)
+    tl.store(firsts + p, filled, mask=(p <= programs) & (p * piece >= every))
+    # Other threads wrote the steps that now become sums.
+    tl.debug_barrier()
+    end = tl.zeros([], tl.int64)
+    for first in range(0, filled, BLOCK):
+        there = first + n < filled
+        steps = tl.load(begins + first + n, mask=there, other=0)
+        ends = end + tl.cumsum(steps, 0)
+        tl.store(begins + first + n, ends - steps, mask=there)
+        cut = tl.cdiv(ends - steps, piece)
+        for _ in range(tl.max(steps, 0) // piece + 1):
+            tl.store(firsts + cut, first + n, mask=cut * piece < ends)
+            cut += 1
+        end += tl.sum(steps, 0)
+
+
+@triton.jit(do_not_specialize=["size", "groups", "kv_heads"])
+def merge(
+    pairs, counts, order, begins, cuts, firsts, parts, part_masses, output, out_b, out_h, out_t, size, groups, kv_heads,
+    G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Write some rows of the row tile whose first cut is this program's, if it has one.
+
+    A program's part of the row tile that it begins in is number 2 program, of the one that it ends in 2 program + 1.
+    parts: sums, not yet divided, [2 P, M, D]; part_masses: their maxima and totals, [2 P, 2, M].
+    """
+    program = tl.program_id(0) + 1
+    cut, place = tl.load(cuts + program), tl.load(firsts + program)
+    begin = tl.load(begins + place)
+    if (begin < cut) & (tl.load(cuts + program - 1) <= begin):
+        end, found = tl.load(begins + place + 1), tl.load(order + place)
+        group, tile = found % groups, found // groups
+        r, d = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
+        top, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
+        sums = tl.zeros([ROWS, D], tl.float32)
+        part = 2 * program - 1
+        while part >= 0:
+            tops = tl.load(part_masses + part * 2 * M + r)
+            # The first part has the first key, so that the maximum is finite.
+            new = tl.maximum(top, tops)
+            kept, weight = tl.math.exp2(top - new), tl.math.exp2(tops - new)
+            total = total * kept + tl.load(part_masses + (part * 2 + 1) * M + r) * weight
+            at = parts + (part * M + r)[:, None] * D + d[None, :]
+            sums = sums * kept[:, None] + tl.load(at) * weight[:, None]
+            top = new
+            part = tl.where(tl.load(cuts + program) < end, 2 * program, -1)
+            program += 1
+        i, count = tile * M + r, tl.load(counts + group)
+        pair = tl.load(pairs + group.to(tl.int64) * size + tl.minimum(i, count - 1))
+        out = output + rows(pair, group, kv_heads, out_b, out_h, out_t, G)[:, None] + d[None, :]
+        tl.store(out, (sums / total[:, None]).to(output.dtype.element_ty), mask=(i < count)[:, None])

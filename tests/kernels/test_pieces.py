@@ -1,0 +1,116 @@
+"""How the packed attention's work is cut: plans by the kernel, pieces followed one by one, parts merged."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+M, N, D = 16, 16, 16
+
+
+def drawn(device, shares, tokens, group, seed):
+    """Long pairs of each KV head, as many in the mean as its share says, packed."""
+    from headscope.kernels.packing import packed
+
+    generator = torch.Generator().manual_seed(seed)
+    long = torch.rand(len(shares), tokens * group, generator=generator) < torch.tensor(shares)[:, None]
+    return packed(long.to(device))
+
+
+def taken(pieces, program):
+    """Row tiles that a program attends to: place on the line, steps from and to, and how many the row tile has."""
+    _, begins, cuts, firsts = (x.tolist() for x in pieces)
+    start, stop, place = cuts[program], cuts[program + 1], firsts[program]
+    while max(start, begins[place]) < stop:
+        begin, end = begins[place : place + 2]
+        yield place, max(start - begin, 0), min(stop, end) - begin, end - begin
+        place += 1
+    assert place == firsts[program + 1] + (begins[firsts[program + 1]] < stop) or start == stop
+
+
+SHARES = st.lists(st.sampled_from([0.0, 0.02, 0.3, 1.0]), min_size=1, max_size=3)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SHARES, st.integers(1, 300), st.sampled_from([1, 3, 4]), st.integers(2, 9), st.integers(1, 5), st.integers(0, 9))
+def test_every_step_of_every_row_tile_is_taken_once_in_even_pieces(
+    device, shares, tokens, group, programs, least, seed
+) -> None:
+    from headscope.kernels import pieces as kernel
+
+    pairs, counts = drawn(device, shares, tokens, group, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "LEAST", least)
+        patch.setattr(kernel, "BLOCK", 16)
+        pieces = kernel.Pieces.of(pairs, counts, group, M, N, programs)
+    expected = {}
+    for g, count in enumerate(counts.tolist()):
+        for tile in range(-(-count // M)):
+            last = int(pairs[g, min(count, tile * M + M) - 1]) // group
+            expected |= dict.fromkeys(((g, tile, step) for step in range(last // N + 1)), 1)
+    found, sizes = {}, []
+    for program in range(programs):
+        sizes.append(0)
+        for place, since, until, _ in taken(pieces, program):
+            tile, g = divmod(int(pieces.order[place]), len(shares))
+            for step in range(since, until):
+                found[g, tile, step] = found.get((g, tile, step), 0) + 1
+            sizes[-1] += until - since
+    assert found == expected
+    assert max(sizes) <= max(-(-len(expected) // programs), least)
+
+
+def test_programs_keep_whole_row_tiles_where_there_are_many(device) -> None:
+    from headscope.kernels.pieces import Pieces
+
+    pairs, counts = drawn(device, [1.0] * 4, 256, 4, 0)
+    pieces = Pieces.of(pairs, counts, 4, M, N, 32)
+    cut = sum(until - since < steps for p in range(32) for _, since, until, steps in taken(pieces, p))
+    assert counts.tolist() == [1024] * 4 and cut == 0
+
+
+@pytest.mark.parametrize(("shares", "programs"), [([0.05, 1.0], 9), ([0.0, 0.02, 0.0, 0.3], 40), ([0.004], 30)])
+def test_merged_parts_are_the_attention_of_the_whole(device, shares, programs) -> None:
+    from headscope.kernels import pieces as kernel
+
+    group, tokens, kv_heads = 3, 300, len(shares)
+    pairs, counts = drawn(device, shares, tokens, group, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "LEAST", 1)
+        pieces = kernel.Pieces.of(pairs, counts, group, M, N, programs)
+    scores = torch.randn(kv_heads, tokens * group, tokens, device=device) * 4
+    values = torch.randn(kv_heads, tokens, D, device=device)
+    parts = torch.full((2 * programs, M, D), torch.nan, device=device)
+    masses = torch.full((2 * programs, 2, M), torch.nan, device=device)
+    output = torch.full((1, kv_heads * group, tokens, D), torch.nan, device=device)
+    expected, merged = output.clone(), 0
+    for program in range(programs):
+        for place, since, until, steps in taken(pieces, program):
+            tile, g = divmod(int(pieces.order[place]), kv_heads)
+            pair = pairs[g, torch.arange(tile * M, tile * M + M, device=device).clamp(max=counts[g] - 1)].long()
+            keys = torch.arange(min(steps * N, tokens), device=device)
+            seen = scores[g, pair, : len(keys)].where(keys <= pair[:, None] // group, -1e30)
+            if until - since < steps:
+                some = seen[:, since * N : until * N]
+                top, part = some.max(1).values, 2 * program + (since == 0)
+                weights = torch.exp2(some - top[:, None])
+                parts[part] = weights @ values[g, since * N : until * N][: some.shape[1]]
+                masses[part, 0], masses[part, 1] = top, weights.sum(1)
+                whole = torch.softmax(seen * torch.tensor(2.0).log(), 1) @ values[g, : len(keys)]
+                expected[0, g * group + pair % group, pair // group] = whole
+                merged += 1
+    kernel.merge[(programs - 1, M // 8)](
+        pairs, counts, *pieces, parts, masses, output, *output.stride()[:3], tokens * group, kv_heads, kv_heads,
+        group, D, M, 8,
+    )  # fmt: skip
+    assert merged > 2
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize(("groups", "size"), [(1, 1), (3, 1024), (2, 2500), (5, 1023)])
+def test_packing_agrees_with_torch(device, groups, size) -> None:
+    pairs, counts = drawn(device, [0.0, 1.0, 0.3, 0.01, 0.9][:groups], size, 1, size)
+    generator = torch.Generator().manual_seed(size)
+    long = torch.rand(groups, size, generator=generator) < torch.tensor([0.0, 1.0, 0.3, 0.01, 0.9][:groups])[:, None]
+    for g in range(groups):
+        assert pairs[g, : counts[g]].tolist() == long[g].nonzero().flatten().tolist()
