@@ -14,7 +14,7 @@ from triton.compiler import ASTSource
 from headscope.kernels import decode, gluon, join, mass, mass_hopper, packed_hopper, padded, prefill, prefix
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
-from headscope.kernels.windows import attend_windows, window_tiling
+from headscope.kernels.windows import SINKS, attend_windows, window_tiling
 
 JOINING = dict.fromkeys(("key_means", "value_means"), "*bf16")
 JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
@@ -85,8 +85,9 @@ def prefilling(dim: int, group: int) -> list[Any]:
     types |= dict.fromkeys(("total", "square", "mean", "threshold", "slope", "offset"), "*fp32")
     types |= dict.fromkeys(("meets", "pairs", "counts", "ends"), "*i32")
     shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
+    windows = {"M": window[0], "N": window[1], "SINKS": SINKS, "STAGES": window[3], "FORCED": True}
     return [
-        compiled(attend_windows, types, {**shape, "M": window[0], "N": window[1], "FORCED": True}, window[2], 3),
+        compiled(attend_windows, types, {**shape, **windows}, window[2], 3),
         compiled(prefix._summaries, types, {"D": dim, "WIDTH": width}, 1, 3),
         compiled(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3),
         compiled(prefill._packed, types, {**shape, "STAGES": stages}, warps, stages),

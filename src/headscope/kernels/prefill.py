@@ -17,7 +17,7 @@ from headscope.kernels import LOG2E, packed_hopper, padded
 from headscope.kernels.layer import Decoded, Rule
 from headscope.kernels.prefix import Prefix
 from headscope.kernels.softmax import attended, attended_whole
-from headscope.kernels.windows import attend_windows, rows, window_tiling
+from headscope.kernels.windows import SINKS, attend_windows, rows, window_tiling
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -111,7 +111,7 @@ def prefill(
     batch, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
     groups, group, width = batch * kv_heads, heads // kv_heads, padded(dim)
-    window_m, window_n, window_warps = window_tiling(width)
+    window_m, window_n, window_warps, window_stages = window_tiling(width)
     m, n, warps, stages = tiling(width)
     output = torch.empty(batch, heads, tokens, dim, dtype=query.dtype, device=query.device)
     long = torch.empty(groups, tokens * group, dtype=torch.bool, device=query.device)
@@ -122,7 +122,7 @@ def prefill(
         prefix.meets, prefix.mean, prefix.covariance,
         *(x.contiguous() for x in (rule.threshold, rule.slope, rule.offset)),
         *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
-        group, dim, width, window_m, window_n, forced is not None, num_warps=window_warps,
+        group, dim, width, window_m, window_n, SINKS, window_stages, forced is not None, num_warps=window_warps,
     )  # fmt: skip
     found = packed(long)
     if packed_hopper.serves(query, key, value):
