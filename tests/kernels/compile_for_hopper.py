@@ -11,7 +11,18 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from headscope.kernels import decode, gluon, join, mass, mass_hopper, packed_hopper, padded, prefill, prefix
+from headscope.kernels import (
+    decode,
+    gluon,
+    join,
+    mass,
+    mass_hopper,
+    packed_hopper,
+    padded,
+    prefill,
+    prefix,
+    windows_hopper,
+)
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
 from headscope.kernels.windows import SINKS, attend_windows, window_tiling
@@ -120,6 +131,26 @@ def masses_on_hopper(group: int) -> Any:
     return compiled(mass_hopper._masses_hopper, types, constants | {"num_warps": 4}, 4, 3, GluonASTSource)
 
 
+def windows_on_hopper(group: int) -> Any:
+    """The windows in Gluon."""
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    def described(*block: int) -> str:
+        layout = gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16)
+        return f"tensordesc<bf16[{','.join(map(str, block))}],{layout!r}>"
+
+    dim, tile, sinks, power = gluon.DIM, windows_hopper.TILE, windows_hopper.SINKS, triton.next_power_of_2(group)
+    types = dict.fromkeys(("query", "output"), described(1, 1, power, windows_hopper.R // power, dim))
+    types |= dict.fromkeys(("key", "value"), described(1, 1, tile, dim))
+    types |= dict.fromkeys(("sink_key", "sink_value"), described(1, 1, sinks, dim))
+    types |= {"covariance": described(dim, dim), "meets": "*i32", "forced": "*i8", "long": "*i8", "bits": "fp32"}
+    types |= dict.fromkeys(("mean", "threshold", "slope", "offset"), "*fp32")
+    constants = {"G": group, "HEADS": power, "D": dim, "N": tile, "STAGES": windows_hopper.STAGES, "SINKS": sinks}
+    constants |= {"FORCED": True, "num_warps": 4}
+    return compiled(windows_hopper._windows_hopper, types, constants, 4, 3, GluonASTSource)
+
+
 def serialised(found: Any) -> bool:
     """Whether the assembler has the tensor cores' products wait for each other (its advice C7515 and the like)."""
     with NamedTemporaryFile("w", suffix=".ptx") as file:
@@ -151,3 +182,5 @@ if __name__ == "__main__":
         assert found.metadata.shared <= SHARED and not serialised(found), f"packed in Gluon, {group} heads"
         found = masses_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"masses in Gluon, {group} heads"
+        found = windows_on_hopper(group)
+        assert found.metadata.shared <= SHARED and not serialised(found), f"windows in Gluon, {group} heads"

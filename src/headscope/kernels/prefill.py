@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from headscope.kernels import LOG2E, packed_hopper, padded
+from headscope.kernels import LOG2E, packed_hopper, padded, windows_hopper
 from headscope.kernels.layer import Decoded, Rule
 from headscope.kernels.prefix import Prefix
 from headscope.kernels.softmax import attended, attended_whole
@@ -117,13 +117,16 @@ def prefill(
     long = torch.empty(groups, tokens * group, dtype=torch.bool, device=query.device)
     strides = *query.stride()[:3], *key.stride()[:3], *output.stride()[:3]
     pairs, bits = tokens * group, scale * LOG2E
-    attend_windows[(triton.cdiv(pairs, window_m), groups)](
-        query, key, value, output, long.view(torch.int8), long.view(torch.int8) if forced is None else forced,
-        prefix.meets, prefix.mean, prefix.covariance,
-        *(x.contiguous() for x in (rule.threshold, rule.slope, rule.offset)),
-        *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
-        group, dim, width, window_m, window_n, SINKS, window_stages, forced is not None, num_warps=window_warps,
-    )  # fmt: skip
+    labels, given = long.view(torch.int8), [x.contiguous() for x in (rule.threshold, rule.slope, rule.offset)]
+    if windows_hopper.serves(query, key, value, sink, recent):
+        windows_hopper.write_windows(query, key, value, output, labels, prefix, given, sink, recent, bits, forced)
+    else:
+        attend_windows[(triton.cdiv(pairs, window_m), groups)](
+            query, key, value, output, labels, labels if forced is None else forced,
+            prefix.meets, prefix.mean, prefix.covariance, *given,
+            *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
+            group, dim, width, window_m, window_n, SINKS, window_stages, forced is not None, num_warps=window_warps,
+        )  # fmt: skip
     found = packed(long)
     if packed_hopper.serves(query, key, value):
         packed_hopper.attend_packed(query, key, value, output, *found, bits)

@@ -78,13 +78,14 @@ def attend_windows(
     of = b * key_b + k * key_h + d[None, :]
     top, total, result = tl.full([M], LOWEST, tl.float32), tl.zeros([M], tl.float32), tl.zeros([M, WIDTH], tl.float32)
     first, last = tl.min(position, 0), tl.max(position, 0)
-    few, none, ends = tl.arange(0, SINKS), tl.zeros_like(position), tl.minimum(position + 1, sink)
-    for s in tl.range(0, tl.minimum(sink, last + 1), SINKS, num_stages=1):
+    few, none, seen = tl.arange(0, SINKS), tl.zeros_like(position), tl.minimum(position + 1, sink)
+    sinks = tl.minimum(last + 1, sink)
+    for s in tl.range(0, sinks, SINKS, num_stages=1):
         j = s + few
         at = of + j[:, None].to(tl.int64) * key_t
-        read = (j <= last)[:, None] & wide
+        read = (j < sinks)[:, None] & wide
         top, total, result = _attended(
-            q, key + at, value + at, read, True, s, none, ends, bits, top, total, result, SINKS
+            q, key + at, value + at, read, True, s, none, seen, bits, top, total, result, SINKS
         )
     begins = tl.maximum(position - recent + 1, sink)
     at = of + n[:, None] * key_t

@@ -9,6 +9,8 @@ N keys of a tile. R = 64 rows of a warpgroup are HEADS x W tokens, HEADS the pow
 token. Keys and values of a tile come to the same ring one after the other. Scores are in bits (base 2).
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 from torch import Tensor
@@ -19,6 +21,7 @@ from headscope.kernels.gluon import (
     asked,
     barrier,
     copy,
+    copy_back,
     gl,
     hopper,
     jit,
@@ -64,9 +67,10 @@ def _fetch(
     query, _, key, value, sink_key, sink_value, covariance = described
     queries, square, sinks, ring, query_barriers, square_barriers, sink_barriers, ring_barriers = memory
     kv_heads, summaries = given[3], given[4]
-    step, turn, use, held, held_group = 0, 0, 0, -1, -1
+    step, use, held, held_group = 0, 0, -1, -1
     start, end = _slots(given, PARTS * W)
     for slot in range(start, end):
+        turn = slot - start
         group, first, begin, tiles, lowest, highest = _slot(slot, given, PARTS * W, N)
         b, k = group // kv_heads, group % kv_heads
         for part in gl.static_range(PARTS):
@@ -103,7 +107,6 @@ def _fetch(
             mbarrier.expect(ring_barriers[0].index(s), value.block_type.nbytes)
             copy(value, [b, k, begin + i * N, 0], ring_barriers[0].index(s), ring.index(s))
             step += 2
-        turn += 1
 
 
 @jit
@@ -182,16 +185,17 @@ def _attend(
 ):  # fmt: skip
     """A warpgroup with its W tokens of every slot."""
     output = described[1]
-    queries, _, _, ring, query_barriers, _, sink_barriers, ring_barriers = memory
+    queries, _, _, ring, query_barriers, _, _, ring_barriers = memory
     meets, tokens, _, kv_heads, summaries, sink, recent = given
     mean, bits = rows[0], rows[1]
     R: gl.constexpr = 64
     SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 16])
     RESULT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     row = gl.arange(0, R, layout=gl.SliceLayout(1, RESULT))
-    step, turn, use = 0, 0, 0
+    step, use = 0, 0
     start, end = _slots(given, PARTS * W)
     for slot in range(start, end):
+        turn = slot - start
         group, first, begin, tiles, lowest, highest = _slot(slot, given, PARTS * W, N)
         first += PART * W
         position = first + row % W
@@ -231,9 +235,8 @@ def _attend(
         hopper.fence_async_shared()
         barrier()
         of = [group // kv_heads, group % kv_heads, 0, first, 0]
-        hopper.tma.async_copy_shared_to_global(output, of, queries.index(place))
+        copy_back(output, of, queries.index(place))
         _decide(top + gl.log2(total) - rest, position, row // W, group, given, rows, G, FORCED)
-        turn += 1
     hopper.tma.store_wait(0)
 
 
@@ -303,7 +306,7 @@ def _windows_hopper(
 def serves(query: Tensor, key: Tensor, value: Tensor, sink: int, recent: int) -> bool:
     """Whether `write_windows` takes them: head_dim 128 in half precision, as TMA reads it, few sinks, on a Hopper."""
     alike = all(x.dtype == query.dtype for x in (key, value)) and all(map(readable, (query, key, value)))
-    return on_hopper(query) and alike and sink <= SINKS and recent > 0
+    return on_hopper(query) and alike and 0 < sink <= SINKS and recent > 0
 
 
 def write_windows(
@@ -313,7 +316,7 @@ def write_windows(
     output: Tensor,
     long: Tensor,
     prefix: Prefix,
-    rule: tuple[Tensor, Tensor, Tensor],
+    rule: Sequence[Tensor],
     sink: int,
     recent: int,
     scale_bits: float,
@@ -329,7 +332,7 @@ def write_windows(
         long: int8 [B K, T G].
         prefix: summaries of the keys.
         rule: thresholds [B, H], slopes [H] and offsets [H], without gaps.
-        sink: first keys of the window, at most SINKS.
+        sink: first keys of the window, 1 to SINKS.
         recent: its last keys, one at least.
         scale_bits: factor of the scores times log2(e), above 0.
         forced: labels that replace those that are found, as of `headscope.kernels.prefill.prefill`.
@@ -342,7 +345,9 @@ def write_windows(
     square = prefix.covariance.view(-1, dim)
     tile, sinks = [1, 1, TILE, dim], [1, 1, SINKS, dim]
     described = [_described(x, [1, 1, power, R // power, dim]) for x in grouped]
-    described += [_described(x, block) for block in (tile, sinks) for x in (key, value)]
+    described += [_described(x, tile) for x in (key, value)]
+    # Nor a key behind the sinks, whose value might be NaN.
+    described += [_described(x[:, :, :sink], sinks) for x in (key, value)]
     programs = torch.cuda.get_device_properties(query.device).multi_processor_count
     slots = triton.cdiv(tokens, PARTS * R // power) * batch * kv_heads
     _windows_hopper[(min(programs, slots),)](
