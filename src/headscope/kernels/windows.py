@@ -97,7 +97,7 @@ def attend_windows(
             q, key + to, value + to, read, edge, s, begins, position + 1, bits, top, total, result, N
         )
     out = output + rows(pair, group, kv_heads, out_b, out_h, out_t, G)[:, None] + d[None, :]
-    tl.store(out, (result / total[:, None]).to(output.dtype.element_ty), mask=there[:, None] & wide)
+    tl.store(out, (result * (1.0 / total)[:, None]).to(output.dtype.element_ty), mask=there[:, None] & wide)
     bulk = tl.maximum(position + 1 - sink - recent, 0)
     margin = (top + tl.math.log2(total) - rest - tl.math.log2(bulk.to(tl.float32))) * LN2
     head = k * G + pair % G

@@ -34,7 +34,7 @@ from headscope.kernels.mass_hopper import readable
 from headscope.kernels.mass_sums import LOWEST
 from headscope.kernels.prefix import Prefix
 
-R, PARTS, TILE, STAGES, SINKS = 64, 3, 64, 5, 16
+R, PARTS, TILE, STAGES, SINKS, REGISTERS = 64, 3, 64, 5, 16, False
 """Rows of a warpgroup, warpgroups that attend, N, tiles of keys or values that the shared memory holds, sinks' tile."""
 
 
@@ -111,7 +111,8 @@ def _fetch(
 
 @jit
 def _estimated(
-    query, memory, use, met, lowest, highest, group, summaries, mean, bits, D: gl.constexpr, RESULT: gl.constexpr
+    query, held, memory, use, met, lowest, highest, group, summaries, mean, bits,
+    D: gl.constexpr, RESULT: gl.constexpr,
 ):  # fmt: skip
     """Log mass in bits of the mean bulk key for each row, by the summary that it meets, and the next use."""
     square, square_barriers = memory[1], memory[5]
@@ -121,7 +122,7 @@ def _estimated(
         centre = gl.load(mean + (group * summaries + summary).to(gl.int64) * D + d)
         mbarrier.wait(square_barriers[0].index(0), use & 1)
         turned = gl.zeros([64, D], gl.float32, RESULT)
-        turned = warpgroup_mma(query, square, turned, use_acc=False, is_async=True)
+        turned = warpgroup_mma(held, square, turned, use_acc=False, is_async=True)
         turned = warpgroup_mma_wait(0, deps=[turned])
         mbarrier.arrive(square_barriers[1].index(0), count=1)
         exact = query.load(RESULT).to(gl.float32)
@@ -134,13 +135,25 @@ def _estimated(
 
 
 @jit
-def _seen(scores, first, begins, ends, N: gl.constexpr):
-    """Scores of the keys from `first` on, -inf but for those from `begins` to before `ends`."""
-    j = first + gl.arange(0, N, layout=gl.SliceLayout(0, scores.type.layout))
-    j = gl.expand_dims(j, 0)
-    begins = gl.expand_dims(gl.convert_layout(begins, gl.SliceLayout(1, scores.type.layout)), 1)
-    ends = gl.expand_dims(gl.convert_layout(ends, gl.SliceLayout(1, scores.type.layout)), 1)
-    return gl.where((j >= begins) & (j < ends), scores, float("-inf"))
+def _columns(scores, first, places, N: gl.constexpr):
+    """Keys of the tile from `first` on, [1, N], and a key of each row, [R, 1]."""
+    LAYOUT: gl.constexpr = scores.type.layout
+    j = gl.expand_dims(gl.arange(0, N, layout=gl.SliceLayout(0, LAYOUT)), 0)
+    return j, gl.expand_dims(gl.convert_layout(places - first, gl.SliceLayout(1, LAYOUT)), 1)
+
+
+@jit
+def _from(scores, first, begins, N: gl.constexpr):
+    """Scores of the keys from `first` on, -inf before `begins`, [R]."""
+    j, begin = _columns(scores, first, begins, N)
+    return gl.where(j >= begin, scores, float("-inf"))
+
+
+@jit
+def _before(scores, first, ends, N: gl.constexpr):
+    """Scores of the keys from `first` on, -inf from `ends`, [R], on."""
+    j, end = _columns(scores, first, ends, N)
+    return gl.where(j < end, scores, float("-inf"))
 
 
 @jit
@@ -155,6 +168,12 @@ def _weights(scores, top, total, bits, DTYPE: gl.constexpr, RESULT: gl.constexpr
 
 
 @jit
+def _operand(held, LAYOUT: gl.constexpr, REGISTERS: gl.constexpr):
+    """Queries as the tensor cores take them for a product of this layout."""
+    return gl.convert_layout(held, gl.DotOperandLayout(0, LAYOUT, 2), assert_trivial=True) if REGISTERS else held
+
+
+@jit
 def _sinks(
     query, memory, turn, position, sink, bits, D: gl.constexpr, SINKS: gl.constexpr, RESULT: gl.constexpr
 ):  # fmt: skip
@@ -166,7 +185,7 @@ def _sinks(
     keys = sinks.index(0).reshape([SINKS, D]).permute((1, 0))
     scores = warpgroup_mma(query, keys, scores, use_acc=False, is_async=True)
     scores = warpgroup_mma_wait(0, deps=[scores])
-    scores = _seen(scores, 0, gl.zeros_like(position), gl.minimum(position + 1, sink), SINKS)
+    scores = _before(scores, 0, gl.minimum(position + 1, sink), SINKS)
     top = gl.full([64], LOWEST, gl.float32, gl.SliceLayout(1, RESULT))
     weights, top, total, _ = _weights(scores, top, gl.zeros_like(top), bits, query.dtype, RESULT)
     result = gl.zeros([64, D], gl.float32, RESULT)
@@ -181,7 +200,7 @@ def _sinks(
 def _attend(
     PART: gl.constexpr, described, memory, given, rows,
     G: gl.constexpr, W: gl.constexpr, PARTS: gl.constexpr, N: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    SINKS: gl.constexpr, FORCED: gl.constexpr,
+    SINKS: gl.constexpr, REGISTERS: gl.constexpr, FORCED: gl.constexpr,
 ):  # fmt: skip
     """A warpgroup with its W tokens of every slot."""
     output = described[1]
@@ -203,7 +222,8 @@ def _attend(
         place = PART * 2 + turn % 2
         query = queries.index(place).reshape([R, D])
         mbarrier.wait(query_barriers[0].index(place), (turn // 2) & 1)
-        rest, use = _estimated(query, memory, use, met, lowest, highest, group, summaries, mean, bits, D, RESULT)
+        held = query.load(gl.DotOperandLayout(0, RESULT, 2)) if REGISTERS else query
+        rest, use = _estimated(query, held, memory, use, met, lowest, highest, group, summaries, mean, bits, D, RESULT)
         if turn > 0:
             # By now the output of the slot before has left its place.
             hopper.tma.store_wait(0)
@@ -214,11 +234,13 @@ def _attend(
         for i in range(tiles):
             j = begin + i * N
             if (j + N > first - recent + 1) & (j < first + W):
-                scores = asked(query, ring, ring_barriers[0], step, N, D, STAGES, SCORES)
+                scores = asked(_operand(held, SCORES, REGISTERS), ring, ring_barriers[0], step, N, D, STAGES, SCORES)
                 scores = warpgroup_mma_wait(0, deps=[scores])
                 mbarrier.arrive(ring_barriers[1].index(step % STAGES), count=1)
-                if (j < first + W - recent) | (j + N > first + 1):
-                    scores = _seen(scores, j, begins, position + 1, N)
+                if j < first + W - recent:
+                    scores = _from(scores, j, begins, N)
+                if j + N > first + 1:
+                    scores = _before(scores, j, position + 1, N)
                 weights, top, total, old = _weights(scores, top, total, bits, query.dtype, RESULT)
                 s = (step + 1) % STAGES
                 mbarrier.wait(ring_barriers[0].index(s), ((step + 1) // STAGES) & 1)
@@ -231,7 +253,7 @@ def _attend(
                     mbarrier.wait(ring_barriers[0].index((step + t) % STAGES), ((step + t) // STAGES) & 1)
                     mbarrier.arrive(ring_barriers[1].index((step + t) % STAGES), count=1)
             step += 2
-        query.store((result / gl.expand_dims(total, 1)).to(query.dtype))
+        query.store((result * gl.expand_dims(1.0 / total, 1)).to(query.dtype))
         hopper.fence_async_shared()
         barrier()
         of = [group // kv_heads, group % kv_heads, 0, first, 0]
@@ -276,7 +298,7 @@ def _windows_hopper(
     meets, mean, threshold, slope, offset, forced, long,
     bits, tokens, groups, kv_heads, summaries, sink, recent,
     G: gl.constexpr, HEADS: gl.constexpr, D: gl.constexpr, N: gl.constexpr, STAGES: gl.constexpr, SINKS: gl.constexpr,
-    FORCED: gl.constexpr, num_warps: gl.constexpr,
+    REGISTERS: gl.constexpr, FORCED: gl.constexpr, num_warps: gl.constexpr,
 ):  # fmt: skip
     """`attend_windows`; queries, output, keys, values and covariances are TMA's descriptions."""
     PARTS: gl.constexpr = 3
@@ -293,9 +315,9 @@ def _windows_hopper(
     rows = mean, bits, threshold, slope, offset, forced, long
     gl.warp_specialize(
         [
-            (_attend, (0, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, FORCED)),
-            (_attend, (1, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, FORCED)),
-            (_attend, (2, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, FORCED)),
+            (_attend, (0, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, REGISTERS, FORCED)),
+            (_attend, (1, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, REGISTERS, FORCED)),
+            (_attend, (2, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, REGISTERS, FORCED)),
             (_fetch, (described, memory, given, W, PARTS, N, D, STAGES)),
         ],
         [4, 4, 1],
@@ -354,7 +376,7 @@ def write_windows(
         *described, _described(square, [dim, dim]),
         prefix.meets, prefix.mean, *rule, long if forced is None else forced, long,
         scale_bits, tokens, batch * kv_heads, kv_heads, summaries, sink, recent,
-        group, power, dim, TILE, STAGES, SINKS, forced is not None, num_warps=4,
+        group, power, dim, TILE, STAGES, SINKS, REGISTERS, forced is not None, num_warps=4,
     )  # fmt: skip
 
 
