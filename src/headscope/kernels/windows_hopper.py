@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels.decide import LN2, is_long
 from headscope.kernels.gluon import (
     TensorDescriptor,
     asked,
@@ -31,15 +31,23 @@ from headscope.kernels.gluon import (
     warpgroup_mma_wait,
 )
 from headscope.kernels.mass_hopper import readable
-from headscope.kernels.mass_sums import LOWEST
 from headscope.kernels.prefix import Prefix
+from headscope.kernels.windows_rows import (
+    attended_sinks,
+    decide,
+    estimated,
+    operand,
+    weighed,
+    without_before,
+    without_from,
+)
 
 R, PARTS, TILE, STAGES, SINKS, REGISTERS = 64, 3, 64, 5, 16, False
 """Rows of a warpgroup, warpgroups that attend, N, tiles of keys or values that the shared memory holds, sinks' tile."""
 
 
 @jit
-def _slots(given, P: gl.constexpr):
+def _slots(given, P: tl.constexpr):
     """The program's first slot and the one behind its last: neighbours, which mostly meet the same summary."""
     tokens, groups = given[1], given[2]
     slots, program = (tokens + P - 1) // P * groups, gl.program_id(0)
@@ -47,7 +55,7 @@ def _slots(given, P: gl.constexpr):
 
 
 @jit
-def _slot(slot, given, P: gl.constexpr, N: gl.constexpr):
+def _slot(slot, given, P: tl.constexpr, N: tl.constexpr):
     """A slot's group, first token, first recent key, tiles of recent keys, first summary that it meets, and last."""
     meets, tokens, _, _, _, sink, recent = given
     each = (tokens + P - 1) // P
@@ -61,7 +69,7 @@ def _slot(slot, given, P: gl.constexpr, N: gl.constexpr):
 @jit
 def _fetch(
     described, memory, given,
-    W: gl.constexpr, PARTS: gl.constexpr, N: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
+    W: tl.constexpr, PARTS: tl.constexpr, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The warp that fills the shared memory; behind the last token, tiles are zeros."""
     query, _, key, value, sink_key, sink_value, covariance = described
@@ -110,106 +118,19 @@ def _fetch(
 
 
 @jit
-def _estimated(
-    query, held, memory, use, met, lowest, highest, group, summaries, mean, bits,
-    D: gl.constexpr, RESULT: gl.constexpr,
-):  # fmt: skip
-    """Log mass in bits of the mean bulk key for each row, by the summary that it meets, and the next use."""
-    square, square_barriers = memory[1], memory[5]
-    d = gl.arange(0, D, layout=gl.SliceLayout(0, RESULT))
-    found = gl.zeros([64], gl.float32, gl.SliceLayout(1, RESULT))
-    for summary in range(lowest, highest + 1):
-        centre = gl.load(mean + (group * summaries + summary).to(gl.int64) * D + d)
-        mbarrier.wait(square_barriers[0].index(0), use & 1)
-        turned = gl.zeros([64, D], gl.float32, RESULT)
-        turned = warpgroup_mma(held, square, turned, use_acc=False, is_async=True)
-        turned = warpgroup_mma_wait(0, deps=[turned])
-        mbarrier.arrive(square_barriers[1].index(0), count=1)
-        exact = query.load(RESULT).to(gl.float32)
-        variance = gl.sum(turned * exact, 1)
-        variance = gl.where(variance < 0, 0.0, variance)  # NaN stays
-        estimate = gl.sum(exact * gl.expand_dims(centre, 0), 1) * bits + variance * (bits * bits * LN2 / 2)
-        found = gl.where(met == summary, estimate, found)
-        use += 1
-    return found, use
-
-
-@jit
-def _columns(scores, first, places, N: gl.constexpr):
-    """Keys of the tile from `first` on, [1, N], and a key of each row, [R, 1]."""
-    LAYOUT: gl.constexpr = scores.type.layout
-    j = gl.expand_dims(gl.arange(0, N, layout=gl.SliceLayout(0, LAYOUT)), 0)
-    return j, gl.expand_dims(gl.convert_layout(places - first, gl.SliceLayout(1, LAYOUT)), 1)
-
-
-@jit
-def _from(scores, first, begins, N: gl.constexpr):
-    """Scores of the keys from `first` on, -inf before `begins`, [R]."""
-    j, begin = _columns(scores, first, begins, N)
-    return gl.where(j >= begin, scores, float("-inf"))
-
-
-@jit
-def _before(scores, first, ends, N: gl.constexpr):
-    """Scores of the keys from `first` on, -inf from `ends`, [R], on."""
-    j, end = _columns(scores, first, ends, N)
-    return gl.where(j < end, scores, float("-inf"))
-
-
-@jit
-def _weights(scores, top, total, bits, DTYPE: gl.constexpr, RESULT: gl.constexpr):
-    """Weights for the tensor cores, maxima and sums by rows of the result, and the factor of what was summed before."""
-    ROWS: gl.constexpr = gl.SliceLayout(1, RESULT)
-    new = gl.maximum(top, gl.convert_layout(gl.max(scores, 1), ROWS) * bits)
-    less = gl.expand_dims(gl.convert_layout(-new, gl.SliceLayout(1, scores.type.layout)), 1)
-    weights, old = gl.exp2(gl.fma(scores, bits, less)), gl.exp2(top - new)
-    total = gl.fma(total, old, gl.convert_layout(gl.sum(weights, 1), ROWS))
-    return gl.convert_layout(weights.to(DTYPE), gl.DotOperandLayout(0, RESULT, 2)), new, total, old
-
-
-@jit
-def _operand(held, LAYOUT: gl.constexpr, REGISTERS: gl.constexpr):
-    """Queries as the tensor cores take them for a product of this layout."""
-    return gl.convert_layout(held, gl.DotOperandLayout(0, LAYOUT, 2), assert_trivial=True) if REGISTERS else held
-
-
-@jit
-def _sinks(
-    query, memory, turn, position, sink, bits, D: gl.constexpr, SINKS: gl.constexpr, RESULT: gl.constexpr
-):  # fmt: skip
-    """Maxima, sums and results [R, D] of the sinks that rows see."""
-    sinks, sink_barriers = memory[2], memory[6]
-    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SINKS, 16])
-    scores = gl.zeros([64, SINKS], gl.float32, SCORES)
-    mbarrier.wait(sink_barriers[0].index(0), turn & 1)
-    keys = sinks.index(0).reshape([SINKS, D]).permute((1, 0))
-    scores = warpgroup_mma(query, keys, scores, use_acc=False, is_async=True)
-    scores = warpgroup_mma_wait(0, deps=[scores])
-    scores = _before(scores, 0, gl.minimum(position + 1, sink), SINKS)
-    top = gl.full([64], LOWEST, gl.float32, gl.SliceLayout(1, RESULT))
-    weights, top, total, _ = _weights(scores, top, gl.zeros_like(top), bits, query.dtype, RESULT)
-    result = gl.zeros([64, D], gl.float32, RESULT)
-    values = sinks.index(1).reshape([SINKS, D])
-    result = warpgroup_mma(weights, values, result, use_acc=False, is_async=True)
-    result = warpgroup_mma_wait(0, deps=[result])
-    mbarrier.arrive(sink_barriers[1].index(0), count=1)
-    return top, total, result
-
-
-@jit
 def _attend(
-    PART: gl.constexpr, described, memory, given, rows,
-    G: gl.constexpr, W: gl.constexpr, PARTS: gl.constexpr, N: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    SINKS: gl.constexpr, REGISTERS: gl.constexpr, FORCED: gl.constexpr,
+    PART: tl.constexpr, described, memory, given, rows,
+    G: tl.constexpr, W: tl.constexpr, PARTS: tl.constexpr, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
+    SINKS: tl.constexpr, REGISTERS: tl.constexpr, FORCED: tl.constexpr,
 ):  # fmt: skip
     """A warpgroup with its W tokens of every slot."""
     output = described[1]
     queries, _, _, ring, query_barriers, _, _, ring_barriers = memory
     meets, tokens, _, kv_heads, summaries, sink, recent = given
     mean, bits = rows[0], rows[1]
-    R: gl.constexpr = 64
-    SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 16])
-    RESULT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
+    R: tl.constexpr = 64
+    SCORES: tl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 16])
+    RESULT: tl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     row = gl.arange(0, R, layout=gl.SliceLayout(1, RESULT))
     step, use = 0, 0
     start, end = _slots(given, PARTS * W)
@@ -223,25 +144,25 @@ def _attend(
         query = queries.index(place).reshape([R, D])
         mbarrier.wait(query_barriers[0].index(place), (turn // 2) & 1)
         held = query.load(gl.DotOperandLayout(0, RESULT, 2)) if REGISTERS else query
-        rest, use = _estimated(query, held, memory, use, met, lowest, highest, group, summaries, mean, bits, D, RESULT)
+        rest, use = estimated(query, held, memory, use, met, lowest, highest, group, summaries, mean, bits, D, RESULT)
         if turn > 0:
             # By now the output of the slot before has left its place.
             hopper.tma.store_wait(0)
             barrier()
             mbarrier.arrive(query_barriers[1].index(PART * 2 + 1 - turn % 2), count=1)
-        top, total, result = _sinks(query, memory, turn, position, sink, bits, D, SINKS, RESULT)
+        top, total, result = attended_sinks(query, memory, turn, position, sink, bits, D, SINKS, RESULT)
         begins = gl.maximum(position - recent + 1, sink)
         for i in range(tiles):
             j = begin + i * N
             if (j + N > first - recent + 1) & (j < first + W):
-                scores = asked(_operand(held, SCORES, REGISTERS), ring, ring_barriers[0], step, N, D, STAGES, SCORES)
+                scores = asked(operand(held, SCORES, REGISTERS), ring, ring_barriers[0], step, N, D, STAGES, SCORES)
                 scores = warpgroup_mma_wait(0, deps=[scores])
                 mbarrier.arrive(ring_barriers[1].index(step % STAGES), count=1)
                 if j < first + W - recent:
-                    scores = _from(scores, j, begins, N)
+                    scores = without_before(scores, j, begins, N)
                 if j + N > first + 1:
-                    scores = _before(scores, j, position + 1, N)
-                weights, top, total, old = _weights(scores, top, total, bits, query.dtype, RESULT)
+                    scores = without_from(scores, j, position + 1, N)
+                weights, top, total, old = weighed(scores, top, total, bits, query.dtype, RESULT)
                 s = (step + 1) % STAGES
                 mbarrier.wait(ring_barriers[0].index(s), ((step + 1) // STAGES) & 1)
                 result = result * gl.expand_dims(old, 1)
@@ -258,32 +179,14 @@ def _attend(
         barrier()
         of = [group // kv_heads, group % kv_heads, 0, first, 0]
         copy_back(output, of, queries.index(place))
-        _decide(top + gl.log2(total) - rest, position, row // W, group, given, rows, G, FORCED)
+        decide(top + gl.log2(total) - rest, position, row // W, group, given, rows, G, FORCED)
     hopper.tma.store_wait(0)
 
 
 @jit
-def _decide(difference, position, head, group, given, rows, G: gl.constexpr, FORCED: gl.constexpr):
-    """Write the labels of rows by how many bits the log mass of their window is above that of a mean bulk key."""
-    _, tokens, _, kv_heads, _, sink, recent = given
-    _, _, threshold, slope, offset, forced, long = rows
-    bulk = gl.maximum(position + 1 - sink - recent, 0)
-    margin = (difference - gl.log2(bulk.to(gl.float32))) * LN2
-    of = group % kv_heads * G + gl.minimum(head, G - 1)
-    limit = gl.load(threshold + group // kv_heads * kv_heads * G + of)
-    chosen = is_long(margin, gl.load(slope + of), gl.load(offset + of), limit, bulk)
-    label, there = chosen.to(gl.int8), (position < tokens) & (head < G)
-    at = (group.to(gl.int64) * tokens + position) * G + head
-    if FORCED:
-        label_given = gl.load(forced + at, mask=there, other=2)
-        label = gl.where(label_given == 2, label, label_given)
-    gl.store(long + at, label, mask=there)
-
-
-@jit
-def _barriers(N: gl.constexpr, READERS: gl.constexpr):
+def _barriers(N: tl.constexpr, READERS: tl.constexpr):
     """Barriers of N places: filled, and read by READERS warpgroups."""
-    LAYOUT: gl.constexpr = mbarrier.MBarrierLayout()
+    LAYOUT: tl.constexpr = mbarrier.MBarrierLayout()
     there = gl.allocate_shared_memory(gl.int64, [N, 1], LAYOUT)
     read = gl.allocate_shared_memory(gl.int64, [N, 1], LAYOUT)
     for i in gl.static_range(N):
@@ -297,12 +200,12 @@ def _windows_hopper(
     query, output, key, value, sink_key, sink_value, covariance,
     meets, mean, threshold, slope, offset, forced, long,
     bits, tokens, groups, kv_heads, summaries, sink, recent,
-    G: gl.constexpr, HEADS: gl.constexpr, D: gl.constexpr, N: gl.constexpr, STAGES: gl.constexpr, SINKS: gl.constexpr,
-    REGISTERS: gl.constexpr, FORCED: gl.constexpr, num_warps: gl.constexpr,
+    G: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr, SINKS: tl.constexpr,
+    REGISTERS: tl.constexpr, FORCED: tl.constexpr, num_warps: tl.constexpr,
 ):  # fmt: skip
     """`attend_windows`; queries, output, keys, values and covariances are TMA's descriptions."""
-    PARTS: gl.constexpr = 3
-    W: gl.constexpr = 64 // HEADS
+    PARTS: tl.constexpr = 3
+    W: tl.constexpr = 64 // HEADS
     queries = gl.allocate_shared_memory(key.dtype, [PARTS * 2, 1, 1, HEADS, W, D], query.layout)
     square = gl.allocate_shared_memory(key.dtype, [D, D], covariance.layout)
     sinks = gl.allocate_shared_memory(key.dtype, [2, 1, 1, SINKS, D], sink_key.layout)
