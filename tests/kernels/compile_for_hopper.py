@@ -24,10 +24,11 @@ from headscope.kernels import (
     pieces,
     prefill,
     prefix,
+    windows_hopper,
 )
 from headscope.kernels.decide import decide
 from headscope.kernels.queue import merge, read_bulk
-from headscope.kernels.windows import attend_windows, window_tiling
+from headscope.kernels.windows import SINKS, attend_windows, window_tiling
 
 JOINING = dict.fromkeys(("key_means", "value_means"), "*bf16")
 JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
@@ -101,8 +102,9 @@ def prefilling(dim: int, group: int) -> list[Any]:
     types |= dict.fromkeys(("meets", "pairs", "counts"), "*i32") | {"starts": "*i64"}
     packs = {"long": "*i8", "sums": "*i32", "found": "*i32", "counts": "*i32"}
     shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
+    windows = {"M": window[0], "N": window[1], "SINKS": SINKS, "STAGES": window[3], "FORCED": True}
     return [
-        compiled(attend_windows, types, {**shape, "M": window[0], "N": window[1], "FORCED": True}, window[2], 3),
+        compiled(attend_windows, types, {**shape, **windows}, window[2], 3),
         compiled(prefix._meets, types, {"M": prefix.MET}, 4, 3),
         compiled(prefix._summaries, types, {"D": dim, "WIDTH": width}, 1, 3),
         compiled(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3),
@@ -148,6 +150,27 @@ def masses_on_hopper(group: int) -> Any:
     return compiled(mass_hopper._masses_hopper, types, constants | {"num_warps": 4}, 4, 3, GluonASTSource)
 
 
+def windows_on_hopper(group: int) -> Any:
+    """The windows in Gluon."""
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    def described(*block: int) -> str:
+        layout = gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16)
+        return f"tensordesc<bf16[{','.join(map(str, block))}],{layout!r}>"
+
+    dim, tile, sinks, power = gluon.DIM, windows_hopper.TILE, windows_hopper.SINKS, triton.next_power_of_2(group)
+    types = dict.fromkeys(("query", "output"), described(1, 1, power, windows_hopper.R // power, dim))
+    types |= dict.fromkeys(("key", "value"), described(1, 1, tile, dim))
+    types |= dict.fromkeys(("sink_key", "sink_value"), described(1, 1, sinks, dim))
+    types |= {"covariance": described(dim, dim), "meets": "*i32", "forced": "*i8", "long": "*i8", "bits": "fp32"}
+    types |= dict.fromkeys(("mean", "threshold", "slope", "offset"), "*fp32")
+    constants = {"G": group, "HEADS": power, "D": dim, "N": tile, "STAGES": windows_hopper.STAGES, "SINKS": sinks}
+    constants["REGISTERS"] = windows_hopper.REGISTERS
+    constants |= {"FORCED": True, "num_warps": 4}
+    return compiled(windows_hopper._windows_hopper, types, constants, 4, 3, GluonASTSource)
+
+
 def serialised(found: Any) -> bool:
     """Whether the assembler has the tensor cores' products wait for each other (its advice C7515 and the like)."""
     with NamedTemporaryFile("w", suffix=".ptx") as file:
@@ -180,3 +203,5 @@ if __name__ == "__main__":
         cutting(group)
         found = masses_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"masses in Gluon, {group} heads"
+        found = windows_on_hopper(group)
+        assert found.metadata.shared <= SHARED and not serialised(found), f"windows in Gluon, {group} heads"

@@ -64,6 +64,14 @@ def test_prefill_equals_the_float64_reference(
     assert_exact(*layer, starts=[s for s in sorted(starts) if s < tokens] or [0], sink=sink, recent=recent)
 
 
+@pytest.mark.parametrize(
+    ("group", "tokens", "sink", "recent"), [(1, 230, 5, 20), (3, 131, 1, 1), (4, 261, 16, 128), (16, 90, 16, 37)]
+)
+def test_prefill_of_head_dim_128_equals_the_float64_reference(device, dtype, group, tokens, sink, recent) -> None:
+    layer = drawn(device, dtype, 2, 1, group, tokens, 128)
+    assert_exact(*layer, starts=(0, 40, 57, 58), sink=sink, recent=recent)
+
+
 @pytest.mark.parametrize("threshold", [-torch.inf, torch.inf])
 def test_all_pairs_may_be_local_or_all_long(device, dtype, threshold) -> None:
     query, key, value, rule = drawn(device, dtype)

@@ -17,6 +17,7 @@ __all__ = [
     "asked",
     "barrier",
     "copy",
+    "copy_back",
     "gl",
     "hopper",
     "jit",
@@ -36,10 +37,12 @@ try:
     jit = gluon.jit
     # As Triton 3.6 calls them, or later releases.
     barrier = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier
-    copy = hopper.tma.async_load if hasattr(hopper.tma, "async_load") else hopper.tma.async_copy_global_to_shared
+    LATER = hasattr(hopper.tma, "async_load")
+    copy = hopper.tma.async_load if LATER else hopper.tma.async_copy_global_to_shared
+    copy_back = hopper.tma.async_store if LATER else hopper.tma.async_copy_shared_to_global
     THERE = True
 except ImportError:
-    gl = hopper = mbarrier = warpgroup_mma = warpgroup_mma_wait = TensorDescriptor = barrier = copy = None
+    gl = hopper = mbarrier = warpgroup_mma = warpgroup_mma_wait = TensorDescriptor = barrier = copy = copy_back = None
     jit, THERE = triton.jit, False
 
 DIM = 128

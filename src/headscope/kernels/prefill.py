@@ -12,12 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels import LOG2E, packed_hopper, padded
+from headscope.kernels import LOG2E, packed_hopper, padded, windows_hopper
 from headscope.kernels.layer import Decoded, Rule
 from headscope.kernels.packing import packed
 from headscope.kernels.prefix import Prefix
 from headscope.kernels.softmax import attended, attended_whole
-from headscope.kernels.windows import attend_windows, rows, window_tiling
+from headscope.kernels.windows import SINKS, attend_windows, rows, window_tiling
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -99,19 +99,22 @@ def prefill(
     batch, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
     groups, group, width = batch * kv_heads, heads // kv_heads, padded(dim)
-    window_m, window_n, window_warps = window_tiling(width)
+    window_m, window_n, window_warps, window_stages = window_tiling(width)
     m, n, warps, stages = tiling(width)
     output = torch.empty(batch, heads, tokens, dim, dtype=query.dtype, device=query.device)
     long = torch.empty(groups, tokens * group, dtype=torch.bool, device=query.device)
     strides = *query.stride()[:3], *key.stride()[:3], *output.stride()[:3]
     pairs, bits = tokens * group, scale * LOG2E
-    attend_windows[(triton.cdiv(pairs, window_m), groups)](
-        query, key, value, output, long.view(torch.int8), long.view(torch.int8) if forced is None else forced,
-        prefix.meets, prefix.mean, prefix.covariance,
-        *(x.contiguous() for x in (rule.threshold, rule.slope, rule.offset)),
-        *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
-        group, dim, width, window_m, window_n, forced is not None, num_warps=window_warps,
-    )  # fmt: skip
+    labels, given = long.view(torch.int8), [x.contiguous() for x in (rule.threshold, rule.slope, rule.offset)]
+    if windows_hopper.serves(query, key, value, sink, recent):
+        windows_hopper.write_windows(query, key, value, output, labels, prefix, given, sink, recent, bits, forced)
+    else:
+        attend_windows[(triton.cdiv(pairs, window_m), groups)](
+            query, key, value, output, labels, labels if forced is None else forced,
+            prefix.meets, prefix.mean, prefix.covariance, *given,
+            *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
+            group, dim, width, window_m, window_n, SINKS, window_stages, forced is not None, num_warps=window_warps,
+        )  # fmt: skip
     found = packed(long)
     if packed_hopper.serves(query, key, value):
         packed_hopper.attend_packed(query, key, value, output, *found, bits)

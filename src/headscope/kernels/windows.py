@@ -8,7 +8,11 @@ import triton
 import triton.language as tl
 
 from headscope.kernels.decide import LN2, is_long
-from headscope.kernels.softmax import attended
+
+LOWEST = tl.constexpr(-1.0e30)
+"""Bits below every score, and finite."""
+SINKS = 16
+"""Sinks of a tile."""
 
 
 @triton.jit
@@ -36,13 +40,29 @@ def _estimated(
     return found
 
 
+@triton.jit
+def _attended(query, keys, values, read, edge, s, begins, ends, bits, top, total, output, N: tl.constexpr):
+    """Add the tile of keys from s on, of which a row sees those from `begins` to before `ends`; not edge: all of them.
+
+    The rest is as in `headscope.kernels.softmax.attended`, but that maxima start at LOWEST.
+    """
+    scores = tl.dot(query, tl.load(keys, mask=read, other=0.0).T)
+    if edge:
+        j = s + tl.arange(0, N)[None, :]
+        scores = tl.where((j >= begins[:, None]) & (j < ends[:, None]), scores, float("-inf"))
+    new = tl.maximum(top, tl.max(scores, 1) * bits)
+    weights, old = tl.math.exp2(tl.fma(scores, bits, -new[:, None])), tl.math.exp2(top - new)
+    loaded = tl.load(values, mask=read, other=0.0)
+    return new, total * old + tl.sum(weights, 1), tl.dot(weights.to(loaded.dtype), loaded, output * old[:, None])
+
+
 @triton.jit(do_not_specialize=["tokens", "sink", "recent", "summaries"])
 def attend_windows(
     query, key, value, output, long, forced, meets, mean, covariance, threshold, slope, offset,
     query_b, query_h, query_t, key_b, key_h, key_t, out_b, out_h, out_t,
     bits, tokens, sink, recent, summaries, kv_heads,
     G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
-    FORCED: tl.constexpr,
+    SINKS: tl.constexpr, STAGES: tl.constexpr, FORCED: tl.constexpr,
 ):  # fmt: skip
     """Write attention over the windows and the labels, [B K, T G]. `meets`: which summary a token meets, [T]."""
     group = tl.program_id(1)
@@ -50,26 +70,35 @@ def attend_windows(
     there, wide = pair < tokens * G, (d < D)[None, :]
     pair = tl.minimum(pair, tokens * G - 1)
     position = pair // G
-    first, last = tl.min(position, 0), tl.max(position, 0)
     start = query + rows(pair, group, kv_heads, query_b, query_h, query_t, G)[:, None]
     q = tl.load(start + d[None, :], mask=wide, other=0.0)
+    # First, while no result takes registers.
+    rest = _estimated(q, tl.load(meets + position), mean, covariance, group, summaries, d, wide, bits, D, M)
     b, k = (group // kv_heads).to(tl.int64), (group % kv_heads).to(tl.int64)
-    top, total = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
-    result = tl.zeros([M, WIDTH], tl.float32)
-    # Keys of any row's window one after the other: sinks, then from the first row's recent ones on.
-    behind = tl.maximum(first - recent + 1, 0)
-    sinks = tl.minimum(sink, behind)
-    for s in range(0, sinks + last + 1 - behind, N):
-        i = s + n
-        j = tl.where(i < sinks, i, i - sinks + behind)
-        kept = (j[None, :] <= position[:, None]) & ((j < sink)[None, :] | (j[None, :] > (position - recent)[:, None]))
-        at = b * key_b + k * key_h + j[:, None].to(tl.int64) * key_t + d[None, :]
-        read = (j <= last)[:, None] & wide
-        top, total, result = attended(q, key + at, value + at, read, kept, bits, top, total, result)
+    of = b * key_b + k * key_h + d[None, :]
+    top, total, result = tl.full([M], LOWEST, tl.float32), tl.zeros([M], tl.float32), tl.zeros([M, WIDTH], tl.float32)
+    first, last = tl.min(position, 0), tl.max(position, 0)
+    few, none, seen = tl.arange(0, SINKS), tl.zeros_like(position), tl.minimum(position + 1, sink)
+    sinks = tl.minimum(last + 1, sink)
+    for s in tl.range(0, sinks, SINKS, num_stages=1):
+        j = s + few
+        at = of + j[:, None].to(tl.int64) * key_t
+        read = (j < sinks)[:, None] & wide
+        top, total, result = _attended(
+            q, key + at, value + at, read, True, s, none, seen, bits, top, total, result, SINKS
+        )
+    begins = tl.maximum(position - recent + 1, sink)
+    at = of + n[:, None] * key_t
+    for s in tl.range(tl.maximum(first - recent + 1, sink), last + 1, N, num_stages=STAGES):
+        to = at + tl.cast(s, tl.int64) * key_t
+        read = (s + n <= last)[:, None] & wide
+        edge = (s <= last - recent) | (s + N - 1 > first)
+        top, total, result = _attended(
+            q, key + to, value + to, read, edge, s, begins, position + 1, bits, top, total, result, N
+        )
     out = output + rows(pair, group, kv_heads, out_b, out_h, out_t, G)[:, None] + d[None, :]
-    tl.store(out, (result / total[:, None]).to(output.dtype.element_ty), mask=there[:, None] & wide)
-    bulk, met = tl.maximum(position + 1 - sink - recent, 0), tl.load(meets + position)
-    rest = _estimated(q, met, mean, covariance, group, summaries, d, wide, bits, D, M)
+    tl.store(out, (result * (1.0 / total)[:, None]).to(output.dtype.element_ty), mask=there[:, None] & wide)
+    bulk = tl.maximum(position + 1 - sink - recent, 0)
     margin = (top + tl.math.log2(total) - rest - tl.math.log2(bulk.to(tl.float32))) * LN2
     head = k * G + pair % G
     given = tl.load(slope + head), tl.load(offset + head), tl.load(threshold + b * kv_heads * G + head)
@@ -81,6 +110,6 @@ def attend_windows(
     tl.store(long + at, label, mask=there)
 
 
-def window_tiling(width: int) -> tuple[int, int, int]:
-    """Rows and keys of a tile, and warps, for a padded head_dim."""
-    return (64, 32, 4) if width <= 128 else (64, 32, 8)
+def window_tiling(width: int) -> tuple[int, int, int, int]:
+    """Rows and recent keys of a tile, warps, and stages of the pipeline, for a padded head_dim."""
+    return (64, 64, 4, 2) if width <= 128 else (64, 32, 8, 2)
