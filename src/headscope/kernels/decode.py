@@ -26,9 +26,7 @@ FEW_GROUPS = 32
 
 def decide_tiling(width: int, outliers: bool) -> tuple[int, int]:
     """Keys of the window that are asked for at once, and warps: as many as registers hold beside the summary."""
-    if width <= 128:
-        return (128 if outliers else 256), 8
-    return 64, 8
+    return (256 if width <= 128 else 64) // (2 if outliers else 1), 8
 
 
 def merge_tiling(groups: int) -> tuple[int, int, int]:

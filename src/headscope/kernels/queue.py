@@ -114,10 +114,10 @@ def merge(
         every = tl.sum(tiles, 0)
         rank, begin = _before(i < group, reads, tiles)
         end = begin + tl.cdiv(tl.load(lengths + group // kv_heads) - sink - recent, N)
-        final = _program(end - 1, every, programs) + rank + 1
-        if DEPENDENT:
+        start, final = _program(begin, every, programs) + rank, _program(end - 1, every, programs) + rank + 1
+        if DEPENDENT and final > start:  # always: but so the compiler leaves none of these sums for after the wait
             gdc_wait()
-        for first in tl.range(_program(begin, every, programs) + rank, final, PARTS, num_stages=1):
+        for first in tl.range(start, final, PARTS, num_stages=1):
             part = (first + p).to(tl.int64) * G + g
             there = first + p < final
             tops = tl.load(part_masses + part * 2, mask=there, other=float("-inf"))
