@@ -92,6 +92,20 @@ def test_one_long_head_alone_is_shared_by_all_programs(device, dtype) -> None:
     assert found(layer).long.sum() == 1
 
 
+@pytest.mark.parametrize(("dim", "outliers"), [(64, 0), (128, 70), (256, 7)])
+def test_a_window_may_be_longer_than_what_is_asked_for_at_once(device, dtype, dim, outliers) -> None:
+    layer = drawn(device, dtype, dim=dim, lengths=(700, 310, 90), outliers=outliers, full=True)
+    assert_exact(layer, sink=30, recent=290)
+
+
+def test_many_groups_are_merged_as_few_are(device, dtype) -> None:
+    layer = drawn(device, dtype, lengths=[60 + 7 * b for b in range(17)], outliers=0)
+    from headscope.kernels.decode import merge_tiling
+
+    assert merge_tiling(17 * 2) != merge_tiling(2)
+    assert_exact(layer)
+
+
 def test_strides_that_the_kernels_do_not_read_are_refused(device, dtype) -> None:
     layer = drawn(device, dtype)
     values = layer.cache.values.transpose(1, 2).contiguous().transpose(1, 2)

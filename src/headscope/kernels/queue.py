@@ -16,13 +16,17 @@ from headscope.kernels.softmax import attended
 
 
 @triton.jit
-def _tiles(reading, lengths, groups, kv_heads, sink, recent, N: tl.constexpr, GROUPS: tl.constexpr):
-    """Whether each group reads its bulk, and its tiles on the line, 0 if it does not: [GROUPS] each."""
+def _whole(lengths, groups, kv_heads, sink, recent, N: tl.constexpr, GROUPS: tl.constexpr):
+    """Tiles that each group has on the line if it reads its bulk, [GROUPS]."""
     i = tl.arange(0, GROUPS)
-    reads = tl.load(reading + i, mask=i < groups, other=0)
     length = tl.load(lengths + i // kv_heads, mask=i < groups, other=0)
-    tiles = reads * tl.cdiv(tl.maximum(length - sink - recent, 0), N)
-    return reads, tiles
+    return tl.cdiv(tl.maximum(length - sink - recent, 0), N)
+
+
+@triton.jit
+def _before(here, reads, tiles):
+    """Of the groups that are here, [GROUPS]: how many of them read, and their tiles."""
+    return tl.sum(tl.where(here, reads, 0), 0), tl.sum(tl.where(here, tiles, 0), 0)
 
 
 @triton.jit
@@ -47,24 +51,25 @@ def read_bulk(
     GROUPS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Attend to this program's piece of the line: sums, not yet divided, [parts, G, D], their maxima and totals."""
+    i, g, d, n = tl.arange(0, GROUPS), tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, N)
+    valid, wide = g < G, (d < D)[None, :]
+    whole = _whole(lengths, groups, kv_heads, sink, recent, N, GROUPS)
     if DEPENDENT:
         gdc_wait()
         gdc_launch_dependents()
-    reads, tiles = _tiles(reading, lengths, groups, kv_heads, sink, recent, N, GROUPS)
-    ends = tl.cumsum(tiles, 0)
-    i, g, d, n = tl.arange(0, GROUPS), tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, N)
-    valid, wide = g < G, (d < D)[None, :]
-    every = tl.sum(tiles, 0)
+    reads = tl.load(reading + i, mask=i < groups, other=0)
+    tiles = reads * whole
+    ends, every = tl.cumsum(tiles, 0), tl.sum(tiles, 0)
     tile = _start(tl.program_id(0), every, tl.num_programs(0))
     stop = _start(tl.program_id(0) + 1, every, tl.num_programs(0))
     while tile < stop:
+        # Three sums that do not wait for each other.
         group = tl.sum((ends <= tile).to(tl.int32), 0)
-        end = tl.sum(tl.where(i == group, ends, 0), 0)
-        begin = end - tl.sum(tl.where(i == group, tiles, 0), 0)
-        rank = tl.sum(tl.where(i < group, reads, 0), 0)
+        rank, begin = _before(ends <= tile, reads, tiles)
         b, k = (group // kv_heads).to(tl.int64), (group % kv_heads).to(tl.int64)
         q = tl.load(query + (group * G + tl.minimum(g, G - 1))[:, None] * D + d[None, :], mask=wide, other=0.0)
         behind = tl.load(lengths + b) - recent
+        end = begin + tl.cdiv(behind - sink, N)
         last = tl.minimum(sink + (tl.minimum(stop, end) - begin) * N, behind)
         top, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
         output = tl.zeros([ROWS, WIDTH], tl.float32)
@@ -88,24 +93,31 @@ def merge(
     lengths, reading, long, plain, plain_mass, parts, part_masses, output,
     groups, programs, sink, recent, kv_heads,
     G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, GROUPS: tl.constexpr, PARTS: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    SLICES: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """Give a long head its plain window and the parts of its bulk, by their masses; a local one keeps what it has."""
-    if DEPENDENT:
-        gdc_wait()
-    row = tl.program_id(0)
-    group, g, d, p = row // G, row % G, tl.arange(0, WIDTH), tl.arange(0, PARTS)
-    if tl.load(long + row) != 0:
-        reads, tiles = _tiles(reading, lengths, groups, kv_heads, sink, recent, N, GROUPS)
-        i = tl.arange(0, GROUPS)
+    """Give a long head its plain window and the parts of its bulk, by their masses; a local one keeps what it has.
+
+    A program is one of the SLICES along D of a row and reads PARTS at a time. All programs of `read_bulk` have waited
+    for `decide` before this launch begins: what that wrote may be read while they run, past the processor's own cache.
+    """
+    row = tl.program_id(0) // SLICES
+    if tl.load(long + row, cache_modifier=".cg") == 0:
+        if DEPENDENT:
+            gdc_wait()
+    else:
+        group, g, p, i = row // G, row % G, tl.arange(0, PARTS), tl.arange(0, GROUPS)
+        d = tl.program_id(0) % SLICES * (WIDTH // SLICES) + tl.arange(0, WIDTH // SLICES)
+        reads = tl.load(reading + i, mask=i < groups, other=0, cache_modifier=".cg")
+        top, total = tl.load(plain_mass + row, cache_modifier=".cg"), 1.0
+        sums = tl.load(plain + row.to(tl.int64) * D + d, mask=d < D, other=0.0, cache_modifier=".cg")
+        tiles = reads * _whole(lengths, groups, kv_heads, sink, recent, N, GROUPS)
         every = tl.sum(tiles, 0)
-        begin = tl.sum(tl.where(i < group, tiles, 0), 0)
-        end = begin + tl.sum(tl.where(i == group, tiles, 0), 0)
-        rank = tl.sum(tl.where(i < group, reads, 0), 0)
-        top, total = tl.load(plain_mass + row), 1.0
-        sums = tl.load(plain + row.to(tl.int64) * D + d, mask=d < D, other=0.0)
-        final = _program(end - 1, every, programs) + rank + 1
-        for first in tl.range(_program(begin, every, programs) + rank, final, PARTS, num_stages=3):
+        rank, begin = _before(i < group, reads, tiles)
+        end = begin + tl.cdiv(tl.load(lengths + group // kv_heads) - sink - recent, N)
+        start, final = _program(begin, every, programs) + rank, _program(end - 1, every, programs) + rank + 1
+        if DEPENDENT and final > start:  # always: but so the compiler leaves none of these sums for after the wait
+            gdc_wait()
+        for first in tl.range(start, final, PARTS, num_stages=1):
             part = (first + p).to(tl.int64) * G + g
             there = first + p < final
             tops = tl.load(part_masses + part * 2, mask=there, other=float("-inf"))
