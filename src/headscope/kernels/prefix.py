@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headscope.kernels import padded
+from headscope.kernels.reference import met
 
 TILE = 64
 COLUMNS = 64
@@ -50,9 +51,7 @@ class Prefix:
         _summaries[(dim, batch * kv_heads)](
             ends, total, square, mean, covariance, len(ends), sink, dim, width, num_warps=1
         )
-        position = torch.arange(tokens, device=keys.device)
-        meets = torch.searchsorted(starts, position, right=True).sub(1).clamp(min=0)
-        return cls(mean, covariance, meets.int())
+        return cls(mean, covariance, met(starts, tokens).int())
 
 
 @triton.jit(do_not_specialize=["sink"])

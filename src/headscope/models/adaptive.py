@@ -22,6 +22,7 @@ from headscope.models.adaptive_criterion import AdaptiveCriterion
 from headscope.models.captured import forwarding
 from headscope.models.decoding import Decoding
 from headscope.models.identity import refuse_other
+from headscope.models.prefilling import Prefilling
 from headscope.models.run import UNCOMPILED, Run
 
 NAME = "headscope_adaptive"
@@ -34,7 +35,7 @@ def _forward(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    headscope: Decoding | None = None,
+    headscope: Decoding | Prefilling | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The registered function; the signature is transformers'. What the cache's rows hold needs no mask."""
