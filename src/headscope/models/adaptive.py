@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headscope.errors import ConfigError, UnsupportedModelError
-from headscope.models.adaptive_criterion import AdaptiveCriterion
+from headscope.models.adaptive_criterion import AdaptiveCriterion, refuse_unserved
 from headscope.models.captured import forwarding
 from headscope.models.decoding import Decoding
 from headscope.models.identity import refuse_other
@@ -81,6 +81,7 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
     """
     refuse_nested(model)
     refuse_other(criterion.model, model)
+    refuse_unserved(criterion.name, criterion.recipe, criterion.chunk)
     run = Run(model, criterion, criterion.threshold(sparsity))
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)

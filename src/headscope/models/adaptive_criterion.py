@@ -57,17 +57,15 @@ RECIPES = {
 }
 
 
-def refuse_unserved(name: str, recipe: Recipe, scope: str, chunk: int) -> None:
-    """Refuse a recipe that cannot decide in the prompt.
+def refuse_unserved(name: str, recipe: Recipe, chunk: int | None) -> None:
+    """Refuse to decide in the prompt, which chunks mean, where the prefill kernel cannot.
 
     Raises:
-        ConfigError: the scope is unknown, a chunk holds no token, or the prefill kernel serves another recipe.
+        ConfigError: it serves another recipe, or a chunk holds no token.
     """
-    if scope not in SCOPES:
-        raise ConfigError(f"scope={scope!r} is unknown; choose one of {', '.join(SCOPES)}")
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise ConfigError(f"chunk={chunk}: a chunk of the prompt holds 1 token at least")
-    if scope == PROMPT and recipe != RECIPES["qada"]:
+    if chunk is not None and recipe != RECIPES["qada"]:
         raise ConfigError(
             f"scope='prompt' decides by a full Gaussian without outliers, which {name} is not; choose"
             " criterion='qada', or scope='question'"

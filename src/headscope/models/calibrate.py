@@ -28,6 +28,7 @@ from headscope.models.adaptive_criterion import (
     PROMPT,
     QUESTION,
     RECIPES,
+    SCOPES,
     AdaptiveCriterion,
     Recipe,
     refuse_unserved,
@@ -91,8 +92,8 @@ def calibrate(
     targets = [sparsity] if isinstance(sparsity, float | int) else list(sparsity)
     recipe = _recipe(criterion, outliers)
     _refuse_arguments(targets, prompts, max_new_tokens, probes)
-    refuse_unserved(criterion, recipe, scope, chunk)
-    chunks = chunk if scope == PROMPT else None
+    chunks = _chunks(scope, chunk)
+    refuse_unserved(criterion, recipe, chunks)
     window, eos = window or Window(), stop_tokens(model, tokenizer)
     answered = [answer(model, tokenizer, prompt, max_new_tokens, eos, add_special_tokens) for prompt in prompts]
     fitted = None
@@ -127,6 +128,13 @@ def _recipe(name: str, outliers: int | None) -> Recipe:
     if outliers < 0 or not recipe.outliers.rules:
         raise ConfigError(f"outliers={outliers}: {name} takes {'0 or more' if recipe.outliers.rules else 'none'}")
     return replace(recipe, outliers=replace(recipe.outliers, count=outliers))
+
+
+def _chunks(scope: str, chunk: int) -> int | None:
+    """Tokens of a chunk where the scope has any."""
+    if scope not in SCOPES:
+        raise ConfigError(f"scope={scope!r} is unknown; choose one of {', '.join(SCOPES)}")
+    return chunk if scope == PROMPT else None
 
 
 def _refuse_arguments(targets: Sequence[float], prompts: Sequence[Prompt], max_new_tokens: int, probes: int) -> None:
