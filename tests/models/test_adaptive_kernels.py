@@ -91,7 +91,7 @@ def test_kernels_read_prompts_as_the_reference(prompts, cache: str, monkeypatch:
     monkeypatch.setattr(kernels, "serve", lambda *_: True)
     for rows in (IDS, [IDS[1], IDS[1][::-1]]):
         with adaptive(model, criterion) as run:
-            generated(model, rows, max_new_tokens=2, min_new_tokens=2, cache_implementation=cache)
-            assert run.prompts[0].queries == len(rows[0]) - WINDOW.sink - WINDOW.recent
+            generated(model, rows, max_new_tokens=1, min_new_tokens=1, cache_implementation=cache)
+        assert run.prompts[0].queries == len(rows[0]) - WINDOW.sink - WINDOW.recent
     assert {seen[:2] for seen in prompts} == {(1, 80), (1, 57), (1, 12), (2, 57)}
     assert 0 < sum(share for *_, share in prompts) < len(prompts)

@@ -100,6 +100,8 @@ def _by_kernels(
 
     # Triton launches on the current GPU, which may not be this layer's.
     with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]
+        # Part of a static cache has gaps, with which the kernel for Hopper GPUs does not serve.
+        key, value = key.contiguous(), value.contiguous()
         prefix = Prefix.of(key, starts, window.sink, window.recent)
         return prefill(query, key, value, prefix, rule, window.sink, window.recent, scale)
 
