@@ -25,11 +25,14 @@ def equal(a, b) -> bool:
     return equal(vars(a), vars(b)) if hasattr(a, "__dataclass_fields__") else a == b
 
 
-@pytest.mark.parametrize("recipe", ["lost_output", "lost_output_gaussian", "qada"])
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [("lost_output", {}), ("lost_output_gaussian", {}), ("qada", {}), ("qada", {"scope": "prompt", "chunk": 11})],
+)
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_what_is_loaded_is_what_was_saved(tmp_path: Path, recipe: str, family: str) -> None:
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path, recipe: str, options: dict, family: str) -> None:
     model, path = small(family), tmp_path / "new" / "criterion.safetensors"
-    criterion = calibrated(model, recipe)
+    criterion = calibrated(model, recipe, **options)
     for _ in range(2):  # an older file is replaced
         criterion.save(path)
     loaded = headscope.load(str(path), model)
@@ -39,7 +42,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path, recipe: str, family: s
         expected = generated(model, IDS)
     with headscope.adaptive(model, loaded) as again:
         assert torch.equal(generated(model, IDS), expected)
-    assert again.rows == run.rows
+    assert again.rows == run.rows and [row.queries for row in again.prompts] == ([60, 37, 0] if options else [])
 
 
 def saved(tmp_path: Path) -> tuple:
@@ -70,9 +73,12 @@ def test_a_file_says_what_made_it(tmp_path: Path) -> None:
         (lambda p: p["model"].update(weights="00ff"), "weights = 00ff, this one has "),
         (lambda p: p["window"].update(recent=900), "window {'sink': 4, 'recent': 900} for 512 positions; calibrate"),
         (lambda p: p["window"].update(sink=-1), "window {'sink': -1"),
+        (lambda p: p.update(scope="answer"), "scope 'answer' with a chunk of None; calibrate again"),
+        (lambda p: p.update(chunk=256), "scope 'question' with a chunk of 256; calibrate again"),
+        (lambda p: p.update(scope="prompt"), "scope 'prompt' with a chunk of None; calibrate again"),
     ],
 )
-def test_a_file_of_another_format_model_or_window_is_refused(tmp_path: Path, change, message: str) -> None:
+def test_a_file_of_another_format_model_window_or_scope_is_refused(tmp_path: Path, change, message: str) -> None:
     model, path, plain = saved(tmp_path)
     change(plain)
     save_file(load_file(path), path, {"headscope": json.dumps(plain)})
