@@ -2,7 +2,7 @@
 
 Forwards of several tokens (the prompt, a next turn, candidates of assisted decoding) attend densely by transformers'
 own SDPA function; where they end is a boundary. Each forward of one token behind it is decided, from the first
-generated token on. Sliding layers are left alone.
+generated token on. With `scope=prompt` a forward that follows no cache is decided too. Sliding layers are left alone.
 
 Shapes: B rows, H query heads, K KV heads, T keys, D head_dim.
 """
@@ -72,12 +72,15 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
         sparsity: a target that was calibrated; None: the only or first one.
 
     Yields:
-        A run whose `sparsity`, and `rows` for each row, say how many pairs were local.
+        A run whose `sparsity`, and `rows` for each row, say how many pairs of generated tokens were local, and
+        `prompts` how many of each prompt where the criterion decides there.
 
     Raises:
-        ConfigError: blocks are nested, the target was not calibrated or the model is in training mode.
+        ConfigError: blocks are nested, the target was not calibrated, the model is in training mode, or the criterion
+            cannot decide in prompts, as it says it does.
         AssetError: the criterion belongs to another model.
-        UnsupportedModelError: beams, a mask that is no left padding, or another kind of cache.
+        UnsupportedModelError: beams, a mask that is no left padding, or another kind of cache; with `scope=prompt` a
+            row of several texts.
     """
     refuse_nested(model)
     refuse_other(criterion.model, model)
