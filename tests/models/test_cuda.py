@@ -1,9 +1,9 @@
 """The engine and the recorder on a GPU against the CPU; skipped without one."""
 
-import adaptive_cases as prompts
 import pytest
 import test_outlier_rows as outlier_rows
 import torch
+from adaptive_cases import IDS as PROMPTS
 from adaptive_cases import calibrated, generated
 from test_engine import BOUNDARY, BUDGET, EOS, IDS, WINDOW, criteria
 from tiny_models import random_ids, tiny_model
@@ -57,6 +57,6 @@ def test_prompts_are_decided_as_on_the_cpu_in_float64() -> None:
     model = tiny_model("llama")
     criterion = calibrated(model, "qada", scope="prompt", chunk=11)
     with adaptive(model, criterion) as run:
-        expected, shares = generated(model, prompts.IDS), run.prompts[:2]  # the third prompt has no bulk: NaN
+        expected, shares = generated(model, PROMPTS), run.prompts[:2]  # the third prompt has no bulk: NaN
     with adaptive(model.to("cuda"), criterion) as run:
-        assert torch.equal(generated(model, prompts.IDS), expected) and run.prompts[:2] == shares
+        assert torch.equal(generated(model, PROMPTS), expected) and run.prompts[:2] == shares
