@@ -8,7 +8,7 @@ import torch
 from adaptive_cases import IDS, WINDOW, calibrated, generated, small
 
 from headscope import adaptive, kernels
-from headscope.models import decoding
+from headscope.models import decoding, prefilling
 
 pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -64,3 +64,34 @@ def test_kernels_decide_and_attend_as_the_reference(
     assert {(count, padded) for count, padded, _ in both} == {(3, True), (1, False)}
     assert 0 < sum(share for *_, share in both) < len(both)
     assert min(len(ids) for ids in IDS) < WINDOW.recent
+
+
+@pytest.fixture
+def prompts(monkeypatch: pytest.MonkeyPatch):
+    """Prompts go through the kernels and through the reference in float64; what was seen of each."""
+    run, seen = prefilling._by_kernels, []
+
+    def compared(query, key, value, *given):
+        found = run(query, key, value, *given)
+        true = prefilling._by_reference(query.double(), key.double(), value.double(), *given)
+        assert (found.long == true.long).float().mean() > 0.9  # rounding decides near the threshold
+        same = found.long == true.long
+        torch.testing.assert_close(found.output[same].double(), true.output[same], rtol=0.02, atol=0.02)
+        seen.append((*query.shape[::2], found.long.float().mean().item()))
+        return found
+
+    monkeypatch.setattr(prefilling, "_by_kernels", compared)
+    return seen
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_kernels_read_prompts_as_the_reference(prompts, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small(dtype=DTYPE).to(DEVICE)
+    criterion = calibrated(model, "qada", scope="prompt", chunk=11)
+    monkeypatch.setattr(kernels, "serve", lambda *_: True)
+    for rows in (IDS, [IDS[1], IDS[1][::-1]]):
+        with adaptive(model, criterion) as run:
+            generated(model, rows, max_new_tokens=1, min_new_tokens=1, cache_implementation=cache)
+        assert run.prompts[0].queries == len(rows[0]) - WINDOW.sink - WINDOW.recent
+    assert {seen[:2] for seen in prompts} == {(1, 80), (1, 57), (1, 12), (2, 57)}
+    assert 0 < sum(share for *_, share in prompts) < len(prompts)

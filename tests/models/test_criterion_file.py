@@ -25,11 +25,14 @@ def equal(a, b) -> bool:
     return equal(vars(a), vars(b)) if hasattr(a, "__dataclass_fields__") else a == b
 
 
-@pytest.mark.parametrize("recipe", ["lost_output", "lost_output_gaussian", "qada"])
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [("lost_output", {}), ("lost_output_gaussian", {}), ("qada", {}), ("qada", {"scope": "prompt", "chunk": 11})],
+)
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_what_is_loaded_is_what_was_saved(tmp_path: Path, recipe: str, family: str) -> None:
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path, recipe: str, options: dict, family: str) -> None:
     model, path = small(family), tmp_path / "new" / "criterion.safetensors"
-    criterion = calibrated(model, recipe)
+    criterion = calibrated(model, recipe, **options)
     for _ in range(2):  # an older file is replaced
         criterion.save(path)
     loaded = headscope.load(str(path), model)
@@ -39,7 +42,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path, recipe: str, family: s
         expected = generated(model, IDS)
     with headscope.adaptive(model, loaded) as again:
         assert torch.equal(generated(model, IDS), expected)
-    assert again.rows == run.rows
+    assert again.rows == run.rows and [row.queries for row in again.prompts] == ([60, 37, 0] if options else [])
 
 
 def saved(tmp_path: Path) -> tuple:
@@ -54,7 +57,7 @@ def saved(tmp_path: Path) -> tuple:
 
 def test_a_file_says_what_made_it(tmp_path: Path) -> None:
     _, _, plain = saved(tmp_path)
-    assert plain["format"] == 1 and plain["headscope"] == headscope.__version__
+    assert plain["format"] == 2 and plain["headscope"] == headscope.__version__
     assert plain["window"] == {"sink": 4, "recent": 16} and plain["prompt_tokens"] == [70, 79, 88]
     assert plain["outliers"] == {"rules": ["probe_attention"], "count": 6, "bits": 4, "shared": 0.5}
     assert [target for target, _ in plain["thresholds"]] == [0.3, 0.7]
@@ -64,15 +67,18 @@ def test_a_file_says_what_made_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(format=2), r"format 2 of headscope 0.1.0, this is .* reads format 1; calibrate again"),
+        (lambda p: p.update(format=1), r"format 1 of headscope 0.1.0, this is .* reads format 2; calibrate again"),
         (lambda p: p["model"].update(head_dim=16), "head_dim = 16, this one has 8; load that model, or calibrate"),
         (lambda p: p["model"]["rope_parameters"].update(rope_theta=5.0), "rope_parameters = .*5.0.*, this one has .*"),
         (lambda p: p["model"].update(weights="00ff"), "weights = 00ff, this one has "),
         (lambda p: p["window"].update(recent=900), "window {'sink': 4, 'recent': 900} for 512 positions; calibrate"),
         (lambda p: p["window"].update(sink=-1), "window {'sink': -1"),
+        (lambda p: p.update(scope="answer"), "scope 'answer' with a chunk of None; calibrate again"),
+        (lambda p: p.update(chunk=256), "scope 'question' with a chunk of 256; calibrate again"),
+        (lambda p: p.update(scope="prompt"), "scope 'prompt' with a chunk of None; calibrate again"),
     ],
 )
-def test_a_file_of_another_format_model_or_window_is_refused(tmp_path: Path, change, message: str) -> None:
+def test_a_file_of_another_format_model_window_or_scope_is_refused(tmp_path: Path, change, message: str) -> None:
     model, path, plain = saved(tmp_path)
     change(plain)
     save_file(load_file(path), path, {"headscope": json.dumps(plain)})

@@ -3,9 +3,12 @@
 import pytest
 import test_outlier_rows as outlier_rows
 import torch
+from adaptive_cases import IDS as PROMPTS
+from adaptive_cases import calibrated, generated
 from test_engine import BOUNDARY, BUDGET, EOS, IDS, WINDOW, criteria
 from tiny_models import random_ids, tiny_model
 
+from headscope import adaptive
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.moments import KeyMoments
@@ -48,3 +51,12 @@ def test_outliers_and_moments_of_another_text_are_those_of_the_cpu_in_float64() 
     ]
     expected = decode(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS])
     assert decode(model.to("cuda"), IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS]) == expected
+
+
+def test_prompts_are_decided_as_on_the_cpu_in_float64() -> None:
+    model = tiny_model("llama")
+    criterion = calibrated(model, "qada", scope="prompt", chunk=11)
+    with adaptive(model, criterion) as run:
+        expected, shares = generated(model, PROMPTS), run.prompts[:2]  # the third prompt has no bulk: NaN
+    with adaptive(model.to("cuda"), criterion) as run:
+        assert torch.equal(generated(model, PROMPTS), expected) and run.prompts[:2] == shares

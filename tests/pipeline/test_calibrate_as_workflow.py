@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from headscope.models.adaptive_criterion import RECIPES
 from headscope.pipeline import plan
 from headscope.pipeline.commands import stage
 from headscope.pipeline.inputs import build_outliers, load_model, load_prompts
+from headscope.pipeline.nodes import CHUNK
 from headscope.pipeline.parents import Parents
 
 ROOT = Path(__file__).parents[2]
@@ -30,20 +32,23 @@ STAGES = ("assets", "prompts", "dense", "probes", "moments", "oracle", "margins"
 
 
 @pytest.fixture(scope="module")
-def workflow(tmp_path_factory) -> tuple:
-    """The folder of results and its plan, run up to calibration."""
-    folder, planned = tmp_path_factory.mktemp("results"), plan.build(OVERRIDES, ROOT)
-    for node in planned:
-        if node.stage in STAGES:
-            stage.run(
-                node.stage, json.loads(node.spec), folder / node.address, [folder / p.address for p in node.parents]
-            )
-    return folder, planned
+def workflow(tmp_path_factory):
+    """Makes the folder of results and its plan, run up to calibration, once for each overrides."""
+
+    @cache
+    def run(*overrides: str) -> tuple:
+        folder, planned = tmp_path_factory.mktemp("results"), plan.build([*OVERRIDES, *overrides], ROOT)
+        for node in planned:
+            if node.stage in STAGES:
+                parents = [folder / p.address for p in node.parents]
+                stage.run(node.stage, json.loads(node.spec), folder / node.address, parents)
+        return folder, planned
+
+    return run
 
 
-@pytest.mark.parametrize("name", CRITERIA)
-def test_probes_maps_and_thresholds_are_the_workflows(workflow, name: str) -> None:
-    folder, planned = workflow
+def calibrated_twice(folder: Path, planned, name: str, **options) -> tuple:
+    """A criterion that `headscope.calibrate` fits to the workflow's prompts, and the targets of its stages."""
     [dense] = planned.nodes["dense"].values()
     loaded = load_model(json.loads(dense.spec), parents := Parents([folder / p.address for p in dense.parents]))
     rows = [prompt.row for prompt in load_prompts(parents, loaded) if prompt.row["split"] == "calibration"]
@@ -57,7 +62,15 @@ def test_probes_maps_and_thresholds_are_the_workflows(workflow, name: str) -> No
         sparsity=[float(target) for target in expected],
         outliers=None if name == "qada" else OUTLIERS,
         max_new_tokens=rows[0]["max_new_tokens"],
+        **options,
     )
+    return found, expected
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_probes_maps_and_thresholds_are_the_workflows(workflow, name: str) -> None:
+    folder, planned = workflow()
+    found, expected = calibrated_twice(folder, planned, name)
     for target, entry in expected.items():
         assert found.thresholds[float(target)] == pytest.approx(entry["threshold"], rel=1e-5)
         assert ("map" in entry) == bool(found.map.layers)
@@ -68,6 +81,14 @@ def test_probes_maps_and_thresholds_are_the_workflows(workflow, name: str) -> No
         theirs = load_file(folder / probes.address / "probes.safetensors")
         torch.testing.assert_close(torch.stack(list(found.probes.queries.values())), theirs["queries"])
         torch.testing.assert_close(torch.stack(list(found.probes.weight.values())), theirs["weight"])
+
+
+def test_thresholds_of_the_prompt_are_the_workflows(workflow) -> None:
+    found, expected = calibrated_twice(*workflow("scope=prompt", "chunk=100"), "qada", scope="prompt", chunk=100)
+    for target, entry in expected.items():
+        assert found.thresholds[float(target)] == pytest.approx(entry["threshold"], rel=1e-5)
+    folder, planned = workflow()
+    assert found.thresholds != calibrated_twice(folder, planned, "qada")[0].thresholds
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -81,7 +102,9 @@ def test_a_recipe_is_the_yaml_of_its_name(name: str) -> None:
     assert recipe.outliers == build_outliers(config.outliers and dataclasses.asdict(config.outliers))
 
 
-def test_the_windows_and_numbers_of_probes_and_prompts_are_the_workflows_defaults() -> None:
+def test_defaults_are_the_workflows() -> None:
     config = plan.build([], ROOT).points[0].config
     assert dataclasses.asdict(headscope.Window()) == {"sink": config.window.sink, "recent": config.window.recent}
-    assert headscope.calibrate.__kwdefaults__["probes"] == config.calibration.probes
+    defaults = headscope.calibrate.__kwdefaults__
+    found = defaults["probes"], defaults["scope"], defaults["chunk"]
+    assert found == (config.calibration.probes, config.scope, CHUNK)

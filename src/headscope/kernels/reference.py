@@ -62,15 +62,35 @@ def prefill(
     """
     group = query.shape[1] // key.shape[1]
     key, value, mean, covariance = (x.repeat_interleave(group, 1) for x in (key, value, mean, covariance))
-    position = torch.arange(query.shape[2], device=query.device)
-    behind = position[:, None] - position
+    output, long = torch.empty_like(query), torch.empty(query.shape[:3], dtype=torch.bool, device=query.device)
+    for summary in range(mean.shape[2]):  # the scores of its tokens alone are in memory
+        at = (meets == summary).nonzero()[:, 0]
+        met = mean[:, :, summary], covariance[:, :, summary]
+        found = _prefilled(query[:, :, at], at, key, value, *met, rule, sink, recent, scale)
+        output[:, :, at], long[:, :, at] = found.output, found.long
+    return Decoded(output, long)
+
+
+def met(starts: Tensor, tokens: int) -> Tensor:
+    """Which summary each of the tokens meets, [T], by their starts, [S]; those before the first meet it too."""
+    position = torch.arange(tokens, device=starts.device)
+    return torch.searchsorted(starts, position, right=True).sub(1).clamp(min=0)
+
+
+def _prefilled(
+    query: Tensor, at: Tensor, key: Tensor, value: Tensor, mean: Tensor, covariance: Tensor, rule: Rule,
+    sink: int, recent: int, scale: float,
+) -> Decoded:  # fmt: skip
+    """The queries [B, H, Q, D] at some positions, [Q], that meet one summary; keys are repeated for all H."""
+    position = torch.arange(key.shape[2], device=key.device)
+    behind = at[:, None] - position
     scores = (query @ key.transpose(2, 3) * scale).masked_fill(behind < 0, -torch.inf)
     local = (position < sink) | (behind < recent)
     windowed = scores.masked_fill(~local, -torch.inf)
-    mean, covariance = mean[:, :, meets.long()], covariance[:, :, meets.long()]
-    variance = torch.einsum("bhtd,bhtde,bhte->bht", query, covariance, query).clamp(min=0) * scale**2
-    bulk = (position + 1 - sink - recent).clamp(min=0)
-    margin = windowed.logsumexp(-1) - ((query * mean).sum(-1) * scale + variance / 2 + bulk.to(query.dtype).log())
+    variance = torch.einsum("bhtd,bhde,bhte->bht", query, covariance, query).clamp(min=0) * scale**2
+    bulk = (at + 1 - sink - recent).clamp(min=0)
+    mass = (query @ mean[..., None])[..., 0] * scale + variance / 2 + bulk.to(query.dtype).log()
+    margin = windowed.logsumexp(-1) - mass
     long = _long(margin, rule.slope[:, None], rule.offset[:, None], rule.threshold[..., None]) & (bulk > 0)
     output = torch.where(long[..., None], scores.softmax(-1) @ value, windowed.softmax(-1) @ value)
     return Decoded(output, long)

@@ -2,7 +2,7 @@
 
 Forwards of several tokens (the prompt, a next turn, candidates of assisted decoding) attend densely by transformers'
 own SDPA function; where they end is a boundary. Each forward of one token behind it is decided, from the first
-generated token on. Sliding layers are left alone.
+generated token on. With `scope=prompt` a forward that follows no cache is decided too. Sliding layers are left alone.
 
 Shapes: B rows, H query heads, K KV heads, T keys, D head_dim.
 """
@@ -18,10 +18,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headscope.errors import ConfigError, UnsupportedModelError
-from headscope.models.adaptive_criterion import AdaptiveCriterion
+from headscope.models.adaptive_criterion import AdaptiveCriterion, refuse_unserved
 from headscope.models.captured import forwarding
 from headscope.models.decoding import Decoding
 from headscope.models.identity import refuse_other
+from headscope.models.prefilling import Prefilling
 from headscope.models.run import UNCOMPILED, Run
 
 NAME = "headscope_adaptive"
@@ -34,7 +35,7 @@ def _forward(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    headscope: Decoding | None = None,
+    headscope: Decoding | Prefilling | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The registered function; the signature is transformers'. What the cache's rows hold needs no mask."""
@@ -71,15 +72,19 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
         sparsity: a target that was calibrated; None: the only or first one.
 
     Yields:
-        A run whose `sparsity`, and `rows` for each row, say how many pairs were local.
+        A run whose `sparsity`, and `rows` for each row, say how many pairs of generated tokens were local, and
+        `prompts` how many of each prompt where the criterion decides there.
 
     Raises:
-        ConfigError: blocks are nested, the target was not calibrated or the model is in training mode.
+        ConfigError: blocks are nested, the target was not calibrated, the model is in training mode, or the criterion
+            cannot decide in prompts, as it says it does.
         AssetError: the criterion belongs to another model.
-        UnsupportedModelError: beams, a mask that is no left padding, or another kind of cache.
+        UnsupportedModelError: beams, a mask that is no left padding, or another kind of cache; with `scope=prompt` a
+            row of several texts.
     """
     refuse_nested(model)
     refuse_other(criterion.model, model)
+    refuse_unserved(criterion.name, criterion.recipe, criterion.chunk)
     run = Run(model, criterion, criterion.threshold(sparsity))
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)

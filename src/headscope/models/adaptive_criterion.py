@@ -22,6 +22,8 @@ from headscope.kernels.layer import Rule
 from headscope.models.probes import Fitted
 
 LOST_OUTPUT = "lost_output"
+QUESTION, PROMPT = SCOPES = ("question", "prompt")
+"""Which queries decide, as the workflow names them: those behind the prompt, which is read densely, or all."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,21 @@ RECIPES = {
 }
 
 
+def refuse_unserved(name: str, recipe: Recipe, chunk: int | None) -> None:
+    """Refuse to decide in the prompt, which chunks mean, where the prefill kernel cannot.
+
+    Raises:
+        ConfigError: it serves another recipe, or a chunk holds no token.
+    """
+    if chunk is not None and chunk < 1:
+        raise ConfigError(f"chunk={chunk}: a chunk of the prompt holds 1 token at least")
+    if chunk is not None and recipe != RECIPES["qada"]:
+        raise ConfigError(
+            f"scope='prompt' decides by a full Gaussian without outliers, which {name} is not; choose"
+            " criterion='qada', or scope='question'"
+        )
+
+
 @dataclass(frozen=True)
 class AdaptiveCriterion:
     """Decides for each query which heads read the long context; made by `headscope.calibrate` or `headscope.load`.
@@ -68,6 +85,7 @@ class AdaptiveCriterion:
         probes: queries that outliers and clusters are found by, and the heads' weights; None: the recipe needs none.
         prompt_tokens: lengths of the calibration prompts; a threshold holds at about the length it was fitted at.
         model: identity of the model (`headscope.models.identity`).
+        chunk: with `scope=prompt`, tokens of a chunk of the prompt (`headscope.models.scope`); None: `scope=question`.
     """
 
     name: str
@@ -78,6 +96,12 @@ class AdaptiveCriterion:
     probes: Fitted | None
     prompt_tokens: tuple[int, ...]
     model: Mapping[str, Any]
+    chunk: int | None = None
+
+    @property
+    def scope(self) -> str:
+        """Which queries decide, one of SCOPES."""
+        return QUESTION if self.chunk is None else PROMPT
 
     def threshold(self, sparsity: float | None = None) -> float:
         """The threshold for a target that was calibrated; None: the only or first one.

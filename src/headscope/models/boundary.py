@@ -87,10 +87,15 @@ def states(
             means=means_of_parts(summaries) if isinstance(estimator, Clusters) else None,
             outliers=_outliers(frozen, dtype),
             rule=criterion.rule(layer, threshold, len(spans), heads, keys.device),
-            scale=_scale(model, layer),
+            scale=scale_of(model, layer),
             by_kernels=by_kernels,
         )
     return found
+
+
+def scale_of(model: PreTrainedModel, layer: int) -> float:
+    """Factor of a layer's scores."""
+    return float(model.get_decoder().layers[layer].self_attn.scaling)
 
 
 def _frozen(
@@ -104,7 +109,7 @@ def _frozen(
     bulks, fitted, outliers = [], criterion.probes, criterion.recipe.outliers
     for layer, (keys, values) in pairs.items():
         probes = None if fitted is None else moved(fitted.at(model, layer, position), keys.device)
-        cache = LayerCache(layer, keys, values, _scale(model, layer), probes)
+        cache = LayerCache(layer, keys, values, scale_of(model, layer), probes)
         bulks.append(Bulk.between(cache, *criterion.window.summarised(keys.shape[1])))
     heads = geometry(model.config).heads
     made = [freeze(parts, heads, outliers.bits, [estimator]) for parts in outliers.parts(bulks)]
@@ -115,11 +120,6 @@ def _row(pair: Pair, row: int, span: tuple[int, int]) -> Pair:
     """Keys and values of one row without padding, [K, P, D] each."""
     keys, values = (x[row, :, span[0] : span[1]] for x in pair)
     return keys, values
-
-
-def _scale(model: PreTrainedModel, layer: int) -> float:
-    """Factor of a layer's scores."""
-    return float(model.get_decoder().layers[layer].self_attn.scaling)
 
 
 def _outliers(rows: Sequence[Frozen], dtype: torch.dtype) -> Outliers | None:

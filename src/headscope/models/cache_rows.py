@@ -3,7 +3,7 @@
 Shapes: B rows, K KV heads, T keys that a cache can hold, D head_dim.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def first_keys(mask: Any, rows: int, length: int) -> list[int]:
     Raises:
         UnsupportedModelError: the mask hides more than keys before the others.
     """
-    mask = mask.get(FULL) if isinstance(mask, Mapping) else mask
+    mask = _of_full_layers(mask)
     if mask is None:
         return [0] * rows
     if mask.ndim == 4 and mask.dtype == torch.bool:
@@ -74,3 +74,32 @@ def first_keys(mask: Any, rows: int, length: int) -> list[int]:
         )
     found: list[int] = starts.tolist()
     return found
+
+
+def refuse_other_than_causal(mask: Any, positions: Tensor | None, starts: Sequence[int], length: int) -> None:
+    """Refuse prompts whose queries do not see all keys of their row up to their own.
+
+    Args:
+        mask: as for `first_keys`.
+        positions: of the tokens [B or 1, T], None where the model counts them itself.
+        starts: first key of each row.
+        length: tokens of the prompts, padding included.
+
+    Raises:
+        UnsupportedModelError: a mask of each query hides more, or positions start again: texts packed into a row.
+    """
+    seen, place = _of_full_layers(mask), torch.arange(length) - torch.tensor(starts)[:, None]
+    causal = torch.ones_like(place, dtype=torch.bool)
+    if seen is not None and seen.ndim == 4:
+        causal &= (seen[:, 0, :, :length].sum(-1).cpu() == place + 1) | (place < 0)
+    if positions is not None:
+        causal[:, 1:] &= (positions.diff().cpu() == 1) | (place[:, 1:] <= 0)
+    if not causal.all():
+        raise UnsupportedModelError(
+            "scope='prompt' reads one text a row, causally, and attention_mask or position_ids say otherwise; give such"
+            " rows, or calibrate with scope='question'"
+        )
+
+
+def _of_full_layers(mask: Any) -> Any:
+    return mask.get(FULL) if isinstance(mask, Mapping) else mask

@@ -23,7 +23,16 @@ from headscope.heads.rules import RULES
 from headscope.heads.window import Window
 from headscope.models import probes as probing
 from headscope.models.adaptive import refuse_nested
-from headscope.models.adaptive_criterion import LOST_OUTPUT, RECIPES, AdaptiveCriterion, Recipe
+from headscope.models.adaptive_criterion import (
+    LOST_OUTPUT,
+    PROMPT,
+    QUESTION,
+    RECIPES,
+    SCOPES,
+    AdaptiveCriterion,
+    Recipe,
+    refuse_unserved,
+)
 from headscope.models.answered import Answered, Prompt, answer
 from headscope.models.attention import check_logits
 from headscope.models.generation import stop_tokens
@@ -47,6 +56,8 @@ def calibrate(
     probes: int = 64,
     max_new_tokens: int = 64,
     add_special_tokens: bool = False,
+    scope: str = QUESTION,
+    chunk: int = 256,
 ) -> AdaptiveCriterion:
     """Fit a criterion to a model: probes, each head's weight and a threshold for each target.
 
@@ -65,6 +76,10 @@ def calibrate(
         probes: queries a head that stand for those to come, of all prompts together.
         max_new_tokens: of an answer, 2 at least.
         add_special_tokens: whether the tokenizer adds those (a text with a chat template has them already).
+        scope: `question` reads prompts densely; `prompt` (`qada` alone) decides in them too, and fits a sample of all
+            queries: those of a chunk meet what its start found outside the window, those behind the prompt, or of a
+            (context, question) behind the context, what its end found.
+        chunk: tokens of a chunk, with `scope="prompt"`.
 
     Raises:
         ConfigError: an argument is out of range, or no prompt is longer than the window.
@@ -77,13 +92,15 @@ def calibrate(
     targets = [sparsity] if isinstance(sparsity, float | int) else list(sparsity)
     recipe = _recipe(criterion, outliers)
     _refuse_arguments(targets, prompts, max_new_tokens, probes)
+    chunks = _chunks(scope, chunk)
+    refuse_unserved(criterion, recipe, chunks)
     window, eos = window or Window(), stop_tokens(model, tokenizer)
     answered = [answer(model, tokenizer, prompt, max_new_tokens, eos, add_special_tokens) for prompt in prompts]
     fitted = None
     if recipe.outliers.count or recipe.kind == LOST_OUTPUT:
         texts = [probing.Answered(one.prompt + one.answer, one.boundary) for one in answered]
         fitted = probing.fit(model, texts, probes)
-    recorded = (_margins(model, one, recipe, window, fitted) for one in answered)
+    recorded = (_margins(model, one, recipe, window, fitted, chunks) for one in answered)
     found = [layers for layers in recorded if all(layer.margin.shape[1] for layer in layers.values())]
     if not found:
         raise no_pairs()
@@ -98,6 +115,7 @@ def calibrate(
         fitted,
         tuple(len(one.prompt) for one in answered),
         identity(model),
+        chunks,
     )
 
 
@@ -112,6 +130,13 @@ def _recipe(name: str, outliers: int | None) -> Recipe:
     return replace(recipe, outliers=replace(recipe.outliers, count=outliers))
 
 
+def _chunks(scope: str, chunk: int) -> int | None:
+    """Tokens of a chunk where the scope has any."""
+    if scope not in SCOPES:
+        raise ConfigError(f"scope={scope!r} is unknown; choose one of {', '.join(SCOPES)}")
+    return chunk if scope == PROMPT else None
+
+
 def _refuse_arguments(targets: Sequence[float], prompts: Sequence[Prompt], max_new_tokens: int, probes: int) -> None:
     if not targets or not all(0 < target < 1 for target in targets):
         raise ConfigError(f"sparsity={targets}: every target must lie between 0 and 1, as 0.8 does")
@@ -122,11 +147,16 @@ def _refuse_arguments(targets: Sequence[float], prompts: Sequence[Prompt], max_n
 
 
 def _margins(
-    model: PreTrainedModel, one: Answered, recipe: Recipe, window: Window, fitted: probing.Fitted | None
+    model: PreTrainedModel,
+    one: Answered,
+    recipe: Recipe,
+    window: Window,
+    fitted: probing.Fitted | None,
+    chunk: int | None,
 ) -> dict[int, LayerMargins]:
     """Margins by layer of the queries that have a bulk, float32 on the CPU."""
     rows = Rows(build({"kind": recipe.kind}, [{"threshold": 0.0}], recipe.built_estimator()), 1, recipe.outliers)
-    [found] = margins(model, [*one.prompt, *one.fed], one.boundary, [rows], window, fitted)
+    [found] = margins(model, [*one.prompt, *one.fed], one.boundary, [rows], window, fitted, chunk)
     certain = torch.stack([layer.margin.isposinf().all(0) for layer in found.values()]).all(0)
     return {
         index: LayerMargins(*(getattr(layer, name)[:, ~certain].float().cpu() for name in ("margin", "exact", "lost")))

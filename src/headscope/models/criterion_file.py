@@ -22,11 +22,11 @@ from headscope.errors import AssetError
 from headscope.heads.margin_maps import LayerMap, MarginMap
 from headscope.heads.outliers import Outliers
 from headscope.heads.window import Window
-from headscope.models.adaptive_criterion import AdaptiveCriterion, Recipe
+from headscope.models.adaptive_criterion import PROMPT, QUESTION, AdaptiveCriterion, Recipe
 from headscope.models.identity import refuse_other
 from headscope.models.probes import Fitted
 
-FORMAT = 1
+FORMAT = 2
 KEY = "headscope"
 PROBES = ("queries", "weight")
 
@@ -50,6 +50,8 @@ def save(criterion: AdaptiveCriterion, path: Path) -> None:
         "window": asdict(criterion.window),
         "thresholds": [[target, threshold.hex()] for target, threshold in criterion.thresholds.items()],
         "prompt_tokens": list(criterion.prompt_tokens),
+        "scope": criterion.scope,
+        "chunk": criterion.chunk,
         "model": dict(criterion.model),
     }
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -69,7 +71,7 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
 
     Raises:
         AssetError: the file is missing, damaged or of another format, or the model differs from the one it was
-            calibrated for in a size, its RoPE parameters or its weights, or the window is not one of this model.
+            calibrated for in a size, its RoPE parameters or its weights, or window or scope are none.
     """
     path = Path(path)
     plain, tensors = _read(path)
@@ -77,6 +79,7 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
     window, positions = Window(**plain["window"]), plain["model"]["positions"]
     if not (window.sink >= 0 and window.recent > 0 and window.sink + window.recent < positions):
         raise AssetError(f"{path} has the window {plain['window']} for {positions} positions; calibrate again")
+    _refuse_scope(path, plain)
     outliers = Outliers(**{**plain["outliers"], "rules": tuple(plain["outliers"]["rules"])})
     layers = plain["model"]["full_layers"]
     probes, maps = (_by_layer(layers, tensors, names) for names in (PROBES, LayerMap._fields))
@@ -89,7 +92,16 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
         probes=Fitted(*({layer: found[i] for layer, found in probes.items()} for i in (0, 1))) if probes else None,
         prompt_tokens=tuple(plain["prompt_tokens"]),
         model=plain["model"],
+        chunk=plain["chunk"],
     )
+
+
+def _refuse_scope(path: Path, plain: Mapping[str, Any]) -> None:
+    """Refuse chunks that are none, or that `scope=question` has no use for."""
+    scope, chunk = plain["scope"], plain["chunk"]
+    served = isinstance(chunk, int) and chunk > 0 if scope == PROMPT else scope == QUESTION and chunk is None
+    if not served:
+        raise AssetError(f"{path} has the scope {scope!r} with a chunk of {chunk}; calibrate again")
 
 
 def _tensors(criterion: AdaptiveCriterion) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What happens inside a block of `headscope.adaptive`: where boundaries are, and the steps behind them."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,11 +11,12 @@ from transformers import PreTrainedModel
 from headscope.errors import ConfigError
 from headscope.models.adaptive_criterion import AdaptiveCriterion
 from headscope.models.boundary import states
-from headscope.models.cache_rows import first_keys, pairs, writes
+from headscope.models.cache_rows import first_keys, pairs, refuse_other_than_causal, writes
 from headscope.models.captured import Captured
 from headscope.models.counts import LocalCounts
 from headscope.models.decoding import Decoding
 from headscope.models.geometry import geometry
+from headscope.models.prefilling import Prefilling
 
 UNCOMPILED = "headscope decides outside of compiled graphs: compile with fullgraph=False"
 
@@ -61,6 +62,7 @@ class Run:
         self._fed: Fed | None = None
         self._length_now = 0
         self._ended: list[LocalCounts] = []
+        self._read: list[LocalCounts] = []
         self._decoder = model.get_decoder()
         self._dense = self._decoder.forward
         self._captured = Captured(model, self._step)
@@ -69,7 +71,12 @@ class Run:
     def rows(self) -> list[Sparsity]:
         """Of each row of each boundary, in order; a row counts until it is fed a stop token of the model's."""
         counts = [*self._ended, *([] if self._decoding is None else [self._decoding.counts()])]
-        return [Sparsity(*of.sparsity(row), of.queries(row)) for of in counts for row in range(of.rows)]
+        return _by_row(counts)
+
+    @property
+    def prompts(self) -> list[Sparsity]:
+        """The same of each row of each prompt that was decided (`scope=prompt`), in order."""
+        return _by_row(self._read)
 
     @property
     def sparsity(self) -> Sparsity:
@@ -88,8 +95,8 @@ class Run:
             UnsupportedModelError: the cache or the mask is of a kind that is not served.
         """
         decoding = self._before(args, given)
-        if decoding is None:
-            return self._dense(*args, **given)
+        if not isinstance(decoding, Decoding):
+            return self._dense(*args, headscope=decoding, **given)
         if args or not decoding.by_kernels or torch.compiler.is_compiling():
             output = self._step(*args, headscope=decoding, **given)
         else:
@@ -104,15 +111,15 @@ class Run:
         return output
 
     @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
-    def _before(self, args: tuple[Any, ...], given: Mapping[str, Any]) -> Decoding | None:
-        """The rows that decode, behind a boundary if they are new; None: there is nothing to decide about."""
+    def _before(self, args: tuple[Any, ...], given: Mapping[str, Any]) -> Decoding | Prefilling | None:
+        """The rows that decode, behind a boundary if they are new, or prompts; None: nothing is decided."""
         if self._decoder.training:
             raise ConfigError("the model is in training mode (model.training = True); call model.eval()")
         ids, cache = given.get("input_ids", args[0] if args else None), given.get("past_key_values")
         tokens, length = ids if ids is not None else given["inputs_embeds"], self._length(cache)
         if tokens.shape[1] > 1 or not length:
             self.end()
-            return None
+            return None if length or self._criterion.chunk is None else self._prefilling(tokens, given)
         fed, self._fed = self._fed, None  # an error on the way leaves nothing to go on from
         if self._decoding is None or fed is None or fed.cache() is not cache or fed.length != length:
             self.end()
@@ -134,6 +141,14 @@ class Run:
             if now is not None and now[0] is fed.writes[0] and now[1] == fed.writes[1]:
                 return fed.length
         return int(cache.get_seq_length(self._full[0]))
+
+    def _prefilling(self, tokens: Tensor, given: Mapping[str, Any]) -> Prefilling:
+        (rows, length), mask = tokens.shape[:2], given.get("attention_mask")
+        starts = first_keys(mask, rows, length)
+        refuse_other_than_causal(mask, given.get("position_ids"), starts, length)
+        found = Prefilling(self._model, self._criterion, self._threshold, starts, length)
+        self._read.append(found.counts)
+        return found
 
     def _at_boundary(self, cache: Any, length: int, tokens: Tensor, given: Mapping[str, Any]) -> Decoding:
         rows, positions = len(tokens), given.get("position_ids")
@@ -161,3 +176,7 @@ class Run:
     def _release(self) -> None:
         self._idle = None
         self._captured.drop()
+
+
+def _by_row(counts: Sequence[LocalCounts]) -> list[Sparsity]:
+    return [Sparsity(*of.sparsity(row), of.queries(row)) for of in counts for row in range(of.rows)]

@@ -1,0 +1,119 @@
+"""A batch that decides while its prompts are read (`scope=prompt`): local pairs never see what is outside their window.
+
+As the workflow has it: the queries of a chunk meet the Gaussian of the keys that its start finds outside the window. In
+half precision on a GPU the kernels decide and attend, elsewhere their torch reference, which is right and not fast.
+
+Shapes: B rows, H query heads, K KV heads, T tokens, S starts of chunks, D head_dim.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from headscope import kernels
+from headscope.heads.mass import precise
+from headscope.heads.moments import KeyMoments
+from headscope.heads.window import Window
+from headscope.kernels import reference
+from headscope.kernels.layer import Decoded, Rule
+from headscope.models.adaptive_criterion import AdaptiveCriterion
+from headscope.models.boundary import scale_of
+from headscope.models.counts import LocalCounts
+from headscope.models.geometry import geometry
+from headscope.models.scope import frozen_at
+
+
+class Prefilling:
+    """One forward of whole prompts; handed to the attention function as its keyword `headscope`.
+
+    Attributes:
+        layers: factor of the scores of the full-attention layers.
+        counts: labels given so far.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        criterion: AdaptiveCriterion,
+        threshold: float,
+        first_keys: Sequence[int],
+        length: int,
+    ):
+        """Make ready for a forward.
+
+        Args:
+            model: in evaluation mode.
+            criterion: calibrated for it with `scope=prompt`.
+            threshold: of the margin.
+            first_keys: of each row, behind its padding.
+            length: tokens of the forward, padding included.
+        """
+        self.layers = {layer: scale_of(model, layer) for layer in geometry(model.config).full_layers}
+        self.counts = LocalCounts(len(first_keys))
+        self._criterion, self._threshold, self._window = criterion, threshold, criterion.window
+        self._length, device = length, model.get_input_embeddings().weight.device
+        # Rows without padding go together, others one by one, each from its own first key on.
+        rows = [(slice(b, b + 1), first) for b, first in enumerate(first_keys)]
+        rows = rows if any(first_keys) else [(slice(None), 0)]
+        self._rows = [(some, first, self._starts(length - first).to(device)) for some, first in rows]
+        position = torch.arange(length) - torch.tensor(first_keys)[:, None]
+        self._counted = (self._window.bulk_size(position) > 0).to(device)
+
+    def _starts(self, tokens: int) -> Tensor:
+        """Where a row's chunks start, [S]; a prompt within the window meets a summary of nothing and has no bulk."""
+        return torch.tensor(frozen_at(self._window, tokens, self._criterion.chunk)[:-1] or [0])
+
+    @torch.no_grad()
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Causal attention of the prompts over all keys or each query's window, [B, H, T, D]; zero at padding.
+
+        Args:
+            layer: index of the layer.
+            query: rotated, [B, H, T, D].
+            key: rotated, [B, K, T or more, D]; what a static cache holds behind the prompt is not looked at.
+            value: the same of the values.
+        """
+        # In the query's memory format, tokens before heads, which is what the model goes on with.
+        output, long = torch.zeros_like(query), torch.zeros(query.shape[:3], dtype=torch.bool, device=query.device)
+        for rows, first, starts in self._rows:
+            some = rows, slice(None), slice(first, self._length)
+            found = self._decided(layer, query[some], key[some], value[some], starts.to(query.device))
+            output[some], long[some] = found.output, found.long
+        self._counted = self._counted.to(query.device)
+        self.counts.add(layer, long, key.shape[1], self._counted)
+        return output
+
+    def _decided(self, layer: int, query: Tensor, key: Tensor, value: Tensor, starts: Tensor) -> Decoded:
+        rows, heads = query.shape[:2]
+        rule = self._criterion.rule(layer, self._threshold, rows, heads, query.device)
+        attend = _by_kernels if kernels.serve(*(x.detach() for x in (query, key, value))) else _by_reference
+        return attend(query, key, value, starts, rule, self._window, self.layers[layer])
+
+
+def _by_kernels(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, rule: Rule, window: Window, scale: float
+) -> Decoded:
+    from headscope.kernels.prefill import prefill  # Triton is no part of a CPU build of torch
+    from headscope.kernels.prefix import Prefix
+
+    # Triton launches on the current GPU, which may not be this layer's.
+    with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]
+        # Part of a static cache has gaps, with which the kernel for Hopper GPUs does not serve.
+        key, value = key.contiguous(), value.contiguous()
+        prefix = Prefix.of(key, starts, window.sink, window.recent)
+        return prefill(query, key, value, prefix, rule, window.sink, window.recent, scale)
+
+
+def _by_reference(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, rule: Rule, window: Window, scale: float
+) -> Decoded:
+    """In single precision or better."""
+    keys, meets = key.flatten(0, 1), reference.met(starts, query.shape[2])
+    moments = [KeyMoments.of(keys[:, slice(*window.summarised(start))]) for start in starts.tolist()]
+    mean = torch.stack([found.mean for found in moments], 1).view(*key.shape[:2], len(starts), -1)
+    covariance = torch.stack([found.covariance for found in moments], 1).view(*mean.shape, -1)
+    exact = precise(query), precise(key), precise(value), mean, covariance
+    found = reference.prefill(*exact, meets, rule, window.sink, window.recent, scale)
+    return Decoded(found.output.to(query.dtype), found.long)
