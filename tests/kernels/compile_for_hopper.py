@@ -169,7 +169,6 @@ def windows_on_hopper(group: int) -> Any:
     types |= {"covariance": described(dim, dim), "meets": "*i32", "forced": "*i8", "long": "*i8", "bits": "fp32"}
     types |= dict.fromkeys(("mean", "threshold", "slope", "offset"), "*fp32")
     constants = {"G": group, "HEADS": power, "D": dim, "N": tile, "STAGES": windows_hopper.STAGES, "SINKS": sinks}
-    constants["REGISTERS"] = windows_hopper.REGISTERS
     constants |= {"FORCED": True, "num_warps": 4}
     return compiled(windows_hopper._windows_hopper, types, constants, 4, 3, GluonASTSource)
 

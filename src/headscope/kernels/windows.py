@@ -112,4 +112,4 @@ def attend_windows(
 
 def window_tiling(width: int) -> tuple[int, int, int, int]:
     """Rows and recent keys of a tile, warps, and stages of the pipeline, for a padded head_dim."""
-    return (64, 64, 4, 2) if width <= 128 else (64, 32, 8, 2)
+    return (64, 32, 4, 3) if width <= 128 else (64, 32, 8, 2)

@@ -36,13 +36,12 @@ from headscope.kernels.windows_rows import (
     attended_sinks,
     decide,
     estimated,
-    operand,
     weighed,
     without_before,
     without_from,
 )
 
-R, PARTS, TILE, STAGES, SINKS, REGISTERS = 64, 3, 64, 5, 16, False
+R, PARTS, TILE, STAGES, SINKS = 64, 3, 32, 10, 16
 """Rows of a warpgroup, warpgroups that attend, N, tiles of keys or values that the shared memory holds, sinks' tile."""
 
 
@@ -121,7 +120,7 @@ def _fetch(
 def _attend(
     PART: tl.constexpr, described, memory, given, rows,
     G: tl.constexpr, W: tl.constexpr, PARTS: tl.constexpr, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr,
-    SINKS: tl.constexpr, REGISTERS: tl.constexpr, FORCED: tl.constexpr,
+    SINKS: tl.constexpr, FORCED: tl.constexpr,
 ):  # fmt: skip
     """A warpgroup with its W tokens of every slot."""
     output = described[1]
@@ -143,8 +142,7 @@ def _attend(
         place = PART * 2 + turn % 2
         query = queries.index(place).reshape([R, D])
         mbarrier.wait(query_barriers[0].index(place), (turn // 2) & 1)
-        held = query.load(gl.DotOperandLayout(0, RESULT, 2)) if REGISTERS else query
-        rest, use = estimated(query, held, memory, use, met, lowest, highest, group, summaries, mean, bits, D, RESULT)
+        rest, use = estimated(query, memory, use, met, lowest, highest, group, summaries, mean, bits, D, RESULT)
         if turn > 0:
             # By now the output of the slot before has left its place.
             hopper.tma.store_wait(0)
@@ -155,7 +153,7 @@ def _attend(
         for i in range(tiles):
             j = begin + i * N
             if (j + N > first - recent + 1) & (j < first + W):
-                scores = asked(operand(held, SCORES, REGISTERS), ring, ring_barriers[0], step, N, D, STAGES, SCORES)
+                scores = asked(query, ring, ring_barriers[0], step, N, D, STAGES, SCORES)
                 scores = warpgroup_mma_wait(0, deps=[scores])
                 mbarrier.arrive(ring_barriers[1].index(step % STAGES), count=1)
                 if j < first + W - recent:
@@ -201,7 +199,7 @@ def _windows_hopper(
     meets, mean, threshold, slope, offset, forced, long,
     bits, tokens, groups, kv_heads, summaries, sink, recent,
     G: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr, SINKS: tl.constexpr,
-    REGISTERS: tl.constexpr, FORCED: tl.constexpr, num_warps: tl.constexpr,
+    FORCED: tl.constexpr, num_warps: tl.constexpr,
 ):  # fmt: skip
     """`attend_windows`; queries, output, keys, values and covariances are TMA's descriptions."""
     PARTS: tl.constexpr = 3
@@ -218,9 +216,9 @@ def _windows_hopper(
     rows = mean, bits, threshold, slope, offset, forced, long
     gl.warp_specialize(
         [
-            (_attend, (0, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, REGISTERS, FORCED)),
-            (_attend, (1, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, REGISTERS, FORCED)),
-            (_attend, (2, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, REGISTERS, FORCED)),
+            (_attend, (0, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, FORCED)),
+            (_attend, (1, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, FORCED)),
+            (_attend, (2, described, memory, given, rows, G, W, PARTS, N, D, STAGES, SINKS, FORCED)),
             (_fetch, (described, memory, given, W, PARTS, N, D, STAGES)),
         ],
         [4, 4, 1],
@@ -279,7 +277,7 @@ def write_windows(
         *described, _described(square, [dim, dim]),
         prefix.meets, prefix.mean, *rule, long if forced is None else forced, long,
         scale_bits, tokens, batch * kv_heads, kv_heads, summaries, sink, recent,
-        group, power, dim, TILE, STAGES, SINKS, REGISTERS, forced is not None, num_warps=4,
+        group, power, dim, TILE, STAGES, SINKS, forced is not None, num_warps=4,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from headscope.kernels.mass_sums import LOWEST
 
 @jit
 def estimated(
-    query, held, memory, use, met, lowest, highest, group, summaries, mean, bits,
+    query, memory, use, met, lowest, highest, group, summaries, mean, bits,
     D: tl.constexpr, RESULT: tl.constexpr,
 ):  # fmt: skip
     """Log mass in bits of the mean bulk key for each row, by the summary that it meets, and the next use."""
@@ -25,7 +25,7 @@ def estimated(
         centre = gl.load(mean + (group * summaries + summary).to(gl.int64) * D + d)
         mbarrier.wait(square_barriers[0].index(0), use & 1)
         turned = gl.zeros([64, D], gl.float32, RESULT)
-        turned = warpgroup_mma(held, square, turned, use_acc=False, is_async=True)
+        turned = warpgroup_mma(query, square, turned, use_acc=False, is_async=True)
         turned = warpgroup_mma_wait(0, deps=[turned])
         mbarrier.arrive(square_barriers[1].index(0), count=1)
         exact = query.load(RESULT).to(gl.float32)
@@ -68,12 +68,6 @@ def weighed(scores, top, total, bits, DTYPE: tl.constexpr, RESULT: tl.constexpr)
     weights, old = gl.exp2(gl.fma(scores, bits, less)), gl.exp2(top - new)
     total = gl.fma(total, old, gl.convert_layout(gl.sum(weights, 1), ROWS))
     return gl.convert_layout(weights.to(DTYPE), gl.DotOperandLayout(0, RESULT, 2)), new, total, old
-
-
-@jit
-def operand(held, LAYOUT: tl.constexpr, REGISTERS: tl.constexpr):
-    """Queries as the tensor cores take them for a product of this layout."""
-    return gl.convert_layout(held, gl.DotOperandLayout(0, LAYOUT, 2), assert_trivial=True) if REGISTERS else held
 
 
 @jit
