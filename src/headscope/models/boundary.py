@@ -28,6 +28,7 @@ from headscope.models.frozen import Frozen, freeze
 from headscope.models.geometry import geometry
 
 MULTIPLE = 64
+"""Of the outliers that memory is made for, and of where a layer's numbers start."""
 MAX_NUMBERS = 1 << 20
 """Numbers of the keys that are summarised at once: 4 MiB in float32, a few times that with values and clusters."""
 ON_GPU = 64
@@ -162,11 +163,18 @@ def _scale(model: PreTrainedModel, layer: int) -> float:
 
 
 def _split(found: Any, layers: int) -> list[Any]:
-    """Each layer's part of a dataclass of tensors [B, L K, ...], in memory of its own: kernels want it aligned."""
+    """Each layer's part of a dataclass of tensors [B, L K, ...]."""
     if found is None:
         return [None] * layers
-    parts = zip(*(getattr(found, field.name).chunk(layers, 1) for field in fields(found)), strict=True)
-    return [type(found)(*(x.clone(memory_format=torch.contiguous_format) for x in part)) for part in parts]
+    parts = zip(*(_aligned(getattr(found, field.name), layers) for field in fields(found)), strict=True)
+    return [type(found)(*part) for part in parts]
+
+
+def _aligned(x: Tensor, layers: int) -> list[Tensor]:
+    """Each layer's part, [B, K, ...], contiguous and where kernels may read whole vectors: one copy makes them all."""
+    parts = x.reshape(len(x), layers, x.shape[1] // layers, *x.shape[2:]).transpose(0, 1)
+    flat = parts.flatten(1)
+    return [part[: flat.shape[1]].view(parts.shape[1:]) for part in pad(flat, (0, -flat.shape[1] % MULTIPLE))]
 
 
 def _outliers(rows: Sequence[Frozen], dtype: torch.dtype, layers: int) -> list[Outliers | None]:
