@@ -90,18 +90,3 @@ def test_clusters_in_few_bytes_are_the_full_ones_with_less() -> None:
     spread = torch.einsum("bkgqd,kd->bkgq", query.view(-1, 2, 3, 7, 8) ** 2, diagonal.covariance) * layers.SCALE**2
     terms = means + full.size.log()[:, None, None] + spread[..., None] * full.spread[:, None, None] / 2
     torch.testing.assert_close(mass, terms.logsumexp(-1).flatten(1, 2))
-
-
-def test_heads_summarised_one_by_one_and_joined_are_the_heads_alone() -> None:
-    estimator, bulk, query = clusters(3), layers.bulk(), layers.queries()
-    parts = [bulk.of_head(0), bulk.of_head(1)]
-    parts[1] = parts[1].without(parts[1].index[:, ::3])
-    summaries, heads = [estimator.summarise(part) for part in parts], (slice(0, 3), slice(3, 6))
-    whole, sizes = estimator.joined(summaries), [torch.full((7,), part.index.shape[1] + 4) for part in parts]
-    mass = estimator.log_mass(query, whole, torch.stack(sizes).repeat_interleave(3, 0), layers.SCALE)
-    value = estimator.value(query, whole, layers.SCALE)
-    for head, summary, size in zip(heads, summaries, sizes, strict=True):
-        torch.testing.assert_close(mass[:, head], estimator.log_mass(query[:, head], summary, size, layers.SCALE))
-        torch.testing.assert_close(value[:, head], estimator.value(query[:, head], summary, layers.SCALE))
-    few = estimator.summarise(parts[0].without(parts[0].index[:, 2:]))
-    assert estimator.joined([summaries[0], few]) is None

@@ -152,21 +152,24 @@ def test_heads_that_share_have_their_own_most_important_keys_and_as_many_in_the_
     count: int, part: float, least: int
 ) -> None:
     bulks = [layers.bulk(), layers.bulk(dtype=torch.bfloat16)]
-    parts = Outliers(("probe_attention",), count, shared=part).parts(bulks)
-    sizes = torch.tensor([[part.chosen.shape[1] for part in layer] for layer in parts])
+    marked = list(Outliers(("probe_attention",), count, shared=part).marked(bulks))
+    sizes = torch.stack([marks.sum(1) for _, marks in marked])
     assert sizes.double().mean() == min(count, 46) and sizes.min() >= min(least, 46)
-    for bulk, layer in zip(bulks, parts, strict=True):
-        for head, part in enumerate(layer):
-            expected = choose(["probe_attention"], bulk, part.chosen.shape[1])[head]
-            assert torch.equal(part.chosen[0], expected) and part.bulk.cache.head == head
+    for bulk, (same, marks) in zip(bulks, marked, strict=True):
+        assert same is bulk
+        for head in range(2):
+            expected = choose(["probe_attention"], bulk, int(marks[head].sum()))[head]
+            assert torch.equal(bulk.index[head, marks[head]], expected)
     if least == count:
         assert (sizes == count).all()
 
 
-def test_heads_that_do_not_share_are_one_part() -> None:
+@pytest.mark.parametrize("rules", [("recent",), ("value_norm", "mahalanobis")])
+@pytest.mark.parametrize("count", [0, 5, 100])
+def test_heads_that_do_not_share_have_those_chosen_for_the_layer(rules: tuple[str, ...], count: int) -> None:
     bulk = layers.bulk()
-    ((part,),) = Outliers(("recent",), 5).parts([bulk])
-    assert part.bulk is bulk and torch.equal(part.chosen, choose(["recent"], bulk, 5))
+    ((same, marks),) = Outliers(rules, count).marked([bulk])
+    assert same is bulk and torch.equal(bulk.index[marks].view(2, -1), choose(rules, bulk, count))
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -52,15 +52,17 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class Bulk:
-    """Some keys of each KV head of a layer, as many of each.
+    """Some keys of each KV head of a layer.
 
     Attributes:
         cache: the layer.
-        index: their positions in the cache, ascending, [K, N].
+        index: their positions in the cache, ascending, [K, N]; behind those of a KV head with fewer stands anything.
+        there: which of the N are keys, the first ones of each KV head, bool [K, N]; None: every KV head has N.
     """
 
     cache: LayerCache
     index: Tensor
+    there: Tensor | None = None
 
     @classmethod
     def between(cls, cache: LayerCache, first: int, last: int) -> "Bulk":
@@ -70,13 +72,20 @@ class Bulk:
 
     @property
     def keys(self) -> Tensor:
-        """Rotated keys, [K, N, D]."""
-        return _gather(self.cache.keys, self.index)
+        """Rotated keys, [K, N, D]; zeros behind those of a KV head with fewer."""
+        return self._of(self.cache.keys)
 
     @property
     def values(self) -> Tensor:
-        """Values, [K, N, D]."""
-        return _gather(self.cache.values, self.index)
+        """Values, [K, N, D]; zeros likewise."""
+        return self._of(self.cache.values)
+
+    @property
+    def count(self) -> Tensor:
+        """Keys of each KV head, [K]."""
+        if self.there is None:
+            return self.index.new_full(self.index.shape[:1], self.index.shape[1])
+        return self.there.sum(1)
 
     def of_head(self, head: int) -> "Bulk":
         """The same of one KV head and its group of query heads."""
@@ -88,15 +97,28 @@ class Bulk:
         narrow = replace(
             cache, head=head, keys=cache.keys[one], values=cache.values[one], probes=probes, queries=queries
         )
-        return Bulk(narrow, self.index[one])
+        found = Bulk(narrow, self.index[one])
+        return found if self.there is None else found.where(self.there[one])
+
+    def where(self, picked: Tensor) -> "Bulk":
+        """Those that are picked, bool [K, N], of a bulk whose KV heads have N; they may have different numbers then."""
+        count = picked.sum(1)
+        least, most = torch.stack(count.aminmax()).tolist()
+        if least == picked.shape[1]:
+            return self
+        place = (picked.cumsum(1) - 1).masked_fill(~picked, most)
+        index = self.index.new_zeros(len(count), most + 1).scatter(1, place, self.index)[:, :most]
+        there = None if least == most else torch.arange(most, device=index.device) < count[:, None]
+        return replace(self, index=index, there=there)
 
     def without(self, positions: Tensor) -> "Bulk":
         """The keys that are not at these positions of the cache, [K, M]; all of them must be in the bulk, once."""
-        if not positions.shape[1]:
-            return self
-        kept = ~(self.index[:, :, None] == positions[:, None, :]).any(-1)
-        return replace(self, index=self.index[kept].view(self.index.shape[0], -1))
+        taken = torch.zeros(self.cache.keys.shape[:2], dtype=torch.bool, device=positions.device)
+        return self.where(~taken.scatter(1, positions, True).gather(1, self.index))
 
-
-def _gather(data: Tensor, index: Tensor) -> Tensor:
-    return data.gather(1, index[:, :, None].expand(-1, -1, data.shape[2]))
+    def _of(self, data: Tensor) -> Tensor:
+        # By whole rows, which is many times faster than a gather of numbers.
+        first = torch.arange(len(data), device=data.device)[:, None] * data.shape[1]
+        found = data.flatten(0, 1).index_select(0, (self.index + first).flatten())
+        found = found.view(*self.index.shape, data.shape[2])
+        return found if self.there is None else found.masked_fill(~self.there[:, :, None], 0)

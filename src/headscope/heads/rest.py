@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from headscope.errors import ConfigError
 from headscope.heads.estimators import Estimator
-from headscope.heads.estimators.clusters import Clusters, ClusterSummary
+from headscope.heads.estimators.clusters import Clusters, ClusterSummary, with_stand_in
 from headscope.heads.estimators.gaussian import Gaussian, GaussianSummary
 from headscope.kernels.layer import Means, Rest
 
@@ -70,9 +70,8 @@ def _reader(estimator: Estimator) -> Callable[[Any], Rest]:
 
 
 def _of_clusters(summary: ClusterSummary) -> Rest:
-    # Where no key was seen, one of score zero stands for the bulk, as the estimator has it, until a key joins.
-    size = summary.size + NO_KEY * (summary.size.sum(1, keepdim=True) == 0)
-    return Rest(size, summary.key, summary.value, summary.covariance, summary.spread)
+    # What stands for a bulk without keys does so until a key joins.
+    return Rest(with_stand_in(summary.size, NO_KEY), summary.key, summary.value, summary.covariance, summary.spread)
 
 
 def _of_gaussian(estimator: Gaussian, summary: GaussianSummary) -> Rest:

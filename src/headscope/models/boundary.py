@@ -1,10 +1,12 @@
 """What a boundary leaves of a batch for decoding: outliers and summaries of every row, as the kernels read them.
 
-Shapes: B rows, H query heads, K KV heads, T keys that a cache can hold, P keys of a row, M outliers, D head_dim.
+Shapes: B rows, L layers taken together, H query heads, K KV heads, T keys that a cache can hold, P keys of a row,
+M outliers, D head_dim.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -26,6 +28,11 @@ from headscope.models.frozen import Frozen, freeze
 from headscope.models.geometry import geometry
 
 MULTIPLE = 64
+"""Of the outliers that memory is made for, and of where a layer's numbers start."""
+MAX_NUMBERS = 1 << 20
+"""Numbers of the keys that are summarised at once: 4 MiB in float32, a few times that with values and clusters."""
+ON_GPU = 64
+"""Times as many on a GPU."""
 Pair = tuple[Tensor, Tensor]
 """Keys and values of a layer as the model's cache holds them, [B, K, T, D] each."""
 
@@ -72,25 +79,82 @@ def states(
         spans: first and last (exclusive) key of each row; before lies padding, behind what was never written.
         positions: of the next query of each row, to which the rotations of its keys refer.
     """
-    estimator, heads = criterion.recipe.built_estimator(), geometry(model.config).heads
-    rows = [
-        _frozen(model, criterion, estimator, {layer: _row(pair, b, span) for layer, pair in caches.items()}, position)
-        for b, (span, position) in enumerate(zip(spans, positions, strict=True))
-    ]
+    estimator, rows = criterion.recipe.built_estimator(), []
+    together = _together(model, caches, max(last - first for first, last in spans))
+    for row, (span, position) in enumerate(zip(spans, positions, strict=True)):
+        rows.append(_frozen(_Row(model, criterion, caches, together, row, span, position), estimator))
     found = {}
-    for layer, (keys, values) in caches.items():
-        frozen, by_kernels = [row[layer] for row in rows], kernels.serve(keys.detach(), values.detach())
+    for layers, frozen in zip(together, zip(*rows, strict=True), strict=True):
+        keys, values = caches[layers[0]]
+        by_kernels = kernels.serve(keys.detach(), values.detach())
         dtype = keys.dtype if by_kernels else precise(keys[:0]).dtype
         summaries = [[part.of[estimator.name] for part in row.summaries] for row in frozen]
-        found[layer] = LayerState(
-            rest=rest_of_parts(estimator, summaries, dtype),
-            means=means_of_parts(summaries) if isinstance(estimator, Clusters) else None,
-            outliers=_outliers(frozen, dtype),
-            rule=criterion.rule(layer, threshold, len(spans), heads, keys.device),
-            scale=scale_of(model, layer),
-            by_kernels=by_kernels,
-        )
+        rest = _split(rest_of_parts(estimator, summaries, dtype), len(layers))
+        means = _split(means_of_parts(summaries) if isinstance(estimator, Clusters) else None, len(layers))
+        outliers = _outliers(frozen, dtype, len(layers))
+        for layer, of_layer in zip(layers, zip(rest, means, outliers, strict=True), strict=True):
+            rule = criterion.rule(layer, threshold, len(spans), geometry(model.config).heads, keys.device)
+            found[layer] = LayerState(*of_layer, rule, scale_of(model, layer), by_kernels)
     return found
+
+
+def _together(model: PreTrainedModel, caches: Mapping[int, Pair], tokens: int) -> list[list[int]]:
+    """Layers whose KV heads can be those of one layer, for rows of at most so many tokens.
+
+    A GPU would wait for every layer on its own, a CPU's caches hold one or a few; all would not fit as float32.
+    """
+
+    def alike(layer: int) -> tuple[torch.device, torch.Size, float]:
+        return caches[layer][0].device, caches[layer][0].shape, scale_of(model, layer)
+
+    found = []
+    for (device, (_, kv_heads, _, dim), _), same in groupby(caches, alike):
+        layers, most = list(same), MAX_NUMBERS * (ON_GPU if device.type == "cuda" else 1)
+        step = max(1, most // max(1, kv_heads * tokens * dim))
+        found += [layers[first : first + step] for first in range(0, len(layers), step)]
+    return found
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The bulks of one row: those of all layers of a chunk as one of L K KV heads, a chunk after the other.
+
+    Made anew each time, since the copies of all layers at once would double the cache.
+
+    Attributes:
+        together: the chunks.
+        row: index into the caches.
+        span: first and last (exclusive) key.
+        position: of the next query.
+    """
+
+    model: PreTrainedModel
+    criterion: AdaptiveCriterion
+    caches: Mapping[int, Pair]
+    together: Sequence[Sequence[int]]
+    row: int
+    span: tuple[int, int]
+    position: int
+
+    def __iter__(self) -> Iterator[Bulk]:
+        for layers in self.together:
+            pairs = [self.caches[layer] for layer in layers]
+            keys, values = (
+                torch.cat([x[self.row, :, slice(*self.span)] for x in of]) for of in zip(*pairs, strict=True)
+            )
+            probes = None
+            if self.criterion.probes is not None:
+                fitted = self.criterion.probes.joined(layers)
+                probes = moved(fitted.at(self.model, layers[0], self.position), keys.device)
+            cache = LayerCache(layers[0], keys, values, scale_of(self.model, layers[0]), probes)
+            yield Bulk.between(cache, *self.criterion.window.summarised(keys.shape[1]))
+
+
+def _frozen(row: _Row, estimator: Estimator) -> list[Frozen]:
+    """One row's outliers, which its layers may share, and summaries."""
+    sizes, outliers = geometry(row.model.config), row.criterion.recipe.outliers
+    group = sizes.heads // sizes.kv_heads
+    return [freeze(bulk, marks, group, outliers.bits, [estimator]) for bulk, marks in outliers.marked(row)]
 
 
 def scale_of(model: PreTrainedModel, layer: int) -> float:
@@ -98,41 +162,36 @@ def scale_of(model: PreTrainedModel, layer: int) -> float:
     return float(model.get_decoder().layers[layer].self_attn.scaling)
 
 
-def _frozen(
-    model: PreTrainedModel,
-    criterion: AdaptiveCriterion,
-    estimator: Estimator,
-    pairs: Mapping[int, Pair],
-    position: int,
-) -> dict[int, Frozen]:
-    """One row's outliers, which its layers may share, and summaries."""
-    bulks, fitted, outliers = [], criterion.probes, criterion.recipe.outliers
-    for layer, (keys, values) in pairs.items():
-        probes = None if fitted is None else moved(fitted.at(model, layer, position), keys.device)
-        cache = LayerCache(layer, keys, values, scale_of(model, layer), probes)
-        bulks.append(Bulk.between(cache, *criterion.window.summarised(keys.shape[1])))
-    heads = geometry(model.config).heads
-    made = [freeze(parts, heads, outliers.bits, [estimator]) for parts in outliers.parts(bulks)]
-    return dict(zip(pairs, made, strict=True))
+def _split(found: Any, layers: int) -> list[Any]:
+    """Each layer's part of a dataclass of tensors [B, L K, ...]."""
+    if found is None:
+        return [None] * layers
+    parts = zip(*(_aligned(getattr(found, field.name), layers) for field in fields(found)), strict=True)
+    return [type(found)(*part) for part in parts]
 
 
-def _row(pair: Pair, row: int, span: tuple[int, int]) -> Pair:
-    """Keys and values of one row without padding, [K, P, D] each."""
-    keys, values = (x[row, :, span[0] : span[1]] for x in pair)
-    return keys, values
+def _aligned(x: Tensor, layers: int) -> list[Tensor]:
+    """Each layer's part, [B, K, ...], contiguous and where kernels may read whole vectors: one copy makes them all."""
+    parts = x.reshape(len(x), layers, x.shape[1] // layers, *x.shape[2:]).transpose(0, 1)
+    flat = parts.flatten(1)
+    return [part[: flat.shape[1]].view(parts.shape[1:]) for part in pad(flat, (0, -flat.shape[1] % MULTIPLE))]
 
 
-def _outliers(rows: Sequence[Frozen], dtype: torch.dtype) -> Outliers | None:
-    """The outliers of all rows, [B, K, M, D]; zeros behind those of a row with fewer.
+def _outliers(rows: Sequence[Frozen], dtype: torch.dtype, layers: int) -> list[Outliers | None]:
+    """The outliers of all rows by layer, [B, K, M, D]; zeros behind those of a row with fewer.
 
     M is a multiple of MULTIPLE: the kernels are compiled for it, and a graph of a step made for it.
     """
     keys, values = (
-        pad_sequence([getattr(row, name).transpose(0, 1) for row in rows], batch_first=True).transpose(1, 2)
+        pad_sequence([getattr(row, name).transpose(0, 1) for row in rows], batch_first=True).transpose(1, 2).to(dtype)
         for name in ("keys", "values")
     )
-    if not keys.shape[2]:
-        return None
-    keys, values = (pad(x, (0, 0, 0, -x.shape[2] % MULTIPLE)) for x in (keys, values))
     count = torch.stack([row.held.sum(1) for row in rows]).int()
-    return Outliers(keys.to(dtype).contiguous(), values.to(dtype).contiguous(), count)
+    most = count.view(len(rows), layers, -1).amax((0, 2)).tolist()
+    keys, values = (pad(x, (0, 0, 0, -x.shape[2] % MULTIPLE)) for x in (keys, values))
+    found: list[Outliers | None] = []
+    for part, held in zip(_split(Outliers(keys, values, count), layers), most, strict=True):
+        some = slice(-(-held // MULTIPLE) * MULTIPLE)
+        cut = part.keys[:, :, some].contiguous(), part.values[:, :, some].contiguous()
+        found.append(Outliers(*cut, part.count) if held else None)
+    return found

@@ -2,19 +2,19 @@
 
 Outliers held in few bits are what a local pair attends to; a long pair reads the cache, where they are exact.
 
-Shapes: r rows, H query heads, K KV heads, G = H // K, Q queries, M outlier keys, P keys of the prefix, D head_dim.
+Shapes: r rows, H query heads, K KV heads, G = H // K, Q queries, M outlier keys, N bulk keys,
+P keys of the prefix, D head_dim.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from headscope.heads.estimators import Estimator, JoinableEstimator
+from headscope.heads.bulk import Bulk
+from headscope.heads.estimators import Estimator, RaggedEstimator
 from headscope.heads.mass import group_heads, precise
-from headscope.heads.outliers import Part
 from headscope.heads.quantised import rounded
 from headscope.heads.view import Summaries
 
@@ -47,53 +47,42 @@ class Frozen:
         return (group_heads(weights, len(self.values)) @ self.values[:, None]).flatten(1, 2)
 
 
-def freeze(parts: Sequence[Part], heads: int, bits: int, estimators: Iterable[Estimator | None]) -> Frozen:
+def freeze(bulk: Bulk, outliers: Tensor, group: int, bits: int, estimators: Iterable[Estimator | None]) -> Frozen:
     """Hold a layer's outliers and summarise the other bulk keys.
 
     Args:
-        parts: of the layer's KV heads, in their order.
-        heads: query heads.
+        bulk: outliers included; as many keys of each KV head.
+        outliers: which of its keys these are, bool [K, N].
+        group: query heads of a KV head.
         bits: of a number of the outliers' keys and values.
         estimators: of the rest; None is passed over.
     """
+    held, rest = bulk.where(outliers), bulk.where(~outliers)
+    keys, values = (_rounded(precise(found), held, bits) for found in (held.keys, held.values))
+    there = torch.ones_like(held.index, dtype=torch.bool) if held.there is None else held.there
+    marks = torch.zeros(bulk.cache.keys.shape[:2], dtype=torch.bool, device=outliers.device)
+    marks = marks.scatter(1, bulk.index, outliers).repeat_interleave(group, 0)[:, None]
     used = [estimator for estimator in estimators if estimator is not None]
-    group = heads // sum(len(part.chosen) for part in parts)
-    summaries, first = [], 0
-    for part in parts:
-        rest, last = part.bulk.without(part.chosen), first + len(part.chosen) * group
+    return Frozen(keys, values, there, marks, _summaries(held, rest, group, used))
+
+
+def _rounded(vectors: Tensor, held: Bulk, bits: int) -> Tensor:
+    """Vectors of the outliers, [K, M, D], about the mean of each KV head's own; zeros stay behind them."""
+    if held.there is None:
+        return rounded(vectors, bits)
+    mean = vectors.float().sum(1, keepdim=True) / held.count.clamp(min=1)[:, None, None]
+    return rounded(vectors, bits, mean).masked_fill(~held.there[..., None], 0)
+
+
+def _summaries(held: Bulk, rest: Bulk, group: int, used: Sequence[Estimator]) -> list[Summaries]:
+    """Of all heads at once, which takes fewer calls to make and to read, where numbers of keys or estimators let it."""
+    if rest.there is None or all(isinstance(estimator, RaggedEstimator) for estimator in used):
         made = {estimator.name: estimator.summarise(rest) for estimator in used}
-        summaries.append(Summaries(slice(first, last), part.chosen.shape[1], made))
-        first = last
-    outliers = [replace(part.bulk, index=part.chosen) for part in parts]
-    keys = _stacked([rounded(precise(found.keys), bits) for found in outliers])
-    values = _stacked([rounded(precise(found.values), bits) for found in outliers])
-    held = _stacked([torch.ones_like(part.chosen, dtype=torch.bool) for part in parts])
-    marks = _marks(parts).repeat_interleave(group, 0)[:, None]
-    return Frozen(keys, values, held, marks, _joined(summaries, used, keys.device))
-
-
-def _joined(summaries: list[Summaries], used: Sequence[Estimator], device: torch.device) -> list[Summaries]:
-    """One summary of all heads for each estimator, which takes fewer calls to read, where all of them fit together."""
-    if len(summaries) == 1:
-        return summaries
-    of = {}
-    for estimator in used:
-        parts = [part.of[estimator.name] for part in summaries]
-        whole = estimator.joined(parts) if isinstance(estimator, JoinableEstimator) else None
-        if whole is None:
-            return summaries
-        of[estimator.name] = whole
-    outliers = torch.tensor([part.outliers for part in summaries for _ in range(part.heads.start, part.heads.stop)])
-    return [Summaries(slice(0, len(outliers)), outliers[:, None].to(device), of)]
-
-
-def _marks(parts: Sequence[Part]) -> Tensor:
-    """Where the outliers of each KV head are, bool [K, P]."""
-    tokens = parts[0].bulk.cache.keys.shape[1]
-    empty = [torch.zeros(len(part.chosen), tokens, dtype=torch.bool, device=part.chosen.device) for part in parts]
-    return torch.cat([none.scatter(1, part.chosen, True) for none, part in zip(empty, parts, strict=True)])
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Put parts [k, m, ...] together, [K, M, ...], with zeros behind those of fewer than M."""
-    return pad_sequence([head for part in parts for head in part], batch_first=True)
+        outliers = held.index.shape[1] if held.there is None else held.count.repeat_interleave(group)[:, None]
+        return [Summaries(slice(0, len(rest.index) * group), outliers, made)]
+    parts = []
+    for head, count in enumerate(held.count.tolist()):
+        one = rest.of_head(head)
+        made = {estimator.name: estimator.summarise(one) for estimator in used}
+        parts.append(Summaries(slice(head * group, (head + 1) * group), count, made))
+    return parts

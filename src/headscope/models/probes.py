@@ -32,6 +32,10 @@ class Fitted:
     queries: dict[int, Tensor]
     weight: dict[int, Tensor]
 
+    def joined(self, layers: Sequence[int]) -> "Fitted":
+        """Those of several layers as if all heads were the first one's: their queries are turned alike."""
+        return Fitted(*({layers[0]: torch.cat([of[layer] for layer in layers])} for of in (self.queries, self.weight)))
+
     def at(self, model: PreTrainedModel, layer: int, position: int) -> Probes:
         """The probes of a layer as if they stood at `position`."""
         device = model.get_input_embeddings().weight.device

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headscope.errors import ConfigError
+from headscope.heads.moved import moved
 from headscope.models.adaptive_criterion import AdaptiveCriterion
 from headscope.models.boundary import states
 from headscope.models.cache_rows import first_keys, pairs, refuse_other_than_causal, writes
@@ -53,7 +55,8 @@ class Run:
     """What happens inside a block."""
 
     def __init__(self, model: PreTrainedModel, criterion: AdaptiveCriterion, threshold: float):
-        self._model, self._criterion, self._threshold = model, criterion, threshold
+        probes = moved(criterion.probes, model.get_input_embeddings().weight.device)
+        self._model, self._criterion, self._threshold = model, replace(criterion, probes=probes), threshold
         self._full = geometry(model.config).full_layers
         eos = getattr(model.generation_config, "eos_token_id", None)
         self._stops = torch.tensor([] if eos is None else eos, dtype=torch.long).flatten()

@@ -17,7 +17,7 @@ from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import Criterion
 from headscope.heads.mass import group_heads, masked_log_mass, precise, query_chunks
 from headscope.heads.moved import moved
-from headscope.heads.outliers import NO_OUTLIERS, Outliers, Part, importance
+from headscope.heads.outliers import NO_OUTLIERS, Outliers, importance
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.models.attention import LayerCall
@@ -111,7 +111,7 @@ class SharedPrefix:
         self.rows = sum(group.count for group in groups)
         self.counts = LocalCounts(self.rows) if counts is None else counts
         self.importances: dict[tuple[str, int], Tensor] = {}
-        self.chosen: dict[Outliers, dict[int, list[Part]]] = {}
+        self.chosen: dict[Outliers, dict[int, tuple[Bulk, Tensor]]] = {}
         self.frozen: dict[tuple[int, Outliers], Frozen] = {}
 
     def keep(self, rows: Tensor) -> None:
@@ -225,17 +225,17 @@ class SharedPrefix:
         key = (call.layer, outliers)
         if key not in self.frozen:
             used = [group.criterion.estimator for group in self.groups if group.outliers == outliers]
-            parts = self._parts(outliers)[call.layer]
-            self.frozen[key] = freeze(parts, call.query.shape[1], outliers.bits, used)
+            group = call.query.shape[1] // call.key.shape[1]
+            self.frozen[key] = freeze(*self._chosen(outliers)[call.layer], group, outliers.bits, used)
         return self.frozen[key]
 
-    def _parts(self, outliers: Outliers) -> dict[int, list[Part]]:
-        """The outliers of every full-attention layer, which may share what there is."""
+    def _chosen(self, outliers: Outliers) -> dict[int, tuple[Bulk, Tensor]]:
+        """Bulk and outliers of every full-attention layer; layers may share what there is."""
         if outliers not in self.chosen:
             asked = self.window.summarised(self.length)
             bulks = [Bulk.between(cache, *asked) for cache in self.prefix if cache.sliding is None]
-            layers = [bulk.cache.layer for bulk in bulks]
-            self.chosen[outliers] = dict(zip(layers, outliers.parts(bulks, self._importance), strict=True))
+            marked = outliers.marked(bulks, self._importance)
+            self.chosen[outliers] = {bulk.cache.layer: (bulk, marks) for bulk, marks in marked}
         return self.chosen[outliers]
 
     def _importance(self, rule: str, bulk: Bulk) -> Tensor:

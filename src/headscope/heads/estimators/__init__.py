@@ -3,7 +3,7 @@
 Shapes: B rows, H query heads, K KV heads, Q queries, N tokens, D head_dim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
@@ -41,11 +41,10 @@ class ValueEstimator(Estimator, Protocol):
 
 
 @runtime_checkable
-class JoinableEstimator(Estimator, Protocol):
-    """Answers for all KV heads at once where their bulks have different sizes: `bulk_size` is then [H, Q]."""
+class RaggedEstimator(Estimator, Protocol):
+    """Serves all KV heads at once where their bulks have different numbers of keys: `bulk_size` is then [H, Q]."""
 
-    def joined(self, summaries: Sequence[Any]) -> Any | None:
-        """One summary from those of single KV heads, in their order; None where they do not fit together."""
+    ragged: bool
 
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:

@@ -8,13 +8,13 @@ value, whatever T is; the means may be held in few bits.
 Shapes: B rows, H query heads, K KV heads, G = H // K, Q queries, N bulk keys, C clusters, D head_dim.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import pad
 
 from headscope.heads.bulk import Bulk
 from headscope.heads.mass import group_heads, precise
@@ -31,7 +31,8 @@ class ClusterSummary:
     """What is kept of a layer's bulk.
 
     Attributes:
-        size: keys of each cluster, [K, C]; all zero where none was seen.
+        size: keys of each cluster, [K, C]; all zero where none was seen, and zero of those that a KV head with fewer
+            than C keys does not have.
         key: their mean as it is held, rounded, [K, C, D].
         value: mean of their values, rounded too, [K, C, D].
         covariance: of the keys about their cluster's mean, over all clusters, [K, D, D]; its diagonal alone, [K, D].
@@ -64,25 +65,22 @@ class Clusters:
     clusters: int
     covariance: Literal["full", "diagonal"] = "full"
     bits: int = FULL
+    ragged: ClassVar[bool] = True
 
     def summarise(self, bulk: Bulk) -> ClusterSummary:
         """Find the clusters by k-means in the probes' metric (without probes: Euclid's)."""
-        keys, values, count = precise(bulk.keys), precise(bulk.values), bulk.index.shape[1]
+        keys, count = precise(bulk.keys), bulk.count[:, None]
         metric = metric_factor(bulk, keys.dtype)
-        if not count:
-            zero = keys.new_zeros(keys.shape[0], 1, keys.shape[2])
-            return ClusterSummary(zero[..., 0], zero, zero, self._covariance(zero), zero[..., 0], metric, (zero, zero))
-        seen = keys @ metric
-        member = one_hot(_kmeans(seen, min(self.clusters, count)), min(self.clusters, count)).to(keys.dtype)
-        size = member.sum(1)
+        seen, clusters = keys @ metric, count.clamp(1, self.clusters)
+        member = _kmeans(seen, count, clusters, max(1, min(self.clusters, keys.shape[1])), bulk.there)
+        size, count = member.sum(1), count.clamp(min=1)
         share = (member / size.clamp(min=1)[:, None]).transpose(1, 2)
-        mean = share @ keys
-        rest = keys - member @ mean
+        exact = share @ keys, share @ precise(bulk.values)
         distance = (seen - member @ (share @ seen)).square().sum(-1, keepdim=True)
-        average = distance.mean(1).clamp(min=torch.finfo(keys.dtype).tiny)
+        average = (distance.sum(1) / count).clamp(min=torch.finfo(keys.dtype).tiny)
         spread = (share @ distance)[..., 0] / average
-        exact = mean, share @ values
-        return ClusterSummary(size, *self._held(exact), self._covariance(rest), spread, metric, exact)
+        covariance = self._covariance(keys - member @ exact[0], count)
+        return ClusterSummary(size, *self._held(exact, clusters[..., None]), covariance, spread, metric, exact)
 
     def update(self, summary: ClusterSummary, keys: Tensor, values: Tensor) -> ClusterSummary:
         """Add keys and values, [K, N, D], to the nearest clusters; covariance and spreads stay as they were found.
@@ -90,41 +88,32 @@ class Clusters:
         The order counts: a centre moves with the keys that join it.
         """
         keys, values = precise(keys).to(summary.key.dtype), precise(values).to(summary.key.dtype)
-        apart = torch.cdist(keys @ summary.metric, summary.exact[0] @ summary.metric)
-        nearest = apart.masked_fill(summary.size[:, None] == 0, torch.inf).argmin(-1)
-        member = one_hot(nearest, summary.size.shape[1]).to(keys.dtype)
+        member = _nearest(keys @ summary.metric, summary.exact[0] @ summary.metric, summary.size > 0)
         size = summary.size + member.sum(1)
         kept, joined = summary.size[..., None], member.transpose(1, 2)
         key, value = (
             (kept * old + joined @ new) / size[..., None].clamp(min=1)
             for old, new in zip(summary.exact, (keys, values), strict=True)
         )
-        held = self._held((key, value))
+        held = self._held((key, value), size.shape[1])
         return replace(summary, size=size, key=held[0], value=held[1], exact=(key, value))
 
-    def _held(self, exact: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return rounded(exact[0], self.bits), rounded(exact[1], self.bits)
+    def _held(self, exact: tuple[Tensor, Tensor], clusters: Tensor | int) -> tuple[Tensor, Tensor]:
+        """The means, [K, C, D], rounded about the mean of so many clusters, [K, 1, 1]: the others have no key."""
+        key, value = (rounded(mean, self.bits, mean.sum(1, keepdim=True) / clusters) for mean in exact)
+        return key, value
 
-    def _covariance(self, rest: Tensor) -> Tensor:
-        """Covariance of keys about their clusters' means, [K, N, D]."""
+    def _covariance(self, rest: Tensor, count: Tensor) -> Tensor:
+        """Covariance of `count` keys, [K, 1], about their clusters' means, [K, N, D]; zeros stand behind them."""
         if self.covariance == "diagonal":
-            return rest.square().mean(1)
-        return rest.transpose(1, 2) @ rest / rest.shape[1]
+            return rest.square().sum(1) / count
+        return rest.transpose(1, 2) @ rest / count[..., None]
 
     def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimated bulk log mass, [B, H, Q]; the count, [Q] or [H, Q], is the true one, not that of the summary."""
         masses = _cluster_masses(query, summary, scale)
         seen = summary.size.sum(1).clamp(min=1).log().repeat_interleave(query.shape[1] // len(summary.size))
         return masses.logsumexp(-1) + bulk_size.to(masses.dtype).log() - seen[:, None]
-
-    def joined(self, summaries: Sequence[ClusterSummary]) -> ClusterSummary | None:
-        """All KV heads together; None where one has fewer clusters, because its bulk has fewer keys."""
-        if len({summary.size.shape[1] for summary in summaries}) > 1:
-            return None
-        names = [part.name for part in fields(ClusterSummary) if part.name != "exact"]
-        parts = {name: torch.cat([getattr(summary, name) for summary in summaries]) for name in names}
-        key, value = (torch.cat(parts) for parts in zip(*(summary.exact for summary in summaries), strict=True))
-        return ClusterSummary(**parts, exact=(key, value))
 
     def value(self, query: Tensor, summary: ClusterSummary, scale: float) -> Tensor:
         """Estimated mean value of the bulk under the query's attention, [B, H, Q, D]."""
@@ -141,21 +130,45 @@ def _cluster_masses(query: Tensor, summary: ClusterSummary, scale: float) -> Ten
     else:
         turned = grouped @ summary.covariance[:, None]
     variance = (turned * grouped).sum(-1, keepdim=True).clamp(min=0) * scale**2
-    # Where no key was seen, one of score zero stands for the bulk, as the Gaussian has it.
-    size = summary.size + (summary.size.sum(1, keepdim=True) == 0)
-    masses = size.log()[:, None, None] + mean + variance * summary.spread[:, None, None] / 2
+    masses = with_stand_in(summary.size, 1).log()[:, None, None] + mean + variance * summary.spread[:, None, None] / 2
     return masses.flatten(1, 2)
 
 
-def _kmeans(points: Tensor, clusters: int) -> Tensor:
-    """Cluster of each point, [K, N], after a few rounds of Lloyd from evenly spaced points [K, N, D]."""
-    start = torch.linspace(0, points.shape[1] - 1, clusters, device=points.device).round().long()
-    centres = points[:, start]
+def with_stand_in(size: Tensor, weight: float) -> Tensor:
+    """Sizes [K, C], not all of them zero: where no key was seen, one of score zero stands for the bulk, as the Gaussian
+    has it, with this weight."""
+    return size + pad(weight * (size.sum(1, keepdim=True) == 0), (0, size.shape[1] - 1))
+
+
+def _kmeans(points: Tensor, count: Tensor, clusters: Tensor, most: int, there: Tensor | None) -> Tensor:
+    """Which cluster each point is in, 0 or 1, [K, N, C], after a few rounds of Lloyd from evenly spaced points.
+
+    Args:
+        points: [K, N, D].
+        count: how many each KV head has, the first ones, [K, 1].
+        clusters: how many to make of them, [K, 1].
+        most: C.
+        there: which of the N there are, bool [K, N]; None: all.
+    """
+    if not points.shape[1]:
+        return points.new_zeros(len(points), 0, most)
+    place = torch.arange(most, device=points.device)
+    gaps = (clusters - 1).clamp(min=1)
+    start = ((2 * place * (count - 1) + gaps) // (2 * gaps)).minimum(count - 1).clamp(min=0)
+    centres = points.gather(1, start[..., None].expand(-1, -1, points.shape[2]))
     for _ in range(ROUNDS):
-        member = one_hot(torch.cdist(points, centres).argmin(-1), clusters).to(points.dtype)
+        member = _nearest(points, centres, place < clusters, there)
         size = member.sum(1)[..., None]
         centres = torch.where(size > 0, member.transpose(1, 2) @ points / size.clamp(min=1), centres)
-    return torch.cdist(points, centres).argmin(-1)
+    return _nearest(points, centres, place < clusters, there)
+
+
+def _nearest(points: Tensor, centres: Tensor, made: Tensor, there: Tensor | None = None) -> Tensor:
+    """Which of the centres that are made, bool [K, C], each point that is there is nearest to, 0 or 1, [K, N, C]."""
+    half = (centres.square().sum(-1) / 2).masked_fill(~made, torch.inf)
+    found = torch.baddbmm(half[:, None], points, centres.transpose(1, 2), alpha=-1).argmin(-1, keepdim=True)
+    member = found == torch.arange(centres.shape[1], device=found.device)
+    return (member if there is None else member & there[..., None]).to(points.dtype)
 
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Clusters:

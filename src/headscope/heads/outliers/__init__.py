@@ -1,12 +1,12 @@
 """Outlier keys: the few keys of each KV head that are attended with the window. One selection rule a file, by name.
 
 A rule gives every bulk key an importance; the largest are chosen, once, at the boundary. KV heads have as many each, or
-share what there is: a layer's outliers are then of one part a KV head, whose numbers of keys differ.
+share what there is.
 
 Shapes: H query heads, K KV heads, G = H // K, N bulk keys, M chosen keys, D head_dim.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -47,26 +47,22 @@ class Outliers:
         """Positions of the outliers of one layer that shares with no other, ascending, [K, M]."""
         return choose(self.rules, bulk, self.count)
 
-    def parts(self, layers: Sequence[Bulk], measure: Measure = importance) -> list[list["Part"]]:
-        """The outliers of every layer: one part of all KV heads, or one of each where they share."""
+    def marked(self, layers: Iterable[Bulk], measure: Measure = importance) -> Iterator[tuple[Bulk, Tensor]]:
+        """Every layer and which of its bulk keys are outliers, bool [K, N]; goes over the layers twice if they share.
+
+        Args:
+            layers: bulks whose KV heads have as many keys each, in all layers where these share.
+            measure: gives the importances.
+        """
         if not self.shared or not self.count:
-            return [[Part(bulk, choose(self.rules, bulk, self.count, measure))] for bulk in layers]
+            for bulk in layers:
+                marks = torch.zeros_like(bulk.index, dtype=torch.bool)
+                yield bulk, marks.scatter(1, _places(self.rules, bulk, self.count, measure), True)
+            return
         importances = [measure(self.rules[0], bulk) for bulk in layers]
         counts = allotted(importances, self.count, self.count - round(self.shared * self.count))
-        return [_parts(*layer) for layer in zip(layers, importances, counts, strict=True)]
-
-
-@dataclass(frozen=True)
-class Part:
-    """KV heads of a layer with as many outliers each; where heads share, every head is summarised on its own.
-
-    Attributes:
-        bulk: of these heads, outliers included.
-        chosen: positions of the outliers in the cache, ascending, [K, M].
-    """
-
-    bulk: Bulk
-    chosen: Tensor
+        for bulk, found, count in zip(layers, importances, counts, strict=True):
+            yield bulk, _rank(found) < count[:, None]
 
 
 NO_OUTLIERS = Outliers()
@@ -78,13 +74,7 @@ def choose(rules: Sequence[str], bulk: Bulk, count: int, measure: Measure = impo
     Several rules choose in turn: keys are ordered by the best rank that any rule gives them. NaN comes last; of equals
     the earlier key, and the earlier rule's, comes first. Fewer than `count` bulk keys are all chosen.
     """
-    count = min(count, bulk.index.shape[1])
-    if not count:
-        return bulk.index[:, :0]
-    ranks = torch.stack([_rank(measure(rule, bulk)) for rule in rules])
-    best, rule = ranks.min(0)
-    order = (best * len(rules) + rule).argsort(dim=1, stable=True)
-    return bulk.index.gather(1, order[:, :count]).sort(dim=1).values
+    return bulk.index.gather(1, _places(rules, bulk, count, measure)).sort(dim=1).values
 
 
 def allotted(importances: Sequence[Tensor], count: int, least: int) -> list[Tensor]:
@@ -92,36 +82,35 @@ def allotted(importances: Sequence[Tensor], count: int, least: int) -> list[Tens
 
     Args:
         importances: of the bulk keys of each layer, [K, N], comparable between heads and layers; all layers have the
-            same K and N.
+            same N.
         count: of a KV head in the mean; with fewer keys all of them. A head may have up to N.
         least: of each KV head.
     """
-    ranked = torch.stack([_known(layer) for layer in importances]).sort(dim=2, descending=True).values
-    layers, heads, keys = ranked.shape
-    left = layers * heads * (min(count, keys) - min(least, keys))
-    others = ranked[..., min(least, keys) :].flatten()
+    ranked = torch.cat([_known(layer) for layer in importances]).sort(dim=1, descending=True).values
+    heads, keys = ranked.shape
+    left = heads * (min(count, keys) - min(least, keys))
+    others = ranked[:, min(least, keys) :].flatten()
     taken = torch.zeros_like(others, dtype=torch.bool)
     taken[others.argsort(descending=True, stable=True)[:left]] = True
-    return list(taken.view(layers, heads, -1).sum(2) + min(least, keys))
+    counts = taken.view(heads, -1).sum(1) + min(least, keys)
+    return list(torch.split(counts, [len(layer) for layer in importances]))
 
 
-def _parts(bulk: Bulk, importance: Tensor, counts: Tensor) -> list[Part]:
-    """The most important keys of each KV head of a layer."""
-    order, found = _order(importance), []
-    for head, count in enumerate(counts.tolist()):
-        one = bulk.of_head(head)
-        found.append(Part(one, one.index.gather(1, order[head : head + 1, :count]).sort(dim=1).values))
-    return found
+def _places(rules: Sequence[str], bulk: Bulk, count: int, measure: Measure) -> Tensor:
+    """Which of the N keys of each KV head are chosen, in any order, [K, M]."""
+    count = min(count, bulk.index.shape[1])
+    if not count:
+        return bulk.index[:, :0]
+    best, rule = torch.stack([_rank(measure(name, bulk)) for name in rules]).min(0)
+    return (best * len(rules) + rule).topk(count, largest=False).indices
 
 
 def _rank(importance: Tensor) -> Tensor:
-    """Rank of each key, 0 for the most important, [K, N]."""
-    return _order(importance).argsort(dim=1, stable=True)
-
-
-def _order(importance: Tensor) -> Tensor:
-    """Keys from the most important one on, the earlier of equals first, [K, N]."""
-    return _known(importance).argsort(dim=1, descending=True, stable=True)
+    """Rank of each key, 0 for the most important, the earlier of equals first, [K, N]."""
+    order = _known(importance).argsort(dim=1, descending=True, stable=True)
+    return torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
 
 
 def _known(importance: Tensor) -> Tensor:

@@ -10,19 +10,26 @@ from torch import Tensor
 
 from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk
+from headscope.heads.mass import query_chunks
 
 
 def importance(bulk: Bulk) -> Tensor:
     """Log of the summed attention of the group's heads, times what the value adds to the mean value, [K, N]."""
-    cache, queries = bulk.cache, probes_of(bulk)
-    scores = torch.einsum("kgpd,ktd->kgpt", queries, cache.keys.float()) * cache.scale
-    attention = scores.softmax(-1).mean(2)
-    seen = attention.gather(2, bulk.index[:, None].expand(-1, attention.shape[1], -1))
+    queries, cache = probes_of(bulk), bulk.cache
+    heads, group, probes, _ = queries.shape
+    weight = cache.probes.weight.float().view(heads, group, 1).expand(-1, -1, probes) / probes  # type: ignore[union-attr]
+    chunks = query_chunks(heads, group * probes * cache.keys.shape[1], queries.device)
+    seen = [_attention(queries[part], cache.keys[part], weight[part], cache.scale) for part in chunks]
     values = bulk.values.float()
     added = (values - values.mean(1, keepdim=True)).norm(dim=-1)
-    weight = cache.probes.weight.view(seen.shape[:2])[..., None]  # type: ignore[union-attr]
-    found: Tensor = (seen * weight).sum(1).log() + added.log()
+    found: Tensor = torch.cat(seen).gather(1, bulk.index).log() + added.log()
     return found
+
+
+def _attention(queries: Tensor, keys: Tensor, weight: Tensor, scale: float) -> Tensor:
+    """Attention to the keys, [K, T, D], summed over queries, [K, G, P, D], by their weights, [K, G, P]: [K, T]."""
+    scores = queries.flatten(1, 2) * scale @ keys.float().transpose(1, 2)
+    return (weight.flatten(1)[:, None] @ scores.softmax(-1))[:, 0]
 
 
 def probes_of(bulk: Bulk) -> Tensor:
