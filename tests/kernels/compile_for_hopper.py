@@ -74,14 +74,13 @@ def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, pag
     shape = {"G": group, "D": dim, "WIDTH": width, "N": decode.TILE}
     deciding = {"M": outliers, "C": clusters, "CENTRES": padded(clusters), "FULL": full}
     reading = {**shape, "ROWS": rows, "PAGE": page}
-    window, warps = decode.decide_tiling(width, outliers > 0)
-    slices, parts, merging_warps = decode.merge_tiling(groups)
-    deciding |= {"LOST": not full, "CORRECT": full, "WINDOW": window, "DEPENDENT": True}
+    (slices, parts), warps = decode.merge_tiling(groups), 4 if width <= 128 else 8
+    deciding |= {"LOST": not full, "CORRECT": full, "DEPENDENT": True}
     merging = {**shape, "GROUPS": groups, "PARTS": parts, "SLICES": slices, "DEPENDENT": True}
     return [
         compiled(decide, types, {**reading, **deciding}, warps, 3),
-        compiled(read_bulk, types, {**reading, "GROUPS": groups, "DEPENDENT": True}, 4 if width <= 128 else 8, 3),
-        compiled(merge, types, merging, merging_warps, 3),
+        compiled(read_bulk, types, {**reading, "GROUPS": groups, "DEPENDENT": True}, warps, 3),
+        compiled(merge, types, merging, 4, 3),
         compiled(
             join._join,
             types | JOINING,

@@ -93,7 +93,7 @@ def test_one_long_head_alone_is_shared_by_all_programs(device, dtype) -> None:
 
 
 @pytest.mark.parametrize(("dim", "outliers"), [(64, 0), (128, 70), (256, 7)])
-def test_a_window_may_be_longer_than_what_is_asked_for_at_once(device, dtype, dim, outliers) -> None:
+def test_a_window_may_be_longer_than_a_tile(device, dtype, dim, outliers) -> None:
     layer = drawn(device, dtype, dim=dim, lengths=(700, 310, 90), outliers=outliers, full=True)
     assert_exact(layer, sink=30, recent=290)
 

@@ -33,21 +33,11 @@ def is_long(margin, slope, offset, threshold, bulk):
 
 
 @triton.jit
-def _asked(x, known):
-    """x, which has been asked for: what comes of it is computed here, and not, as the compiler would, at once.
-
-    Else it copies each tile to shared memory, and all threads wait for it, before the next one is asked for. `known`:
-    any number above 0 that is read from memory.
-    """
-    return tl.where(known > 0, x, 0.0)
-
-
-@triton.jit
 def _summary(
     group, size, centres, means, covariance, spread, d, wide,
     D: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """Of the bulk: sizes and spreads, [C]; mean keys and values, [C, WIDTH]; covariance."""
+    """Of the bulk: logarithms of shares, in bits, and spreads, [C]; mean keys and values, [C, WIDTH]; covariance."""
     c = tl.arange(0, CENTRES)
     there = c < C
     read = there[:, None] & wide
@@ -60,14 +50,13 @@ def _summary(
         square = tl.load(covariance + group * D + d, mask=d < D, other=0.0)
     kept = tl.load(size + group * C + c, mask=there, other=0.0)
     wider = tl.load(spread + group * C + c, mask=there, other=0.0)
-    return kept, wider, keys, values, square
+    return tl.math.log2(kept / tl.sum(kept, 0)), wider, keys, values, square
 
 
 @triton.jit
-def _estimated(query, summary, known, bits, FULL: tl.constexpr):
+def _estimated(query, summary, bits, FULL: tl.constexpr):
     """Log mass in bits of the mean bulk key, [R], and mean value of the bulk, [R, WIDTH]."""
-    wider, share = summary[1], tl.math.log2(summary[0] / tl.sum(summary[0], 0))
-    keys, values, square = _asked(summary[2], known), _asked(summary[3], known), _asked(summary[4], known)
+    share, wider, keys, values, square = summary
     exact = query.to(tl.float32)
     turned = tl.dot(query, square) if FULL else exact * square.to(tl.float32)[None, :]
     # Variances are of scores in nats; half of one is added, in bits.
@@ -79,31 +68,6 @@ def _estimated(query, summary, known, bits, FULL: tl.constexpr):
     return highest + tl.math.log2(total), tl.dot(weights.to(values.dtype), values) / total[:, None]
 
 
-@triton.jit
-def _window(
-    first, length, bulk, sink, pages, b, k, table, d, wide, stride_b, stride_h, stride_t,
-    N: tl.constexpr, PAGE: tl.constexpr,
-):  # fmt: skip
-    """Of N keys of the window, its sinks and then those behind the bulk: offsets, [N, WIDTH], and which exist."""
-    i = first + tl.arange(0, N)
-    there = i < length - bulk
-    j = tl.where(i < sink, i, i + bulk)
-    at = addresses(pages + b * table, b, k, j, there, stride_b, stride_h, stride_t, PAGE)
-    return at[:, None] + d[None, :], there[:, None] & wide, there[None, :]
-
-
-@triton.jit
-def _outliers(q, group, keys, values, held, d, wide, bits, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
-    """Maxima, sums and outputs of the outliers, as `attended` leaves them; maxima of -inf where there are none."""
-    top, total = tl.full([q.shape[0]], float("-inf"), tl.float32), tl.zeros([q.shape[0]], tl.float32)
-    output = tl.zeros(q.shape, tl.float32)
-    for first in range(0, held, N):
-        m = first + tl.arange(0, N)
-        at, read = (group * M + m)[:, None] * D + d[None, :], (m < held)[:, None] & wide
-        top, total, output = attended(q, keys + at, values + at, read, (m < held)[None, :], bits, top, total, output)
-    return top, total, output
-
-
 @triton.jit(do_not_specialize=["sink", "recent"])
 def decide(
     query, keys, values, lengths, pages, outlier_keys, outlier_values, counts,
@@ -112,58 +76,53 @@ def decide(
     stride_b, stride_h, stride_t, bits, sink, recent, kv_heads, table,
     G: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, PAGE: tl.constexpr,
     M: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
-    LOST: tl.constexpr, CORRECT: tl.constexpr, WINDOW: tl.constexpr, DEPENDENT: tl.constexpr,
+    LOST: tl.constexpr, CORRECT: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Write the plain window's attention and log mass, what a local head gives, the labels and whether any is long.
 
     The plain window is what a long head goes on from: outliers are bulk keys, which it reads in the cache. `table`: the
-    most pages of a sequence. WINDOW: keys of the window that are asked for at once; what is left and the outliers come
-    N at a time. DEPENDENT: the next launch waits for this one by itself and may come to the GPU before.
+    most pages of a sequence. DEPENDENT: the next launch waits for this one by itself and may come to the GPU before.
     """
     if DEPENDENT:
         gdc_launch_dependents()
     group = tl.program_id(0).to(tl.int64)
     b, k = group // kv_heads, group % kv_heads
-    g, d = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    g, d, n = tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, N)
     valid, wide, row = g < G, (d < D)[None, :], group * G + tl.minimum(g, G - 1)
-    length = tl.load(lengths + b)
-    held = tl.load(counts + group) if M > 0 else 0
     q = tl.load(query + row[:, None] * D + d[None, :], mask=wide, other=0.0)
+    length = tl.load(lengths + b)
+    bulk = tl.maximum(length - sink - recent, 0)
     head = k * G + tl.minimum(g, G - 1)
     given = tl.load(slope + head), tl.load(offset + head), tl.load(threshold + row)
-    if WIDTH <= 128:  # a wide head would find no registers for it
-        summary = _summary(group, size, centres, means, covariance, spread, d, wide, D, C, CENTRES, FULL)
-    bulk = tl.maximum(length - sink - recent, 0)
-    at, read, there = _window(
-        0, length, bulk, sink, pages, b, k, table, d, wide, stride_b, stride_h, stride_t, WINDOW, PAGE
-    )
-    window_keys, window_values = tl.load(keys + at, mask=read, other=0.0), tl.load(values + at, mask=read, other=0.0)
-    q = _asked(q, length)
-    if M > 0:
-        more = _outliers(q, group, outlier_keys, outlier_values, held, d, wide, bits, D, M, N)
+    # On its way while the window is attended to; a wide head would find no registers for it.
     if WIDTH <= 128:
-        rest, value = _estimated(q, summary, length, bits, FULL)
-    scores = tl.where(there, tl.dot(q, _asked(window_keys, length).T) * bits, float("-inf"))
-    top = tl.max(scores, 1)
-    weights = tl.math.exp2(scores - top[:, None])
-    total = tl.sum(weights, 1)
-    attention = tl.dot(weights.to(window_values.dtype), _asked(window_values, length))
-    for first in range(WINDOW, length - bulk, N):
-        place, exists, seen = _window(
-            first, length, bulk, sink, pages, b, k, table, d, wide, stride_b, stride_h, stride_t, N, PAGE
-        )
-        top, total, attention = attended(q, keys + place, values + place, exists, seen, bits, top, total, attention)
+        summary = _summary(group, size, centres, means, covariance, spread, d, wide, D, C, CENTRES, FULL)
+    top, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
+    attention = tl.zeros([ROWS, WIDTH], tl.float32)
+    for first in range(0, length - bulk, N):
+        # The window's keys one after the other: sinks, then those behind the bulk.
+        i = first + n
+        there = i < length - bulk
+        j = tl.where(i < sink, i, i + bulk)
+        at = addresses(pages + b * table, b, k, j, there, stride_b, stride_h, stride_t, PAGE)[:, None] + d[None, :]
+        read = there[:, None] & wide
+        top, total, attention = attended(q, keys + at, values + at, read, there[None, :], bits, top, total, attention)
     tl.store(plain + row[:, None] * D + d[None, :], attention / total[:, None], mask=valid[:, None] & wide)
     tl.store(plain_mass + row, top + tl.math.log2(total), mask=valid)
+    held = 0
     if M > 0:
-        new = tl.maximum(top, more[0])
-        kept, added = tl.math.exp2(top - new), tl.math.exp2(more[0] - new)
-        attention = attention * kept[:, None] + more[2] * added[:, None]
-        top, total = new, total * kept + more[1] * added
+        held = tl.load(counts + group)
+        for first in range(0, held, N):
+            at = ((group * M + first + n)[:, None]) * D + d[None, :]
+            there = (first + n < held)[None, :]
+            read = (first + n < held)[:, None] & wide
+            top, total, attention = attended(
+                q, outlier_keys + at, outlier_values + at, read, there, bits, top, total, attention
+            )
     window, mass = attention / total[:, None], top + tl.math.log2(total)
     if WIDTH > 128:
         summary = _summary(group, size, centres, means, covariance, spread, d, wide, D, C, CENTRES, FULL)
-        rest, value = _estimated(q, summary, length, bits, FULL)
+    rest, value = _estimated(q, summary, bits, FULL)
     rest += tl.math.log2(tl.maximum(bulk - held, 0).to(tl.float32))
     share = 1 / (1 + tl.math.exp2(mass - rest))
     margin = (mass - rest) * LN2

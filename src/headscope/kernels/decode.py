@@ -20,18 +20,15 @@ from headscope.kernels.layer import Cache, Decoded, Outliers, Rest, Rule
 from headscope.kernels.queue import merge, read_bulk
 
 TILE = 64
-FEW_GROUPS = 32
-"""So many groups, or fewer, leave room on the GPU for the merge to wait beside the queue; measured on an H100."""
+FEW_GROUPS, MANY_GROUPS = 32, 128
+"""So many groups, or fewer, leave room on the GPU for the merge to wait beside the queue; more than so many fill it."""
 
 
-def decide_tiling(width: int, outliers: bool) -> tuple[int, int]:
-    """Keys of the window that are asked for at once, and warps: as many as registers hold beside the summary."""
-    return (256 if width <= 128 else 64) // (2 if outliers else 1), 8
-
-
-def merge_tiling(groups: int) -> tuple[int, int, int]:
-    """Slices of a row, parts read at once, and warps: few groups have many parts each and leave the GPU idle."""
-    return (4, 256, 4) if groups <= FEW_GROUPS else (1, 32, 4)
+def merge_tiling(groups: int) -> tuple[int, int]:
+    """Slices of a row and parts read at once: few groups have many parts each and leave the GPU idle."""
+    if groups <= FEW_GROUPS:
+        return 4, 256
+    return (2, 128) if groups <= MANY_GROUPS else (1, 32)
 
 
 @dataclass(frozen=True)
@@ -132,8 +129,7 @@ def decode(
     launch = {"launch_pdl": True} if dependent else {}
     strides, bits, long = cache.keys.stride()[:3], scale * LOG2E, work.long.view(torch.int8)
     rows, many = padded(group), padded(groups)
-    window, deciding = decide_tiling(width, outliers is not None)
-    slices, at_once, merging = merge_tiling(groups)
+    slices, at_once = merge_tiling(groups)
     decide[(groups,)](
         query, cache.keys, cache.values, cache.lengths, pages, *held,
         rest.size, rest.keys, rest.values, rest.covariance, rest.spread, rule.threshold, rule.slope, rule.offset,
@@ -141,7 +137,7 @@ def decode(
         *strides, bits, sink, recent, kv_heads, table,
         group, rows, dim, width, TILE, page,
         0 if outliers is None else outliers.keys.shape[2], clusters, padded(clusters),
-        rest.covariance.ndim == 4, rule.lost_output, rule.correction, window, dependent, num_warps=deciding,
+        rest.covariance.ndim == 4, rule.lost_output, rule.correction, dependent, num_warps=warps,
     )  # fmt: skip
     read_bulk[(work.programs,)](
         query, cache.keys, cache.values, cache.lengths, pages, work.reading, work.parts, work.part_masses,
@@ -151,6 +147,6 @@ def decode(
     merge[(batch * heads * slices,)](
         cache.lengths, work.reading, long, work.plain, work.plain_mass, work.parts, work.part_masses, work.output,
         groups, work.programs, sink, recent, kv_heads,
-        group, dim, width, TILE, many, at_once, slices, dependent, num_warps=merging, **launch,
+        group, dim, width, TILE, many, at_once, slices, dependent, num_warps=4, **launch,
     )  # fmt: skip
     return Decoded(work.output, work.long)

@@ -43,7 +43,7 @@ def _join(
             column = first + tl.arange(0, COLUMNS)
             inside = wide[:, None] & (column < D)[None, :]
             part = tl.load(metric + (group * D + d[:, None]) * D + column[None, :], mask=inside, other=0.0)
-            seen = tl.dot(apart, part, input_precision="ieee")
+            seen = tl.dot(apart, part, input_precision="tf32x3")
             distance += tl.sum(seen * seen, 1)
         kept = tl.load(size + group * C + c, mask=there, other=0.0)
         distance = tl.where(kept > 0, distance, float("inf"))

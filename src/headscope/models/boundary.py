@@ -31,7 +31,7 @@ MULTIPLE = 64
 """Of the outliers that memory is made for, and of where a layer's numbers start."""
 MAX_NUMBERS = 1 << 20
 """Numbers of the keys that are summarised at once: 4 MiB in float32, a few times that with values and clusters."""
-ON_GPU = 64
+ON_GPU = 128
 """Times as many on a GPU."""
 Pair = tuple[Tensor, Tensor]
 """Keys and values of a layer as the model's cache holds them, [B, K, T, D] each."""

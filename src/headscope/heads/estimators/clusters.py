@@ -20,6 +20,7 @@ from headscope.heads.bulk import Bulk
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.metric import metric_factor
 from headscope.heads.quantised import FULL, rounded, vectors_bytes
+from headscope.heads.sums import evened, summed
 
 ROUNDS = 6
 WIDTH = 4
@@ -69,16 +70,17 @@ class Clusters:
 
     def summarise(self, bulk: Bulk) -> ClusterSummary:
         """Find the clusters by k-means in the probes' metric (without probes: Euclid's)."""
-        keys, count = precise(bulk.keys), bulk.count[:, None]
+        keys, values, count = evened(precise(bulk.keys)), evened(precise(bulk.values)), bulk.count[:, None]
         metric = metric_factor(bulk, keys.dtype)
         seen, clusters = keys @ metric, count.clamp(1, self.clusters)
-        member = _kmeans(seen, count, clusters, max(1, min(self.clusters, keys.shape[1])), bulk.there)
+        there = torch.arange(keys.shape[1], device=keys.device) < count
+        member = _kmeans(seen, count, clusters, max(1, min(self.clusters, bulk.index.shape[1])), there)
         size, count = member.sum(1), count.clamp(min=1)
-        share = (member / size.clamp(min=1)[:, None]).transpose(1, 2)
-        exact = share @ keys, share @ precise(bulk.values)
-        distance = (seen - member @ (share @ seen)).square().sum(-1, keepdim=True)
+        share = member / size.clamp(min=1)[:, None]
+        exact = summed(share, keys), summed(share, values)
+        distance = (seen - member @ summed(share, seen)).square().sum(-1, keepdim=True)
         average = (distance.sum(1) / count).clamp(min=torch.finfo(keys.dtype).tiny)
-        spread = (share @ distance)[..., 0] / average
+        spread = summed(share, distance)[..., 0] / average
         covariance = self._covariance(keys - member @ exact[0], count)
         return ClusterSummary(size, *self._held(exact, clusters[..., None]), covariance, spread, metric, exact)
 
@@ -107,7 +109,7 @@ class Clusters:
         """Covariance of `count` keys, [K, 1], about their clusters' means, [K, N, D]; zeros stand behind them."""
         if self.covariance == "diagonal":
             return rest.square().sum(1) / count
-        return rest.transpose(1, 2) @ rest / count[..., None]
+        return summed(rest, rest) / count[..., None]
 
     def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimated bulk log mass, [B, H, Q]; the count, [Q] or [H, Q], is the true one, not that of the summary."""
@@ -140,7 +142,7 @@ def with_stand_in(size: Tensor, weight: float) -> Tensor:
     return size + pad(weight * (size.sum(1, keepdim=True) == 0), (0, size.shape[1] - 1))
 
 
-def _kmeans(points: Tensor, count: Tensor, clusters: Tensor, most: int, there: Tensor | None) -> Tensor:
+def _kmeans(points: Tensor, count: Tensor, clusters: Tensor, most: int, there: Tensor) -> Tensor:
     """Which cluster each point is in, 0 or 1, [K, N, C], after a few rounds of Lloyd from evenly spaced points.
 
     Args:
@@ -148,7 +150,7 @@ def _kmeans(points: Tensor, count: Tensor, clusters: Tensor, most: int, there: T
         count: how many each KV head has, the first ones, [K, 1].
         clusters: how many to make of them, [K, 1].
         most: C.
-        there: which of the N there are, bool [K, N]; None: all.
+        there: which of the N there are, bool [K, N].
     """
     if not points.shape[1]:
         return points.new_zeros(len(points), 0, most)
@@ -159,7 +161,7 @@ def _kmeans(points: Tensor, count: Tensor, clusters: Tensor, most: int, there: T
     for _ in range(ROUNDS):
         member = _nearest(points, centres, place < clusters, there)
         size = member.sum(1)[..., None]
-        centres = torch.where(size > 0, member.transpose(1, 2) @ points / size.clamp(min=1), centres)
+        centres = torch.where(size > 0, summed(member, points) / size.clamp(min=1), centres)
     return _nearest(points, centres, place < clusters, there)
 
 
