@@ -174,11 +174,12 @@ def rows(kernel: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure every case of a kernel."""
     setting, peers = None, {shape: options.peers for shape in options.shapes}
     for case in cases(kernel, options):
+        before, setting = setting, (case.shape, case.tokens, case.batch)
         if not case.fits():
-            print(f"{case} does not fit on this GPU", flush=True)
+            print(f"{case} does not fit on this GPU\n" if setting != before else "", end="", flush=True)
             continue
         runs, inputs, columns = MEASURES[kernel](case)
-        if setting != (setting := (case.shape, case.tokens, case.batch)):
+        if setting != before:
             found = compared(peers[case.shape], inputs)
             peers[case.shape] = [peer for peer, ms in found.items() if ms < SLOW * min(found.values())]
         peer = peers[case.shape][0]
@@ -194,7 +195,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--tokens", nargs="+", type=int, default=[4096, 8192, 32768, 131072, 524288])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="of decoding")
-    parser.add_argument("--sparsity", nargs="+", type=float, default=[0, 0.25, 0.5, 0.75, 0.9, 0.99])
+    parser.add_argument("--sparsity", nargs="+", type=float, default=[0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
     parser.add_argument("--skew", nargs="+", choices=["uniform", "skewed"], default=["uniform", "skewed"])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     parser.add_argument("--out", type=Path, default=Path("results/reference/speed/speed.csv"))
