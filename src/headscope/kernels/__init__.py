@@ -21,8 +21,3 @@ def serve(*tensors: Tensor) -> bool:
 def padded(size: int) -> int:
     """The side of a tile that holds `size`: a power of two, 16 at least, as tensor cores ask."""
     return max(16, 1 << (size - 1).bit_length())
-
-
-def depends(x: Tensor) -> bool:
-    """Whether a launch on x may come to its GPU before the one in front has ended, for which it waits by itself."""
-    return x.is_cuda and torch.cuda.get_device_capability(x.device) >= (9, 0)

@@ -6,7 +6,7 @@ of one sequence; its R rows are the G query heads, 16 at least. Scores are in bi
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from headscope.kernels.softmax import attended
 
@@ -81,10 +81,9 @@ def decide(
     """Write the plain window's attention and log mass, what a local head gives, the labels and whether any is long.
 
     The plain window is what a long head goes on from: outliers are bulk keys, which it reads in the cache. `table`: the
-    most pages of a sequence. DEPENDENT: launches wait for each other by themselves and come to the GPU before.
+    most pages of a sequence. DEPENDENT: the next launch waits for this one by itself and may come to the GPU before.
     """
     if DEPENDENT:
-        gdc_wait()
         gdc_launch_dependents()
     group = tl.program_id(0).to(tl.int64)
     b, k = group // kv_heads, group % kv_heads

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from headscope.errors import ShapeError
-from headscope.kernels import LOG2E, depends, padded
+from headscope.kernels import LOG2E, padded
 from headscope.kernels.decide import decide
 from headscope.kernels.layer import Cache, Decoded, Outliers, Rest, Rule
 from headscope.kernels.queue import merge, read_bulk
@@ -75,7 +75,7 @@ class Workspace:
             part_masses=torch.empty(*parts, 2, **single),
             output=torch.empty(query.shape, dtype=query.dtype, device=query.device),
             programs=programs,
-            dependent=depends(query),
+            dependent=query.is_cuda and torch.cuda.get_device_capability(query.device) >= (9, 0),
         )
 
 
@@ -137,7 +137,7 @@ def decode(
         *strides, bits, sink, recent, kv_heads, table,
         group, rows, dim, width, TILE, page,
         0 if outliers is None else outliers.keys.shape[2], clusters, padded(clusters),
-        rest.covariance.ndim == 4, rule.lost_output, rule.correction, dependent, num_warps=warps, **launch,
+        rest.covariance.ndim == 4, rule.lost_output, rule.correction, dependent, num_warps=warps,
     )  # fmt: skip
     read_bulk[(work.programs,)](
         query, cache.keys, cache.values, cache.lengths, pages, work.reading, work.parts, work.part_masses,

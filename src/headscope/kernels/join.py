@@ -9,9 +9,8 @@ Shapes: B sequences, K KV heads, C clusters, D head_dim. A program is one KV hea
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from headscope.kernels import depends, padded
+from headscope.kernels import padded
 from headscope.kernels.decide import addresses
 from headscope.kernels.layer import Cache, Means, Rest
 
@@ -23,12 +22,9 @@ def _join(
     keys, values, lengths, pages, size, key_means, value_means, exact_keys, exact_values, metric,
     stride_b, stride_h, stride_t, sink, recent, kv_heads, table,
     D: tl.constexpr, WIDTH: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, PAGE: tl.constexpr,
-    COLUMNS: tl.constexpr, DEPENDENT: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Move the mean of one cluster by the key that has just become bulk. DEPENDENT: as of `decide`."""
-    if DEPENDENT:
-        gdc_wait()
-        gdc_launch_dependents()
+    """Move the mean of one cluster by the key that has just become bulk."""
     group = tl.program_id(0).to(tl.int64)
     b, k = group // kv_heads, group % kv_heads
     leaving = tl.load(lengths + b) - recent - 1
@@ -76,11 +72,10 @@ def join(cache: Cache, rest: Rest, means: Means, sink: int, recent: int) -> None
     """
     batch, kv_heads, clusters, dim = rest.keys.shape
     page, table = (0, 0) if cache.pages is None else (cache.keys.shape[2], cache.pages.shape[1])
-    width, centres, dependent = padded(dim), padded(clusters), depends(rest.keys)
+    width, centres = padded(dim), padded(clusters)
     _join[(batch * kv_heads,)](
         cache.keys, cache.values, cache.lengths, cache.lengths if cache.pages is None else cache.pages,
         rest.size, rest.keys, rest.values, means.keys, means.values, means.metric,
         *cache.keys.stride()[:3], sink, recent, kv_heads, table,
-        dim, width, clusters, centres, page, min(COLUMNS, width), dependent, num_warps=4,
-        **({"launch_pdl": True} if dependent else {}),
+        dim, width, clusters, centres, page, min(COLUMNS, width), num_warps=4,
     )  # fmt: skip
