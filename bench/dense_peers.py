@@ -17,36 +17,29 @@ BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTEN
 PEERS = [*BACKENDS, "flex"]
 REPLAYS = 20
 PATIENCE = 500.0
-"""Milliseconds after which a graph is replayed no more, five times at least, of which the last three count."""
+"""Milliseconds after which a graph is replayed no more, three times at least."""
 Run = Callable[[], Any]
 Inputs = Sequence[tuple[Tensor, Tensor, Tensor]]
 """Queries [B, H, Q, D], keys and values [B, K, T, D], and copies of them that are read in turn."""
 
 
-def graph(runs: Sequence[Run]) -> torch.cuda.CUDAGraph:
-    """The runs, one after the other."""
+def milliseconds(runs: Sequence[Run]) -> float:
+    """Median time of one of the runs, which follow each other in one CUDA graph."""
     for run in runs:  # nothing may be compiled while the graph is made
         run()
-    made = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(made):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
         for run in runs:
             run()
-    return made
-
-
-def milliseconds(*ways: Sequence[Run]) -> list[float]:
-    """Median time of a run of each way; the ways take turns, so that a GPU that grows warm is fair to all."""
-    graphs = [graph(runs) for runs in ways]
-    times: list[list[float]] = [[] for _ in ways]
-    while len(times[0]) < REPLAYS + 2 and (len(times[0]) < 5 or sum(map(sum, times)) < PATIENCE * len(ways)):
-        for of, replayed in zip(times, graphs, strict=True):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            replayed.replay()
-            end.record()
-            end.synchronize()
-            of.append(start.elapsed_time(end))
-    return [median(of[2:]) / len(runs) for of, runs in zip(times, ways, strict=True)]
+    times: list[float] = []
+    while len(times) < REPLAYS + 2 and (len(times) < 5 or sum(times) * len(runs) < PATIENCE):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / len(runs))
+    return median(times[2:])
 
 
 def dense(peer: str, inputs: Inputs) -> list[Run]:
@@ -61,7 +54,7 @@ def compared(peers: Sequence[str], inputs: Inputs) -> dict[str, float]:
     found = {}
     for peer in peers:
         try:
-            [found[peer]] = milliseconds(dense(peer, inputs))
+            found[peer] = milliseconds(dense(peer, inputs))
         except RuntimeError as error:
             print(f"{peer} does not take {tuple(inputs[0][0].shape)}: {str(error).splitlines()[0]}", flush=True)
     print(", ".join(f"{peer} {ms:.4g} ms" for peer, ms in found.items()), flush=True)

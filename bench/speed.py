@@ -8,7 +8,7 @@ flag then forces the pairs, `--sparsity` of them local, uniformly or skewed over
 work out would give: 2 for mass (one of attention's two products), 1 / (1 - sparsity) for the others. Each result is
 compared with float64 on some queries before it is timed. A time is the median of replays of a CUDA graph; decoding goes
 round copies of the cache, so that none is found in the L2 cache. The peers are timed for each shape, length and batch,
-and the fastest again in turns with each case; one that takes twice as long as the fastest is not asked again by a
+and the fastest again beside each case; one that takes twice as long as the fastest is not asked again by a
 kernel and shape. `bench/break_even.py` reads the table.
 """
 
@@ -183,9 +183,8 @@ def rows(kernel: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             found = compared(peers[case.shape], inputs)
             peers[case.shape] = [peer for peer, ms in found.items() if ms < SLOW * min(found.values())]
         peer = peers[case.shape][0]
-        dense_ms, ms = milliseconds(dense(peer, inputs), runs)
-        times = {"dense": peer, "dense_ms": dense_ms, "ms": ms, "ratio": dense_ms / ms}
-        yield {"kernel": kernel, **vars(case), **columns, **times}
+        times = {"dense": peer, "dense_ms": milliseconds(dense(peer, inputs)), "ms": milliseconds(runs)}
+        yield {"kernel": kernel, **vars(case), **columns, **times, "ratio": times["dense_ms"] / times["ms"]}
         torch.cuda.empty_cache()
 
 
