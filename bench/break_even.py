@@ -2,7 +2,7 @@
 
     python bench/break_even.py [results/reference/speed/speed.csv]
 
-`overhead`: milliseconds more than dense attention where every pair is long, the price of deciding for nothing.
+`overhead`: microseconds more than dense attention where every pair is long, the price of deciding for nothing.
 `break-even`: the least share of local pairs that is as fast as dense attention, on the line between the two measured
 sparsities around it. `shortest`: the fewest tokens, of those measured, that are faster than dense at a sparsity.
 """
@@ -23,7 +23,7 @@ Point = tuple[float, float]
 def break_even(points: Sequence[Point]) -> float | None:
     """Sparsity at which the time is that of dense attention; None: at none of those measured."""
     points = sorted(points)
-    if points[0][1] <= 1:
+    if points and points[0][1] <= 1:
         return points[0][0]
     for (low, slow), (high, fast) in pairwise(points):
         if fast <= 1:

@@ -57,6 +57,8 @@ def compared(peers: Sequence[str], inputs: Inputs) -> dict[str, float]:
             found[peer] = milliseconds(dense(peer, inputs))
         except RuntimeError as error:
             print(f"{peer} does not take {tuple(inputs[0][0].shape)}: {str(error).splitlines()[0]}", flush=True)
+    if not found:
+        raise SystemExit("none of the peers runs here; name another by --peers")
     print(", ".join(f"{peer} {ms:.4g} ms" for peer, ms in found.items()), flush=True)
     return dict(sorted(found.items(), key=lambda peer: peer[1]))
 

@@ -14,14 +14,10 @@ from headscope.kernels.layer import Cache, Means, Outliers, Rest, Rule
 
 CLUSTERS, OUTLIERS = 16, 340
 """Of the default adaptive criterion, for each KV head."""
-SUMMARIES = {
-    "gaussian": "full covariance (QAdA)",
-    "diagonal": "its diagonal",
-    "clusters": "16 clusters with one diagonal",
-    "lost_output": "16 clusters, 340 outliers in the window, the loss of the output decides",
-    "updated": "the same, and the key that leaves the window joins a cluster at every step",
-    "correction": "lost_output, and local heads are given the bulk's estimated output",
-}
+SUMMARIES = ["gaussian", "diagonal", "clusters", "lost_output", "updated", "correction"]
+"""A full Gaussian (QAdA); its diagonal; clusters with one diagonal; these, outliers in the window and the loss of the
+output; the same, and at every step the key that leaves the window joins a cluster; the same as `lost_output`, and local
+heads are given the bulk's estimated output."""
 
 
 @dataclass(frozen=True)

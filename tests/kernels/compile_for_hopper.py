@@ -32,7 +32,7 @@ from headscope.kernels.windows import SINKS, attend_windows, window_tiling
 
 JOINING = dict.fromkeys(("key_means", "value_means"), "*bf16")
 JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
-JOINED = ("D", "WIDTH", "C", "CENTRES", "PAGE", "COLUMNS")
+JOINED = ("D", "WIDTH", "C", "CENTRES", "PAGE", "COLUMNS", "PRECISION")
 CUT = dict.fromkeys(("pairs", "counts", "order", "firsts"), "*i32") | dict.fromkeys(("begins", "cuts"), "*i64")
 CUT |= dict.fromkeys(("parts", "part_masses"), "*fp32")
 SHARED = 227 * 1024
@@ -64,7 +64,7 @@ def masses(dim: int, group: int) -> Any:
     return compiled(mass._masses, types, constants, warps, stages)
 
 
-def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, page: int, groups: int = 64) -> list[Any]:
+def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, page: int, groups: int) -> list[Any]:
     """The three stages of adaptive decoding."""
     width, rows = padded(dim), padded(group)
     halves = ("query", "keys", "values", "outlier_keys", "outlier_values", "centres", "means", "covariance", "output")
@@ -76,6 +76,7 @@ def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, pag
     reading = {**shape, "ROWS": rows, "PAGE": page}
     (slices, parts), warps = decode.merge_tiling(groups), 4 if width <= 128 else 8
     deciding |= {"LOST": not full, "CORRECT": full, "DEPENDENT": True}
+    joining = {**reading, **deciding, "COLUMNS": min(join.COLUMNS, width), "PRECISION": join.PRECISION}
     merging = {**shape, "GROUPS": groups, "PARTS": parts, "SLICES": slices, "DEPENDENT": True}
     return [
         compiled(decide, types, {**reading, **deciding}, warps, 3),
@@ -84,7 +85,7 @@ def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, pag
         compiled(
             join._join,
             types | JOINING,
-            {name: {**reading, **deciding, "COLUMNS": min(64, width)}[name] for name in JOINED},
+            {name: joining[name] for name in JOINED},
             4,
             3,
         ),
@@ -119,9 +120,10 @@ def prefilling(dim: int, group: int) -> list[Any]:
 def cutting(group: int) -> list[Any]:
     """What goes before the packed attention in Gluon and behind it."""
     shape = {"G": group, "M": packed_hopper.ROWS}
-    planning = {"N": packed_hopper.TILE, "BLOCK": pieces.BLOCK, "GROUPS": 8, "PROGRAMS": 256, "INT": tl.int32}
+    planning = {"N": packed_hopper.TILE, "BLOCK": pieces.BLOCK, "GROUPS": 8, "PROGRAMS": 256}
     return [
-        compiled(pieces._plan, CUT, shape | planning, 8, 3),
+        compiled(pieces._plan, CUT, shape | planning | {"INT": tl.int32}, 8, 3),
+        compiled(pieces._plan, CUT, shape | planning | {"INT": tl.int64}, 8, 3),
         compiled(pieces.merge, CUT | {"output": "*bf16"}, {**shape, "D": gluon.DIM, "ROWS": pieces.SLICE}, 4, 3),
     ]
 
@@ -161,14 +163,14 @@ def windows_on_hopper(group: int) -> Any:
         layout = gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16)
         return f"tensordesc<bf16[{','.join(map(str, block))}],{layout!r}>"
 
-    dim, tile, sinks, power = gluon.DIM, windows_hopper.TILE, windows_hopper.SINKS, triton.next_power_of_2(group)
+    dim, tile, sinks, power = gluon.DIM, windows_hopper.TILE, SINKS, triton.next_power_of_2(group)
     types = dict.fromkeys(("query", "output"), described(1, 1, power, windows_hopper.R // power, dim))
     types |= dict.fromkeys(("key", "value"), described(1, 1, tile, dim))
     types |= dict.fromkeys(("sink_key", "sink_value"), described(1, 1, sinks, dim))
     types |= {"covariance": described(dim, dim), "meets": "*i32", "forced": "*i8", "long": "*i8", "bits": "fp32"}
     types |= dict.fromkeys(("mean", "threshold", "slope", "offset"), "*fp32")
-    constants = {"G": group, "HEADS": power, "D": dim, "N": tile, "STAGES": windows_hopper.STAGES, "SINKS": sinks}
-    constants |= {"FORCED": True, "num_warps": 4}
+    constants = {"G": group, "HEADS": power, "W": windows_hopper.R // power, "PARTS": windows_hopper.PARTS}
+    constants |= {"N": tile, "D": dim, "STAGES": windows_hopper.STAGES, "SINKS": sinks, "FORCED": True, "num_warps": 4}
     return compiled(windows_hopper._windows_hopper, types, constants, 4, 3, GluonASTSource)
 
 
@@ -187,10 +189,10 @@ if __name__ == "__main__":
         assert found.metadata.shared <= SHARED, f"masses, head_dim {dim}: {found.metadata.shared} bytes"
         assert "wgmma" in found.asm["ptx"], f"masses, head_dim {dim}: no tensor cores of Hopper's"
     decodings = [
-        (64, 3, 16, 340, False, 0),
-        (128, 4, 1, 0, True, 16),
-        (80, 1, 5, 7, False, 48),
-        (256, 16, 16, 64, True, 0),
+        (64, 3, 16, 340, False, 0, 16),
+        (128, 4, 1, 0, True, 16, 256),
+        (80, 1, 5, 7, False, 48, 64),
+        (256, 16, 16, 64, True, 0, 64),
     ]
     for shape in decodings:
         for stage in [*decoding(*shape), *prefilling(*shape[:2])]:

@@ -105,12 +105,3 @@ def test_merged_parts_are_the_attention_of_the_whole(device, shares, programs) -
     )  # fmt: skip
     assert merged > 2
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
-
-
-@pytest.mark.parametrize(("groups", "size"), [(1, 1), (3, 1024), (2, 2500), (5, 1023)])
-def test_packing_agrees_with_torch(device, groups, size) -> None:
-    pairs, counts = drawn(device, [0.0, 1.0, 0.3, 0.01, 0.9][:groups], size, 1, size)
-    generator = torch.Generator().manual_seed(size)
-    long = torch.rand(groups, size, generator=generator) < torch.tensor([0.0, 1.0, 0.3, 0.01, 0.9][:groups])[:, None]
-    for g in range(groups):
-        assert pairs[g, : counts[g]].tolist() == long[g].nonzero().flatten().tolist()

@@ -131,12 +131,3 @@ def test_values_may_lie_otherwise_than_keys(device, dtype) -> None:
     query, key, value, rule = drawn(device, dtype)
     other = value.transpose(1, 2).contiguous().transpose(1, 2)
     assert torch.equal(both(query, key, value, rule)[0].output, both(query, key, other, rule)[0].output)
-
-
-def test_packing_keeps_the_order_and_the_count(device) -> None:
-    from headscope.kernels.packing import packed
-
-    long = torch.tensor([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
-    pairs, counts = packed(long.to(device))
-    assert counts.tolist() == [3, 0, 5]
-    assert pairs[0, :3].tolist() == [1, 2, 4] and pairs[2, :5].tolist() == [0, 1, 2, 3, 4]

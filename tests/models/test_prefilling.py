@@ -222,3 +222,20 @@ def test_a_criterion_made_by_hand_is_refused_where_the_kernel_does_not_serve_it(
     by_hand = replace(calibrated(model), chunk=CHUNK)
     with pytest.raises(ConfigError, match="lost_output is not; choose criterion='qada'"), adaptive(model, by_hand):
         pass
+
+
+def test_a_prompt_that_fails_on_its_way_is_not_counted() -> None:
+    model = small(dtype=torch.float64)
+    criterion = scoped(model)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with adaptive(model, criterion) as run:
+        hook = model.get_decoder().layers[1].register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            model(IDS)
+        hook.remove()
+        assert not run.prompts
+        model(IDS)
+        assert len(run.prompts) == len(IDS)

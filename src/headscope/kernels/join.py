@@ -7,6 +7,7 @@ whatever T is.
 Shapes: B sequences, K KV heads, C clusters, D head_dim. A program is one KV head of one sequence.
 """
 
+import torch
 import triton
 import triton.language as tl
 
@@ -15,6 +16,8 @@ from headscope.kernels.decide import addresses
 from headscope.kernels.layer import Cache, Means, Rest
 
 COLUMNS = 64
+PRECISION = "ieee" if torch.version.hip else "tf32x3"
+"""Of the distances' products, single precision either way; the first takes more registers than there are."""
 
 
 @triton.jit(do_not_specialize=["sink", "recent"])
@@ -22,7 +25,7 @@ def _join(
     keys, values, lengths, pages, size, key_means, value_means, exact_keys, exact_values, metric,
     stride_b, stride_h, stride_t, sink, recent, kv_heads, table,
     D: tl.constexpr, WIDTH: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, PAGE: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Move the mean of one cluster by the key that has just become bulk."""
     group = tl.program_id(0).to(tl.int64)
@@ -43,7 +46,7 @@ def _join(
             column = first + tl.arange(0, COLUMNS)
             inside = wide[:, None] & (column < D)[None, :]
             part = tl.load(metric + (group * D + d[:, None]) * D + column[None, :], mask=inside, other=0.0)
-            seen = tl.dot(apart, part, input_precision="tf32x3")
+            seen = tl.dot(apart, part, input_precision=PRECISION)
             distance += tl.sum(seen * seen, 1)
         kept = tl.load(size + group * C + c, mask=there, other=0.0)
         distance = tl.where(kept > 0, distance, float("inf"))
@@ -77,5 +80,5 @@ def join(cache: Cache, rest: Rest, means: Means, sink: int, recent: int) -> None
         cache.keys, cache.values, cache.lengths, cache.lengths if cache.pages is None else cache.pages,
         rest.size, rest.keys, rest.values, means.keys, means.values, means.metric,
         *cache.keys.stride()[:3], sink, recent, kv_heads, table,
-        dim, width, clusters, centres, page, min(COLUMNS, width), num_warps=4,
+        dim, width, clusters, centres, page, min(COLUMNS, width), PRECISION, num_warps=4,
     )  # fmt: skip

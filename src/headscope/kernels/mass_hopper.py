@@ -27,7 +27,8 @@ from headscope.kernels.gluon import (
     on_hopper,
     warpgroup_mma_wait,
 )
-from headscope.kernels.mass_sums import LOWEST, added, added_to_both, log_mass, threads
+from headscope.kernels.mass_sums import added, added_to_both, log_mass, threads
+from headscope.kernels.softmax import LOWEST
 
 PARTS, TILE, STAGES = 4, 128, 3
 """Warpgroups that sum, N, and tiles that the shared memory holds."""

@@ -10,9 +10,6 @@ import triton.language as tl
 
 from headscope.kernels.gluon import gl, jit
 
-LOWEST = tl.constexpr(-1.0e30)
-"""Bits below every score, and finite."""
-
 
 @jit
 def threads(scores):

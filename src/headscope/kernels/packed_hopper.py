@@ -27,11 +27,15 @@ from headscope.kernels.gluon import (
     warpgroup_mma_wait,
 )
 from headscope.kernels.pieces import SLICE, Pieces, merge
+from headscope.kernels.softmax import LOWEST
+from headscope.kernels.windows import rows as offsets
 
 ROWS, TILE, STAGES = 128, 128, 2
 """M, N, and how many tiles of keys and of values the shared memory holds."""
 MEMORY = tl.constexpr(gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])) if THERE else None
 """How a warpgroup reads and writes rows."""
+FIRST = tl.constexpr(-1.0e20)
+"""Where maxima start: finite, and above what a masked score becomes, for of a piece's keys some rows may see none."""
 
 
 @jit
@@ -79,7 +83,7 @@ def _weights(scores, top, total, bits, seen, first, MASKED: tl.constexpr, N: tl.
     """Weights of a tile from key `first` on, maxima, sums, and the factor of what was summed before."""
     if MASKED:
         j = first + gl.arange(0, N, layout=gl.SliceLayout(0, SCORES))
-        scores = gl.where(gl.expand_dims(j, 0) < gl.expand_dims(seen, 1), scores, -1.0e30)
+        scores = gl.where(gl.expand_dims(j, 0) < gl.expand_dims(seen, 1), scores, LOWEST)
     new = gl.maximum(top, gl.max(scores, 1) * bits)
     weights, old = gl.exp2(scores * bits - gl.expand_dims(new, 1)), gl.exp2(top - new)
     return weights, new, total * old + gl.sum(weights, 1), old
@@ -107,13 +111,6 @@ def _step(
 
 
 @jit
-def _rows(pair, group, kv_heads, strides, G: tl.constexpr):
-    """Offsets of the pairs in a tensor [B, H, T, D]."""
-    b, k = (group // kv_heads).to(gl.int64), (group % kv_heads).to(gl.int64)
-    return gl.expand_dims(b * strides[0] + (k * G + pair % G) * strides[1] + (pair // G).to(gl.int64) * strides[2], 1)
-
-
-@jit
 def _write(
     outputs, at, result, top, total, whole, first, kv_heads,
     G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, R: tl.constexpr, RESULT: tl.constexpr,
@@ -127,9 +124,10 @@ def _write(
         result = result * gl.expand_dims(gl.convert_layout(1.0 / total, gl.SliceLayout(1, RESULT)), 1)
         i = tile * M + r
         # Read again, for there is no room for them meanwhile.
-        rows = _rows(gl.load(of + gl.minimum(i, count - 1)), group, kv_heads, strides, G)
+        pair = gl.load(of + gl.minimum(i, count - 1))
+        to = gl.expand_dims(offsets(pair, group, kv_heads, strides[0], strides[1], strides[2], G), 1)
         found = gl.convert_layout(result, MEMORY).to(output.dtype.element_ty)
-        gl.store(output + rows + d, found, mask=gl.expand_dims(i < count, 1))
+        gl.store(output + to + d, found, mask=gl.expand_dims(i < count, 1))
     else:
         part = 2 * gl.program_id(0) + first.to(gl.int32)
         gl.store(parts + gl.expand_dims(part * M + r, 1) * D + d, gl.convert_layout(result, MEMORY))
@@ -157,13 +155,13 @@ def _attend(
         start, of, count = tile * M + PART * R, pairs + group.to(gl.int64) * size, gl.load(counts + group)
         i = start + gl.arange(0, R, layout=gl.SliceLayout(1, MEMORY))
         pair = gl.load(of + gl.minimum(i, count - 1))
-        held.store(gl.load(query + _rows(pair, group, kv_heads, query_strides, G) + d))
+        at = offsets(pair, group, kv_heads, query_strides[0], query_strides[1], query_strides[2], G)
+        held.store(gl.load(query + gl.expand_dims(at, 1) + d))
         hopper.fence_async_shared()
         barrier()
         i = start + gl.arange(0, R, layout=gl.SliceLayout(1, SCORES))
         seen = gl.load(of + gl.minimum(i, count - 1)) // G + 1
-        # Finite, and above what a masked score becomes: of a piece's keys some rows may see none.
-        top = gl.full([R], -1.0e20, gl.float32, gl.SliceLayout(1, SCORES))
+        top = gl.full([R], FIRST, gl.float32, gl.SliceLayout(1, SCORES))
         total, result = gl.zeros_like(top), gl.zeros([R, D], gl.float32, RESULT)
         scores = asked(held, keys, keys_there, step, N, D, STAGES, SCORES)
         scores = warpgroup_mma_wait(0, deps=[scores])

@@ -6,6 +6,9 @@ Shapes: R rows, N keys of the tile, WIDTH >= D head_dim, a power of two. Scores 
 import triton
 import triton.language as tl
 
+LOWEST = tl.constexpr(-1.0e30)
+"""Bits below every score, and finite, so that no difference of maxima is NaN."""
+
 
 @triton.jit
 def attended(query, keys, values, read, kept, bits, top, total, output):

@@ -8,9 +8,8 @@ import triton
 import triton.language as tl
 
 from headscope.kernels.decide import LN2, is_long
+from headscope.kernels.softmax import LOWEST
 
-LOWEST = tl.constexpr(-1.0e30)
-"""Bits below every score, and finite."""
 SINKS = 16
 """Sinks of a tile."""
 

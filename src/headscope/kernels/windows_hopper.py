@@ -32,6 +32,7 @@ from headscope.kernels.gluon import (
 )
 from headscope.kernels.mass_hopper import readable
 from headscope.kernels.prefix import Prefix
+from headscope.kernels.windows import SINKS
 from headscope.kernels.windows_rows import (
     attended_sinks,
     decide,
@@ -41,8 +42,8 @@ from headscope.kernels.windows_rows import (
     without_from,
 )
 
-R, PARTS, TILE, STAGES, SINKS = 64, 3, 32, 10, 16
-"""Rows of a warpgroup, warpgroups that attend, N, tiles of keys or values that the shared memory holds, sinks' tile."""
+R, PARTS, TILE, STAGES = 64, 3, 32, 10
+"""Rows of a warpgroup, warpgroups that attend, N, and tiles of keys or values that the shared memory holds."""
 
 
 @jit
@@ -198,12 +199,10 @@ def _windows_hopper(
     query, output, key, value, sink_key, sink_value, covariance,
     meets, mean, threshold, slope, offset, forced, long,
     bits, tokens, groups, kv_heads, summaries, sink, recent,
-    G: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr, SINKS: tl.constexpr,
-    FORCED: tl.constexpr, num_warps: tl.constexpr,
+    G: tl.constexpr, HEADS: tl.constexpr, W: tl.constexpr, PARTS: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    STAGES: tl.constexpr, SINKS: tl.constexpr, FORCED: tl.constexpr, num_warps: tl.constexpr,
 ):  # fmt: skip
     """`attend_windows`; queries, output, keys, values and covariances are TMA's descriptions."""
-    PARTS: tl.constexpr = 3
-    W: tl.constexpr = 64 // HEADS
     queries = gl.allocate_shared_memory(key.dtype, [PARTS * 2, 1, 1, HEADS, W, D], query.layout)
     square = gl.allocate_shared_memory(key.dtype, [D, D], covariance.layout)
     sinks = gl.allocate_shared_memory(key.dtype, [2, 1, 1, SINKS, D], sink_key.layout)
@@ -229,7 +228,7 @@ def _windows_hopper(
 def serves(query: Tensor, key: Tensor, value: Tensor, sink: int, recent: int) -> bool:
     """Whether `write_windows` takes them: head_dim 128 in half precision, as TMA reads it, few sinks, on a Hopper."""
     alike = all(x.dtype == query.dtype for x in (key, value)) and all(map(readable, (query, key, value)))
-    return on_hopper(query) and alike and 0 < sink <= SINKS and recent > 0
+    return on_hopper(query) and alike and 0 < sink <= SINKS and recent > 0 and query.shape[1] // key.shape[1] <= R
 
 
 def write_windows(
@@ -277,7 +276,7 @@ def write_windows(
         *described, _described(square, [dim, dim]),
         prefix.meets, prefix.mean, *rule, long if forced is None else forced, long,
         scale_bits, tokens, batch * kv_heads, kv_heads, summaries, sink, recent,
-        group, power, dim, TILE, STAGES, SINKS, forced is not None, num_warps=4,
+        group, power, R // power, PARTS, TILE, dim, STAGES, SINKS, forced is not None, num_warps=4,
     )  # fmt: skip
 
 

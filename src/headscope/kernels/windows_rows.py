@@ -9,7 +9,7 @@ import triton.language as tl
 
 from headscope.kernels.decide import LN2, is_long
 from headscope.kernels.gluon import gl, jit, mbarrier, warpgroup_mma, warpgroup_mma_wait
-from headscope.kernels.mass_sums import LOWEST
+from headscope.kernels.softmax import LOWEST
 
 
 @jit

@@ -118,9 +118,9 @@ class AdaptiveCriterion:
 
     def rule(self, layer: int, threshold: float, rows: int, heads: int, device: torch.device) -> Rule:
         """The decision of a layer for B rows of H heads, as the decoding kernels take it."""
-        slope, offset = _line(self.map.layers.get(layer), heads)
+        slope, offset = _line(self.map.layers.get(layer), heads, device)
         thresholds = torch.full((rows, heads), threshold, dtype=torch.float32, device=device)
-        return Rule(thresholds, slope.to(device), offset.to(device), self.recipe.kind == LOST_OUTPUT)
+        return Rule(thresholds, slope, offset, self.recipe.kind == LOST_OUTPUT)
 
     def built(self, sparsity: float | None = None) -> Criterion:
         """The same as a criterion of `headscope.models.engine`; its rows go with `recipe.outliers`."""
@@ -140,9 +140,9 @@ class AdaptiveCriterion:
         save(self, Path(path))
 
 
-def _line(found: LayerMap | None, heads: int) -> tuple[Tensor, Tensor]:
+def _line(found: LayerMap | None, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Slope and offset of each head's line, float32 [H] each; without a map the margin itself."""
     if found is None:
-        return torch.ones(heads), torch.zeros(heads)
+        return torch.ones(heads, device=device), torch.zeros(heads, device=device)
     offset = found.values[:, 0] - found.slope * found.knots[:, 0]
-    return found.slope.float(), offset.float()
+    return found.slope.to(device, torch.float32), offset.to(device, torch.float32)

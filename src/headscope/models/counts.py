@@ -45,7 +45,7 @@ class LocalCounts:
         found = torch.stack([counted.sum(1), local.sum((1, 2)), groups.sum((1, 2))])
         before = self.layers.get(layer)
         if before is None:
-            before = torch.zeros(3, self.rows, dtype=torch.int64)
+            before = torch.zeros(3, self.rows, dtype=torch.int64, device=device)
         self.active = self.active.to(device)
         self.layers[layer] = before.to(device).index_add_(1, self.active, found)
 

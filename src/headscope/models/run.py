@@ -55,8 +55,9 @@ class Run:
     """What happens inside a block."""
 
     def __init__(self, model: PreTrainedModel, criterion: AdaptiveCriterion, threshold: float):
-        probes = moved(criterion.probes, model.get_input_embeddings().weight.device)
-        self._model, self._criterion, self._threshold = model, replace(criterion, probes=probes), threshold
+        device = model.get_input_embeddings().weight.device
+        there = replace(criterion, probes=moved(criterion.probes, device), map=moved(criterion.map, device))
+        self._model, self._criterion, self._threshold = model, there, threshold
         self._full = geometry(model.config).full_layers
         eos = getattr(model.generation_config, "eos_token_id", None)
         self._stops = torch.tensor([] if eos is None else eos, dtype=torch.long).flatten()
@@ -99,7 +100,9 @@ class Run:
         """
         decoding = self._before(args, given)
         if not isinstance(decoding, Decoding):
-            return self._dense(*args, headscope=decoding, **given)
+            output = self._dense(*args, headscope=decoding, **given)
+            self._after_prompts(decoding)
+            return output
         if args or not decoding.by_kernels or torch.compiler.is_compiling():
             output = self._step(*args, headscope=decoding, **given)
         else:
@@ -134,6 +137,10 @@ class Run:
     def _after(self, cache: Any) -> None:
         self._fed = Fed(weakref.ref(cache), self._length_now + 1, writes(cache, self._full[0]))
 
+    @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
+    def _after_prompts(self, prompts: Prefilling | None) -> None:
+        self._read += [] if prompts is None else [prompts.counts]
+
     def _length(self, cache: Any) -> int:
         """Keys of a cache; a static one is asked, which waits for the GPU, if it was written to since the last step."""
         if cache is None:
@@ -149,9 +156,7 @@ class Run:
         (rows, length), mask = tokens.shape[:2], given.get("attention_mask")
         starts = first_keys(mask, rows, length)
         refuse_other_than_causal(mask, given.get("position_ids"), starts, length)
-        found = Prefilling(self._model, self._criterion, self._threshold, starts, length)
-        self._read.append(found.counts)
-        return found
+        return Prefilling(self._model, self._criterion, self._threshold, starts, length)
 
     def _at_boundary(self, cache: Any, length: int, tokens: Tensor, given: Mapping[str, Any]) -> Decoding:
         rows, positions = len(tokens), given.get("position_ids")
