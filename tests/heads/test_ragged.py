@@ -84,6 +84,28 @@ def test_heads_summarised_at_once_answer_as_each_alone(counts: tuple[int, int], 
         torch.testing.assert_close(value[:, heads], estimator.value(query[:, heads], alone, layers.SCALE))
 
 
+@settings(max_examples=30, deadline=None)
+@given(counts=st.tuples(st.integers(0, TOKENS), st.integers(0, TOKENS)), joining=st.integers(0, 5), alike=st.booleans())
+def test_heads_updated_at_once_hold_what_each_holds_alone(counts: tuple[int, int], joining: int, alike: bool) -> None:
+    estimator, bulk = make("full"), layers.bulk()
+    if alike:  # all keys in one of the clusters that are made
+        bulk.cache.keys.zero_()
+    bulk = bulk.where(picked(counts, 0))
+    keys, values = (layers.draw(2, joining, 8, seed=seed) for seed in (5, 6))
+    before = estimator.summarise(bulk)
+    whole = estimator.update(before, keys, values)
+    for head in range(2):
+        one = slice(head, head + 1)
+        alone = estimator.update(estimator.summarise(bulk.of_head(head)), keys[one], values[one])
+        there = alone.size.shape[1]
+        assert torch.equal(whole.size[one, :there], alone.size) and not whole.size[one, there:].any()
+        parts = (whole.key, whole.value, *whole.exact), (alone.key, alone.value, *alone.exact)
+        for found, expected in zip(*parts, strict=True):
+            torch.testing.assert_close(found[one, :there], expected)
+    if not joining:
+        torch.testing.assert_close((whole.key, whole.value), (before.key, before.value))
+
+
 def test_keys_behind_those_of_a_head_are_zero_whatever_stands_in_the_cache() -> None:
     bulk = layers.bulk()
     bulk.cache.keys[0, 20], bulk.cache.values[0, 20] = torch.inf, torch.nan

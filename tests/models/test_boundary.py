@@ -90,6 +90,12 @@ def test_estimators_that_want_as_many_keys_everywhere_are_asked_head_by_head(mon
     same(made(criterion, caches()), together)
 
 
+def test_a_layers_outliers_keep_no_other_layers_alive() -> None:
+    for state in made(calibrated(small(), outliers=60), caches()).values():
+        for held in (state.outliers.keys, state.outliers.values):
+            assert held.is_contiguous() and held.untyped_storage().nbytes() == held.nbytes
+
+
 def test_a_window_over_all_leaves_no_bulk_and_one_key_stands_for_it() -> None:
     criterion = replace(calibrated(small()), window=Window(sink=100, recent=60))
     for state in made(criterion, caches()).values():

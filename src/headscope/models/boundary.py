@@ -192,6 +192,7 @@ def _outliers(rows: Sequence[Frozen], dtype: torch.dtype, layers: int) -> list[O
     found: list[Outliers | None] = []
     for part, held in zip(_split(Outliers(keys, values, count), layers), most, strict=True):
         some = slice(-(-held // MULTIPLE) * MULTIPLE)
-        cut = part.keys[:, :, some].contiguous(), part.values[:, :, some].contiguous()
-        found.append(Outliers(*cut, part.count) if held else None)
+        # A view, be it of all M, would keep those of all layers alive.
+        keys, values = (x[:, :, some].clone(memory_format=torch.contiguous_format) for x in (part.keys, part.values))
+        found.append(Outliers(keys, values, part.count) if held else None)
     return found

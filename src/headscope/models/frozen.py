@@ -2,8 +2,7 @@
 
 Outliers held in few bits are what a local pair attends to; a long pair reads the cache, where they are exact.
 
-Shapes: r rows, H query heads, K KV heads, G = H // K, Q queries, M outlier keys, N bulk keys,
-P keys of the prefix, D head_dim.
+Shapes: r rows, H query heads, K KV heads, G = H // K, Q queries, M outlier keys, N bulk keys, D head_dim.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,14 +26,12 @@ class Frozen:
         keys: of the outliers as they are held, [K, M, D]; a KV head with fewer than M has zeros behind them.
         values: the same of their values.
         held: which of these are outliers, bool [K, M].
-        marks: where the outliers are, bool [H, 1, P].
         summaries: of the other bulk keys, of all heads or of one part of them after the other.
     """
 
     keys: Tensor
     values: Tensor
     held: Tensor
-    marks: Tensor
     summaries: list[Summaries]
 
     def scores(self, query: Tensor, scale: float) -> Tensor:
@@ -60,10 +57,8 @@ def freeze(bulk: Bulk, outliers: Tensor, group: int, bits: int, estimators: Iter
     held, rest = bulk.where(outliers), bulk.where(~outliers)
     keys, values = (_rounded(precise(found), held, bits) for found in (held.keys, held.values))
     there = torch.ones_like(held.index, dtype=torch.bool) if held.there is None else held.there
-    marks = torch.zeros(bulk.cache.keys.shape[:2], dtype=torch.bool, device=outliers.device)
-    marks = marks.scatter(1, bulk.index, outliers).repeat_interleave(group, 0)[:, None]
     used = [estimator for estimator in estimators if estimator is not None]
-    return Frozen(keys, values, there, marks, _summaries(held, rest, group, used))
+    return Frozen(keys, values, there, _summaries(held, rest, group, used))
 
 
 def _rounded(vectors: Tensor, held: Bulk, bits: int) -> Tensor:

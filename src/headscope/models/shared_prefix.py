@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import Criterion
@@ -186,8 +185,8 @@ class SharedPrefix:
             frozen.summaries,
             measure_window=lambda: windowed().mass,
             attend_window=lambda: windowed().output,
-            exact_mass=lambda: masked_log_mass(scored.scores[rows], self._bulk(scored, frozen)),
-            exact_output=partial(self._attend_bulk, scored, rows, frozen),
+            exact_mass=lambda: masked_log_mass(scored.scores[rows], self._bulk(scored, group.outliers)),
+            exact_output=partial(self._attend_bulk, scored, rows, group.outliers),
         )
 
     def _windowed(self, scored: Scored, rows: slice, outliers: Outliers) -> Windowed:
@@ -211,13 +210,16 @@ class SharedPrefix:
         values = self.prefix[call.layer].values[:, prefix], call.value[rows][:, :, own - self.length]
         return Windowed(scores.logsumexp(-1), _weighted(of_plain, *values) + frozen.weighted_values(of_outliers))
 
-    def _bulk(self, scored: Scored, frozen: Frozen) -> Tensor:
+    def _bulk(self, scored: Scored, outliers: Outliers) -> Tensor:
         """The bulk without outliers, bool [H, Q, T]."""
-        return scored.bulk & ~pad(frozen.marks, (0, scored.bulk.shape[-1] - self.length))
+        bulk, marks = self._chosen(outliers)[scored.call.layer]
+        taken = torch.zeros(len(marks), scored.bulk.shape[1], dtype=torch.bool, device=marks.device)
+        taken = taken.scatter(1, bulk.index, marks).repeat_interleave(scored.query.shape[1] // len(marks), 0)
+        return scored.bulk & ~taken[:, None]
 
-    def _attend_bulk(self, scored: Scored, rows: slice, frozen: Frozen) -> Tensor:
+    def _attend_bulk(self, scored: Scored, rows: slice, outliers: Outliers) -> Tensor:
         """Attention of some rows over the bulk alone, [r, H, Q, D]; zero where it has none."""
-        weights = scored.scores[rows].masked_fill(~self._bulk(scored, frozen), -torch.inf).softmax(-1)
+        weights = scored.scores[rows].masked_fill(~self._bulk(scored, outliers), -torch.inf).softmax(-1)
         return self._weighted_values(scored.call, weights.nan_to_num(nan=0.0), rows)
 
     def _frozen(self, call: LayerCall, outliers: Outliers) -> Frozen:

@@ -38,7 +38,8 @@ class ClusterSummary:
         value: mean of their values, rounded too, [K, C, D].
         covariance: of the keys about their cluster's mean, over all clusters, [K, D, D]; its diagonal alone, [K, D].
         spread: each cluster's own variance over that of all, in the metric of the clusters, [K, C].
-        metric: factor of the metric, [K, D, D]; only `update` reads it and
+        made: how many of the C clusters k-means made, [K, 1], with or without keys; only `update` reads it and
+        metric: factor of the metric, [K, D, D], and
         exact: the means before they were rounded.
     """
 
@@ -47,6 +48,7 @@ class ClusterSummary:
     value: Tensor
     covariance: Tensor
     spread: Tensor
+    made: Tensor
     metric: Tensor
     exact: tuple[Tensor, Tensor]
 
@@ -82,7 +84,7 @@ class Clusters:
         average = (distance.sum(1) / count).clamp(min=torch.finfo(keys.dtype).tiny)
         spread = summed(share, distance)[..., 0] / average
         covariance = self._covariance(keys - member @ exact[0], count)
-        return ClusterSummary(size, *self._held(exact, clusters[..., None]), covariance, spread, metric, exact)
+        return ClusterSummary(size, *self._held(exact, clusters), covariance, spread, clusters, metric, exact)
 
     def update(self, summary: ClusterSummary, keys: Tensor, values: Tensor) -> ClusterSummary:
         """Add keys and values, [K, N, D], to the nearest clusters; covariance and spreads stay as they were found.
@@ -97,12 +99,12 @@ class Clusters:
             (kept * old + joined @ new) / size[..., None].clamp(min=1)
             for old, new in zip(summary.exact, (keys, values), strict=True)
         )
-        held = self._held((key, value), size.shape[1])
+        held = self._held((key, value), summary.made)
         return replace(summary, size=size, key=held[0], value=held[1], exact=(key, value))
 
-    def _held(self, exact: tuple[Tensor, Tensor], clusters: Tensor | int) -> tuple[Tensor, Tensor]:
-        """The means, [K, C, D], rounded about the mean of so many clusters, [K, 1, 1]: the others have no key."""
-        key, value = (rounded(mean, self.bits, mean.sum(1, keepdim=True) / clusters) for mean in exact)
+    def _held(self, exact: tuple[Tensor, Tensor], made: Tensor) -> tuple[Tensor, Tensor]:
+        """The means, [K, C, D], rounded about the mean of so many clusters, [K, 1]: the others have no key."""
+        key, value = (rounded(mean, self.bits, mean.sum(1, keepdim=True) / made[..., None]) for mean in exact)
         return key, value
 
     def _covariance(self, rest: Tensor, count: Tensor) -> Tensor:

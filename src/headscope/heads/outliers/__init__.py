@@ -82,18 +82,20 @@ def allotted(importances: Sequence[Tensor], count: int, least: int) -> list[Tens
 
     Args:
         importances: of the bulk keys of each layer, [K, N], comparable between heads and layers; all layers have the
-            same N.
+            same N. Layers may be on several devices; the counts of each are on its own.
         count: of a KV head in the mean; with fewer keys all of them. A head may have up to N.
         least: of each KV head.
     """
-    ranked = torch.cat([_known(layer) for layer in importances]).sort(dim=1, descending=True).values
+    together = torch.cat([layer.to(importances[0].device) for layer in importances])
+    ranked = _known(together).sort(dim=1, descending=True).values
     heads, keys = ranked.shape
     left = heads * (min(count, keys) - min(least, keys))
     others = ranked[:, min(least, keys) :].flatten()
     taken = torch.zeros_like(others, dtype=torch.bool)
     taken[others.argsort(descending=True, stable=True)[:left]] = True
     counts = taken.view(heads, -1).sum(1) + min(least, keys)
-    return list(torch.split(counts, [len(layer) for layer in importances]))
+    parts = torch.split(counts, [len(layer) for layer in importances])
+    return [part.to(layer.device) for part, layer in zip(parts, importances, strict=True)]
 
 
 def _places(rules: Sequence[str], bulk: Bulk, count: int, measure: Measure) -> Tensor:
