@@ -7,7 +7,6 @@ import torch
 from adaptive_cases import calibrated, small
 
 from headscope import Window
-from headscope.heads.estimators.clusters import Clusters
 from headscope.models import boundary
 from headscope.models.boundary import MULTIPLE, states
 
@@ -81,13 +80,6 @@ def test_what_is_not_a_number_stays_in_its_layer_and_head(recipe: str) -> None:
         assert torch.equal(state.covariance[0, 0], before.covariance[0, 0])
         assert torch.equal(state.keys[1:], before.keys[1:])
     assert torch.equal(found[0].rest.keys, expected[0].rest.keys)
-
-
-def test_estimators_that_want_as_many_keys_everywhere_are_asked_head_by_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    criterion = calibrated(small())
-    together = made(criterion, caches())
-    monkeypatch.delattr(Clusters, "ragged")
-    same(made(criterion, caches()), together)
 
 
 def test_a_layers_outliers_keep_no_other_layers_alive() -> None:

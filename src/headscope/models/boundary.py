@@ -21,7 +21,7 @@ from headscope.heads.estimators import Estimator
 from headscope.heads.estimators.clusters import Clusters
 from headscope.heads.mass import precise
 from headscope.heads.moved import moved
-from headscope.heads.rest import means_of_parts, rest_of_parts
+from headscope.heads.rest import means_of, rest_of
 from headscope.kernels.layer import Means, Outliers, Rest, Rule
 from headscope.models.adaptive_criterion import AdaptiveCriterion
 from headscope.models.frozen import Frozen, freeze
@@ -88,9 +88,10 @@ def states(
         keys, values = caches[layers[0]]
         by_kernels = kernels.serve(keys.detach(), values.detach())
         dtype = keys.dtype if by_kernels else precise(keys[:0]).dtype
-        summaries = [[part.of[estimator.name] for part in row.summaries] for row in frozen]
-        rest = _split(rest_of_parts(estimator, summaries, dtype), len(layers))
-        means = _split(means_of_parts(summaries) if isinstance(estimator, Clusters) else None, len(layers))
+        # Recipes share outliers with clusters alone, which take KV heads of different numbers of keys at once.
+        summaries = [whole.of[estimator.name] for [whole] in (row.summaries for row in frozen)]
+        rest = _split(rest_of(estimator, summaries, dtype), len(layers))
+        means = _split(means_of(summaries) if isinstance(estimator, Clusters) else None, len(layers))
         outliers = _outliers(frozen, dtype, len(layers))
         for layer, of_layer in zip(layers, zip(rest, means, outliers, strict=True), strict=True):
             rule = criterion.rule(layer, threshold, len(spans), geometry(model.config).heads, keys.device)
