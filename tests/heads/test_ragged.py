@@ -14,6 +14,8 @@ from headscope.heads.quantised import rounded
 
 TOKENS, CLUSTERS = 46, 4
 SPEC = {"kind": "clusters", "name": "c", "clusters": CLUSTERS, "covariance": "full", "bits": 6}
+A_STEP = {"rtol": 0, "atol": 0.03}
+"""Of what is held in few bits: the last digits of a mean may decide which step it is rounded to."""
 
 
 def make(covariance: str):
@@ -64,7 +66,7 @@ def test_clusters_are_those_of_each_head_written_out(covariance: str, counts: tu
         pairs = zip(exact, found.exact, (found.key, found.value), strict=True)
         for of, held, in_bits in pairs:
             torch.testing.assert_close(held[head, : len(members)], of)
-            torch.testing.assert_close(in_bits[head, : len(members)], rounded(of[None], 6)[0])
+            torch.testing.assert_close(in_bits[head, : len(members)], rounded(of[None], 6)[0], **A_STEP)
         assert not found.size[head, len(members) :].any() and not found.exact[0][head, len(members) :].any()
 
 
@@ -99,9 +101,10 @@ def test_heads_updated_at_once_hold_what_each_holds_alone(counts: tuple[int, int
         alone = estimator.update(estimator.summarise(bulk.of_head(head)), keys[one], values[one])
         there = alone.size.shape[1]
         assert torch.equal(whole.size[one, :there], alone.size) and not whole.size[one, there:].any()
-        parts = (whole.key, whole.value, *whole.exact), (alone.key, alone.value, *alone.exact)
-        for found, expected in zip(*parts, strict=True):
+        for found, expected in zip(whole.exact, alone.exact, strict=True):
             torch.testing.assert_close(found[one, :there], expected)
+        for found, expected in ((whole.key, alone.key), (whole.value, alone.value)):
+            torch.testing.assert_close(found[one, :there], expected, **A_STEP)
     if not joining:
         torch.testing.assert_close((whole.key, whole.value), (before.key, before.value))
 
