@@ -14,8 +14,8 @@ from headscope.heads.quantised import rounded
 
 TOKENS, CLUSTERS = 46, 4
 SPEC = {"kind": "clusters", "name": "c", "clusters": CLUSTERS, "covariance": "full", "bits": 6}
-A_STEP = {"rtol": 0, "atol": 0.03}
-"""Of what is held in few bits: the last digits of a mean may decide which step it is rounded to."""
+A_STEP = {"rtol": 0, "atol": 0.005}
+"""Of what is held in few bits, about a centre in half precision: last digits may decide which way that is rounded."""
 
 
 def make(covariance: str):
