@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
-
 
 @pytest.mark.parametrize(("groups", "size"), [(1, 1), (3, 1024), (2, 2500), (5, 1023)])
 def test_long_pairs_keep_their_order(device, groups, size) -> None:

@@ -57,6 +57,18 @@ def generated(model: PreTrainedModel, ids: list[list[int]], **options) -> torch.
     return model.generate(tokens, attention_mask=mask, **asked)[:, most:].cpu()
 
 
+def one_by_one(
+    model: PreTrainedModel, criterion: headscope.AdaptiveCriterion
+) -> tuple[torch.Tensor, list[headscope.Run]]:
+    """New tokens of each of IDS on its own, [B, NEW], and the runs that they were decided in."""
+    tokens, runs = [], []
+    for ids in IDS:
+        with headscope.adaptive(model, criterion) as run:
+            tokens.append(generated(model, [ids])[0])
+        runs.append(run)
+    return torch.stack(tokens), runs
+
+
 def small(family: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A tiny model."""
     return tiny_model(family, dtype)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adaptive_cases import IDS, NEW, WINDOW, at, calibrated, generated, small
+from adaptive_cases import IDS, NEW, WINDOW, at, calibrated, generated, one_by_one, small
 from tiny_models import EOS, random_ids
 from torch._dynamo.exc import Unsupported
 from transformers import CompileConfig, DynamicCache
@@ -70,15 +70,12 @@ def test_tokens_and_labels_are_those_of_the_engine(recipe: str, family: str, mon
 def test_a_padded_batch_is_its_rows_one_by_one_in_either_cache(recipe: str, family: str) -> None:
     model = small(family, torch.float64)
     criterion = calibrated(model, recipe)
-    alone, shares = [], []
-    for ids in IDS:
-        with adaptive(model, criterion) as run:
-            alone.append(generated(model, [ids])[0])
-        shares += run.rows
+    alone, runs = one_by_one(model, criterion)
+    shares = [row for run in runs for row in run.rows]
     for cache in ("dynamic", "static"):
         with adaptive(model, criterion) as run:
             together = generated(model, IDS, cache_implementation=cache)
-        assert torch.equal(together, torch.stack(alone))
+        assert torch.equal(together, alone)
         assert [row.queries for row in run.rows] == [NEW - 1, NEW - 1, NEW - 9]  # 12 tokens have a bulk from 21 on
         assert [tuple(row) for row in run.rows] == [pytest.approx(tuple(row)) for row in shares]
         assert 0 < run.sparsity.head < 1

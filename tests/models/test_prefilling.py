@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from adaptive_cases import IDS, NEW, WINDOW, at, calibrated, generated, small, text, tokenizer
+from adaptive_cases import IDS, NEW, WINDOW, at, calibrated, generated, one_by_one, small, text, tokenizer
 from tiny_models import EOS, random_ids
 from transformers import DynamicCache
 
@@ -71,15 +71,12 @@ def test_the_first_token_is_that_of_the_engine(family: str) -> None:
 def test_a_padded_batch_is_its_rows_one_by_one_in_either_cache(family: str) -> None:
     model = small(family, torch.float64)
     criterion = scoped(model)
-    alone, shares = [], []
-    for ids in IDS:
-        with adaptive(model, criterion) as run:
-            alone.append(generated(model, [ids])[0])
-        shares += run.prompts
+    alone, runs = one_by_one(model, criterion)
+    shares = [row for run in runs for row in run.prompts]
     for cache in ("dynamic", "static"):
         with adaptive(model, criterion) as run:
             together = generated(model, IDS, cache_implementation=cache)
-        assert torch.equal(together, torch.stack(alone))
+        assert torch.equal(together, alone)
         assert [row.queries for row in run.prompts] == [60, 37, 0]  # tokens behind the first 20 have a bulk
         for found, expected in zip(run.prompts, shares, strict=True):
             assert tuple(found) == pytest.approx(tuple(expected), nan_ok=True)
