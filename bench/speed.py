@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--tokens", nargs="+", type=int, default=[4096, 8192, 32768, 131072, 524288])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="of decoding")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--sparsity", nargs="+", type=float, default=[0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
     parser.add_argument("--skew", nargs="+", choices=["uniform", "skewed"], default=["uniform", "skewed"])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)

@@ -18,6 +18,8 @@ from summaries import SUMMARIES
 SHAPES = {"llama3_8b": (32, 8, 128), "qwen2_7b": (28, 4, 128), "smollm2_135m": (9, 3, 64)}
 """Query heads, KV heads, head_dim."""
 LONGEST = {"mass": 131072, "prefill": 131072, "decode": 524288}
+MOST = 262144
+"""Tokens of all sequences at most where there are several, but for decoding."""
 WIDE = 1024
 """Recent keys of the wide window; measured at its length and sparsity alone."""
 WIDE_TOKENS, WIDE_SPARSITY = 32768, 0.9
@@ -85,17 +87,15 @@ def cases(kernel: str, options: argparse.Namespace) -> Iterator[Case]:
     """The cases of a kernel; those that need the same tensors follow each other."""
     # Where no pair is local there is nothing to be skewed.
     pairs = [pair for pair in product(options.sparsity, options.skew) if pair[0] or pair[1] == options.skew[0]]
-    for shape, tokens in product(options.shapes, options.tokens):
-        if tokens > LONGEST[kernel]:
+    for shape, tokens, batch in product(options.shapes, options.tokens, options.batches):
+        if tokens > LONGEST[kernel] or (kernel != "decode" and batch > 1 and batch * tokens > MOST):
             continue
         if kernel == "mass":
-            yield Case(shape, tokens)
-        elif kernel == "prefill":
-            yield from (Case(shape, tokens, 1, 128, *pair, "gaussian") for pair in pairs)
-            if tokens == WIDE_TOKENS:
-                yield from (Case(shape, tokens, 1, WIDE, WIDE_SPARSITY, skew, "gaussian") for skew in options.skew)
-        else:
-            for batch in options.batches:
-                yield from (Case(shape, tokens, batch, 128, *pair, "gaussian") for pair in pairs)
-                others = [name for name in SUMMARIES if name != "gaussian"]
-                yield from (Case(shape, tokens, batch, 128, PRICED, options.skew[0], name) for name in others)
+            yield Case(shape, tokens, batch)
+            continue
+        yield from (Case(shape, tokens, batch, 128, *pair, "gaussian") for pair in pairs)
+        if kernel == "prefill" and batch == 1 and tokens == WIDE_TOKENS:
+            yield from (Case(shape, tokens, 1, WIDE, WIDE_SPARSITY, skew, "gaussian") for skew in options.skew)
+        if kernel == "decode":
+            others = [name for name in SUMMARIES if name != "gaussian"]
+            yield from (Case(shape, tokens, batch, 128, PRICED, options.skew[0], name) for name in others)

@@ -120,7 +120,7 @@ def prefilling(dim: int, group: int) -> list[Any]:
 def cutting(group: int) -> list[Any]:
     """What goes before the packed attention in Gluon and behind it."""
     shape = {"G": group, "M": packed_hopper.ROWS}
-    planning = {"N": packed_hopper.TILE, "BLOCK": pieces.BLOCK, "GROUPS": 8, "PROGRAMS": 256}
+    planning = {"N": packed_hopper.TILE, "BLOCK": pieces.BLOCK, "GROUPS": 8, "HEADS": 8, "PROGRAMS": 256}
     return [
         compiled(pieces._plan, CUT, shape | planning | {"INT": tl.int32}, 8, 3),
         compiled(pieces._plan, CUT, shape | planning | {"INT": tl.int64}, 8, 3),
@@ -134,8 +134,8 @@ def packed_on_hopper(group: int) -> Any:
     from triton.experimental.gluon._runtime import GluonASTSource
 
     kernel, dim, tile = packed_hopper._packed_hopper, gluon.DIM, packed_hopper.TILE
-    layout = gl.NVMMASharedLayout.get_default_for([1, tile, dim], gl.bfloat16)
-    described = dict.fromkeys(("key", "value"), f"tensordesc<bf16[1,{tile},{dim}],{layout!r}>")
+    layout = gl.NVMMASharedLayout.get_default_for([1, 1, tile, dim], gl.bfloat16)
+    described = dict.fromkeys(("key", "value"), f"tensordesc<bf16[1,1,{tile},{dim}],{layout!r}>")
     types = described | {"query": "*bf16", "output": "*bf16", "bits": "fp32"} | CUT
     constants = {"G": group, "D": dim, "M": packed_hopper.ROWS, "N": tile, "STAGES": packed_hopper.STAGES}
     return compiled(kernel, types, constants | {"num_warps": 4}, 4, 3, GluonASTSource)

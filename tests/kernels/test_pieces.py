@@ -32,17 +32,22 @@ SHARES = st.lists(st.sampled_from([0.0, 0.02, 0.3, 1.0]), min_size=1, max_size=3
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(SHARES, st.integers(1, 300), st.sampled_from([1, 3, 4]), st.integers(2, 9), st.integers(1, 5), st.integers(0, 9))
+@given(
+    SHARES, st.integers(1, 3), st.integers(1, 300), st.sampled_from([1, 3, 4]), st.integers(2, 9), st.integers(1, 5),
+    st.integers(0, 9),
+)  # fmt: skip
 def test_every_step_of_every_row_tile_is_taken_once_in_even_pieces(
-    device, shares, tokens, group, programs, least, seed
+    device, shares, sequences, tokens, group, programs, least, seed
 ) -> None:
     from headscope.kernels import pieces as kernel
 
+    kv_heads = len(shares)
+    shares = [share for s in range(sequences) for share in shares[s:] + shares[:s]]
     pairs, counts = drawn(device, shares, tokens, group, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "LEAST", least)
         patch.setattr(kernel, "BLOCK", 16)
-        pieces = kernel.Pieces.of(pairs, counts, group, M, N, programs)
+        pieces = kernel.Pieces.of(pairs, counts, kv_heads, group, M, N, programs)
     expected = {}
     for g, count in enumerate(counts.tolist()):
         for tile in range(-(-count // M)):
@@ -60,13 +65,16 @@ def test_every_step_of_every_row_tile_is_taken_once_in_even_pieces(
     assert max(sizes) <= max(-(-len(expected) // programs), least)
 
 
-def test_programs_keep_whole_row_tiles_where_there_are_many(device) -> None:
+def test_programs_keep_whole_row_tiles_where_there_are_many_one_sequence_after_the_other(device) -> None:
     from headscope.kernels.pieces import Pieces
 
-    pairs, counts = drawn(device, [1.0] * 4, 256, 4, 0)
-    pieces = Pieces.of(pairs, counts, 4, M, N, 32)
-    cut = sum(until - since < steps for p in range(32) for _, since, until, steps in taken(pieces, p))
-    assert counts.tolist() == [1024] * 4 and cut == 0
+    pairs, counts = drawn(device, [1.0] * 8, 256, 4, 0)
+    pieces = Pieces.of(pairs, counts, 4, 4, M, N, 32)
+    assert counts.tolist() == [1024] * 8
+    for program in range(32):
+        found = [(place, until - since == steps) for place, since, until, steps in taken(pieces, program)]
+        assert all(whole for _, whole in found)
+        assert [int(pieces.order[place]) % 8 // 4 for place, _ in found] == [0] * 8 + [1] * 8
 
 
 @pytest.mark.parametrize(("shares", "programs"), [([0.05, 1.0], 9), ([0.0, 0.02, 0.0, 0.3], 40), ([0.004], 30)])
@@ -77,7 +85,7 @@ def test_merged_parts_are_the_attention_of_the_whole(device, shares, programs) -
     pairs, counts = drawn(device, shares, tokens, group, 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "LEAST", 1)
-        pieces = kernel.Pieces.of(pairs, counts, group, M, N, programs)
+        pieces = kernel.Pieces.of(pairs, counts, kv_heads, group, M, N, programs)
     scores = torch.randn(kv_heads, tokens * group, tokens, device=device) * 4
     values = torch.randn(kv_heads, tokens, D, device=device)
     parts = torch.full((2 * programs, M, D), torch.nan, device=device)

@@ -13,16 +13,17 @@ from headscope.kernels import HALF
 __all__ = [
     "DIM",
     "THERE",
-    "TensorDescriptor",
     "asked",
     "barrier",
     "copy",
     "copy_back",
+    "description",
     "gl",
     "hopper",
     "jit",
     "mbarrier",
     "on_hopper",
+    "readable",
     "warpgroup_mma",
     "warpgroup_mma_wait",
 ]
@@ -69,3 +70,15 @@ def on_hopper(query: Tensor) -> bool:
         and query.stride(-1) == 1
         and query.dtype in HALF
     )
+
+
+def readable(x: Tensor) -> bool:
+    """Whether TMA reads a tensor of half precision, [B, H, T, D], where it is: by multiples of 16 bytes."""
+    strides = x.stride()
+    return strides[3] == 1 and x.data_ptr() % 16 == 0 and all(s > 0 and s % 8 == 0 for s in strides[:3])
+
+
+def description(x: Tensor, block: list[int]) -> "TensorDescriptor":
+    """TMA's description of a tensor that it reads or writes by blocks."""
+    layout = gl.NVMMASharedLayout.get_default_for(block, gl.float16)
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), block, layout)

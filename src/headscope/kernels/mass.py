@@ -56,10 +56,10 @@ def _masses(
 ):  # fmt: skip
     """One tile of rows against all keys that they see. `bits`: factor of the scores times log2(e)."""
     tiles = tl.cdiv(queries * G, M)
-    groups = tl.num_programs(0) // tiles
-    # The last queries see most keys: their tiles start first.
-    tile, group = tiles - 1 - tl.program_id(0) // groups, tl.program_id(0) % groups
-    b, k = (group // kv_heads).to(tl.int64), (group % kv_heads).to(tl.int64)
+    # One sequence after the other, whose keys the L2 cache holds; the last queries see most keys and come first.
+    slot = tl.program_id(0) % (tiles * kv_heads)
+    tile, b = tiles - 1 - slot // kv_heads, (tl.program_id(0) // (tiles * kv_heads)).to(tl.int64)
+    k = (slot % kv_heads).to(tl.int64)
     row = tile * M + tl.arange(0, M)
     head, q = k * G + row % G, tl.minimum(row // G, queries - 1)
     d, n = tl.arange(0, WIDTH), tl.arange(0, N)

@@ -16,15 +16,16 @@ from torch import Tensor
 
 from headscope.kernels import LOG2E
 from headscope.kernels.gluon import (
-    TensorDescriptor,
     asked,
     barrier,
     copy,
+    description,
     gl,
     hopper,
     jit,
     mbarrier,
     on_hopper,
+    readable,
     warpgroup_mma_wait,
 )
 from headscope.kernels.mass_sums import added, added_to_both, log_mass, threads
@@ -35,17 +36,18 @@ PARTS, TILE, STAGES = 4, 128, 3
 
 
 @jit
-def _slot(turn, positions, queries, groups, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+def _slot(turn, positions, queries, groups, kv_heads, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
     """A program's slot of this turn: its group, first row, and key tiles (0: there is no slot)."""
     tiles, programs, program = (queries * G + M - 1) // M, gl.num_programs(0), gl.program_id(0)
     # Forth and back over the programs, so that none always takes the longest of a turn.
     slot = turn * programs + gl.where(turn % 2 == 0, program, programs - 1 - program)
-    # The last rows see most keys: their tiles come first.
-    start = gl.maximum(tiles - 1 - slot // groups, 0) * M
+    # One sequence after the other, whose keys the L2 cache holds; the last rows see most keys: their tiles come first.
+    sequence, back = slot // (tiles * kv_heads), slot % (tiles * kv_heads) // kv_heads
+    start, group = (tiles - 1 - back) * M, sequence * kv_heads + slot % kv_heads
     SIDE: gl.constexpr = triton.next_power_of_2(M)
     row = gl.arange(0, SIDE, layout=gl.BlockedLayout([SIDE // 32], [32], [gl.num_warps()], [0]))
     position = gl.load(positions + gl.minimum((start + gl.minimum(row, M - 1)) // G, queries - 1))
-    return slot % groups, start, gl.where(slot < tiles * groups, gl.max(position, 0) // N + 1, 0)
+    return group, start, gl.where(slot < tiles * groups, gl.max(position, 0) // N + 1, 0)
 
 
 @jit
@@ -62,7 +64,7 @@ def _fetch(key, stages, given, G: tl.constexpr, M: tl.constexpr, N: tl.constexpr
     positions, queries, groups, kv_heads = given
     step = 0
     for turn in range(_turns(queries, groups, G, M)):
-        group, _, tiles = _slot(turn, positions, queries, groups, G, M, N)
+        group, _, tiles = _slot(turn, positions, queries, groups, kv_heads, G, M, N)
         for i in range(tiles):
             s = step % STAGES
             mbarrier.wait(read.index(s), ((step // STAGES) & 1) ^ 1)
@@ -123,7 +125,7 @@ def _add_up(
     lowest = gl.max(gl.max(threads(gl.full([R, N], LOWEST, gl.float32, SCORES)), 1), 2)
     step = 0
     for turn in range(_turns(queries, groups, G, M)):
-        group, start, tiles = _slot(turn, positions, queries, groups, G, M, N)
+        group, start, tiles = _slot(turn, positions, queries, groups, kv_heads, G, M, N)
         if tiles > 0:
             b, k = (group // kv_heads).to(gl.int64), (group % kv_heads).to(gl.int64)
             start += PART * R
@@ -184,17 +186,8 @@ def _masses_hopper(
 
 
 def serves(query: Tensor, key: Tensor) -> bool:
-    """Whether `masses` takes them: head_dim 128 in half precision, keys as TMA reads them, on a Hopper GPU.
-
-    TMA reads from addresses and over strides that are multiples of 16 bytes.
-    """
+    """Whether `masses` takes them: head_dim 128 in half precision, keys as TMA reads them, on a Hopper GPU."""
     return on_hopper(query) and query.dtype == key.dtype and readable(key)
-
-
-def readable(key: Tensor) -> bool:
-    """Whether TMA reads keys [B, K, T, D] of half precision where they are."""
-    strides = key.stride()
-    return strides[3] == 1 and key.data_ptr() % 16 == 0 and all(x > 0 and x % 8 == 0 for x in strides[:3])
 
 
 def write_masses(
@@ -214,12 +207,9 @@ def write_masses(
     """
     (batch, heads, queries, dim), kv_heads = query.shape, key.shape[1]
     groups, group = batch * kv_heads, heads // kv_heads
-    block = [1, 1, TILE, dim]
-    layout = gl.NVMMASharedLayout.get_default_for(block, gl.float16)
     programs = torch.cuda.get_device_properties(query.device).multi_processor_count
     _masses_hopper[(min(programs, triton.cdiv(queries * group, 64 * PARTS) * groups),)](
-        TensorDescriptor(key, list(key.shape), list(key.stride()), block, layout),
-        query, positions, local, bulk, *query.stride()[:3],
+        description(key, [1, 1, TILE, dim]), query, positions, local, bulk, *query.stride()[:3],
         scale * LOG2E, queries, groups, kv_heads, sink, recent,
         group, dim, PARTS, TILE, STAGES, num_warps=4,
     )  # fmt: skip

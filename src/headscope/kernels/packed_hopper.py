@@ -14,15 +14,16 @@ from torch import Tensor
 
 from headscope.kernels.gluon import (
     THERE,
-    TensorDescriptor,
     asked,
     barrier,
     copy,
+    description,
     gl,
     hopper,
     jit,
     mbarrier,
     on_hopper,
+    readable,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
@@ -61,20 +62,21 @@ def _tile(pieces, share, i, groups):
 
 
 @jit
-def _fetch(key, value, stages, pieces, groups, N: tl.constexpr, STAGES: tl.constexpr):
+def _fetch(key, value, stages, pieces, groups, kv_heads, N: tl.constexpr, STAGES: tl.constexpr):
     """The warp that fills the stages; behind the last token, tiles are zeros."""
     keys, values, keys_there, keys_read, values_there, values_read = stages
     share, step = _share(pieces), 0
     for turn in range(share[3]):
         _, group, since, until, _ = _tile(pieces, share, turn, groups)
+        b, k = group // kv_heads, group % kv_heads
         for i in range(since, until):
             s, phase = step % STAGES, ((step // STAGES) & 1) ^ 1
             mbarrier.wait(keys_read.index(s), phase)
             mbarrier.expect(keys_there.index(s), key.block_type.nbytes)
-            copy(key, [group, i * N, 0], keys_there.index(s), keys.index(s))
+            copy(key, [b, k, i * N, 0], keys_there.index(s), keys.index(s))
             mbarrier.wait(values_read.index(s), phase)
             mbarrier.expect(values_there.index(s), value.block_type.nbytes)
-            copy(value, [group, i * N, 0], values_there.index(s), values.index(s))
+            copy(value, [b, k, i * N, 0], values_there.index(s), values.index(s))
             step += 1
 
 
@@ -202,8 +204,8 @@ def _packed_hopper(
     BARRIERS: tl.constexpr = mbarrier.MBarrierLayout()
     upper = gl.allocate_shared_memory(key.dtype, [M // 2, D], HELD)
     lower = gl.allocate_shared_memory(key.dtype, [M // 2, D], HELD)
-    keys = gl.allocate_shared_memory(key.dtype, [STAGES, 1, N, D], key.layout)
-    values = gl.allocate_shared_memory(key.dtype, [STAGES, 1, N, D], value.layout)
+    keys = gl.allocate_shared_memory(key.dtype, [STAGES, 1, 1, N, D], key.layout)
+    values = gl.allocate_shared_memory(key.dtype, [STAGES, 1, 1, N, D], value.layout)
     keys_there = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIERS)
     keys_read = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIERS)
     values_there = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIERS)
@@ -221,7 +223,7 @@ def _packed_hopper(
         [
             (_attend, (0, upper, stages, (pairs, counts, pieces, groups), rows, G, D, M, N, STAGES)),
             (_attend, (1, lower, stages, (pairs, counts, pieces, groups), rows, G, D, M, N, STAGES)),
-            (_fetch, (key, value, stages, pieces, groups, N, STAGES)),
+            (_fetch, (key, value, stages, pieces, groups, kv_heads, N, STAGES)),
         ],
         [4, 1],
         [240, 24],
@@ -229,10 +231,8 @@ def _packed_hopper(
 
 
 def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether `attend_packed` takes them: head_dim 128 in half precision, keys and values without gaps, on a Hopper."""
-    return on_hopper(query) and all(
-        x.dtype == query.dtype and x.is_contiguous() and x.data_ptr() % 16 == 0 for x in (key, value)
-    )
+    """Whether `attend_packed` takes them: head_dim 128 in half precision, as TMA reads keys and values, on a Hopper."""
+    return on_hopper(query) and all(x.dtype == query.dtype and readable(x) for x in (key, value))
 
 
 def attend_packed(
@@ -252,16 +252,13 @@ def attend_packed(
     batch, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
     groups, group = batch * kv_heads, heads // kv_heads
-    # Three dimensions, so that a tile ends with its head.
-    shape, strides, block = [groups, tokens, dim], [tokens * dim, dim, 1], [1, TILE, dim]
-    layout = gl.NVMMASharedLayout.get_default_for(block, gl.float16)
     programs = torch.cuda.get_device_properties(query.device).multi_processor_count - 1
-    pieces = Pieces.of(pairs, counts, group, ROWS, TILE, programs)
+    pieces = Pieces.of(pairs, counts, kv_heads, group, ROWS, TILE, programs)
     parts, part_masses = (
         torch.empty(2 * programs, *x, dtype=torch.float32, device=query.device) for x in ((ROWS, dim), (2, ROWS))
     )
     _packed_hopper[(programs,)](
-        *(TensorDescriptor(x, shape, strides, block, layout) for x in (key, value)),
+        *(description(x, [1, 1, TILE, dim]) for x in (key, value)),
         query, output, pairs, counts, *pieces, parts, part_masses, *query.stride()[:3], *output.stride()[:3],
         scale_bits, tokens * group, groups, kv_heads, group, dim, ROWS, TILE, STAGES, num_warps=4,
     )  # fmt: skip

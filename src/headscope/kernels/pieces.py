@@ -3,8 +3,9 @@
 A row tile takes as many steps as there are tiles of keys that its last row sees. The steps of all row tiles are one
 line, cut into as many even pieces as there are programs (stream-K); a row tile that a cut goes through leaves one part
 for each of its pieces, which `merge` sums. Row tiles follow each other on the line as programs would take them in
-turns, longest first, forth and back: where there are many, programs keep nearly whole ones and read the same keys at
-the same time, from the L2 cache. All of it is found on the GPU, from the long pairs, so that a CUDA graph replays it.
+turns, sequence after sequence, in each longest first, forth and back: where there are many, programs keep nearly whole
+ones and read the same keys at the same time, from the L2 cache. All of it is found on the GPU, from the long pairs, so
+that a CUDA graph replays it.
 
 Shapes: groups = B sequences x K KV heads, T tokens, G query heads of a KV head, D head_dim; M rows, N keys of a tile;
 P programs; BLOCK >= slots that are looked at together; GROUPS >= groups and PROGRAMS > P, powers of two.
@@ -41,7 +42,7 @@ class Pieces(NamedTuple):
     firsts: Tensor
 
     @classmethod
-    def of(cls, pairs: Tensor, counts: Tensor, group: int, m: int, n: int, programs: int) -> "Pieces":
+    def of(cls, pairs: Tensor, counts: Tensor, kv_heads: int, group: int, m: int, n: int, programs: int) -> "Pieces":
         """Cut the work on packed pairs [groups, T G], of which counts [groups] are long; group: G."""
         groups, size = pairs.shape
         tiles = triton.cdiv(size, m)
@@ -49,21 +50,21 @@ class Pieces(NamedTuple):
         order, firsts = (torch.empty(x, dtype=torch.int32, device=pairs.device) for x in (most, programs + 1))
         begins, cuts = (torch.empty(x + 1, dtype=torch.int64, device=pairs.device) for x in (most, programs))
         _plan[(1,)](
-            pairs, counts, order, begins, cuts, firsts, size, groups, programs, LEAST,
-            group, m, n, BLOCK, triton.next_power_of_2(groups), triton.next_power_of_2(programs + 1),
+            pairs, counts, order, begins, cuts, firsts, size, groups, kv_heads, programs, LEAST,
+            group, m, n, BLOCK, *(triton.next_power_of_2(x) for x in (groups, kv_heads, programs + 1)),
             tl.int32 if (tiles + 1) ** 2 < 1 << 31 else tl.int64, num_warps=8,
         )  # fmt: skip
         return cls(order, begins, cuts, firsts)
 
 
 @triton.jit
-def _rank(back, group, tiles, counts, groups, M: tl.constexpr, INT: tl.constexpr):
-    """How many row tiles of all groups come before the one `back` from the end of its group, of so many tiles.
+def _rank(back, group, tiles, counts, start, kv_heads, M: tl.constexpr, INT: tl.constexpr):
+    """How many row tiles of its sequence come before the one `back` from the end of its group, of so many tiles.
 
     Each group's follow each other evenly from the first to the last, so that tiles of a length come together.
     """
     found = back * 0
-    for other in range(groups):
+    for other in range(start, start + kv_heads):
         others = tl.cdiv(tl.load(counts + other), M)
         # Those less far back in their group, and of the groups before this one those as far, too.
         ahead = (back.to(INT) * others + tiles - (other >= group).to(INT)) // tl.maximum(tiles, 1)
@@ -83,37 +84,40 @@ def _place(rank, filled, programs):
 
 @triton.jit
 def _lay(
-    pairs, counts, order, begins, size, most, filled, groups, programs,
-    G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, INT: tl.constexpr,
+    pairs, counts, order, begins, size, filled, groups, kv_heads, programs,
+    G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, HEADS: tl.constexpr, INT: tl.constexpr,
 ):  # fmt: skip
     """Write the order of the row tiles and, in `begins`, the steps that each takes; returns the sum of these."""
-    n, every = tl.arange(0, BLOCK), tl.zeros([], tl.int64)
-    # Slots are the row tiles that all groups would have with as many rows as the largest.
-    for first in range(0, most * groups, BLOCK):
-        group, back = (first + n) % groups, (first + n) // groups
-        count = tl.load(counts + group)
-        tiles = tl.cdiv(count, M)
-        tile, there = tiles - 1 - back, back < tiles
-        place = _place(_rank(back, group, tiles, counts, groups, M, INT), filled, programs)
-        last = group.to(tl.int64) * size + tl.minimum(count, tile * M + M) - 1
-        steps = tl.where(there, tl.load(pairs + last, mask=there, other=0) // G // N + 1, 0).to(tl.int64)
-        tl.store(order + place, tile * groups + group, mask=there)
-        tl.store(begins + place, steps, mask=there)
-        every += tl.sum(steps, 0)
+    n, h, every, before = tl.arange(0, BLOCK), tl.arange(0, HEADS), tl.zeros([], tl.int64), tl.zeros([], tl.int32)
+    for start in range(0, groups, kv_heads):
+        held = tl.cdiv(tl.load(counts + start + h, mask=h < kv_heads, other=0), M)
+        # Slots are the row tiles that the sequence's KV heads would have with as many rows as the largest.
+        for first in range(0, tl.max(held, 0) * kv_heads, BLOCK):
+            group, back = start + (first + n) % kv_heads, (first + n) // kv_heads
+            count = tl.load(counts + group)
+            tiles = tl.cdiv(count, M)
+            tile, there = tiles - 1 - back, back < tiles
+            rank = before + _rank(back, group, tiles, counts, start, kv_heads, M, INT)
+            place = _place(rank, filled, programs)
+            last = group.to(tl.int64) * size + tl.minimum(count, tile * M + M) - 1
+            steps = tl.where(there, tl.load(pairs + last, mask=there, other=0) // G // N + 1, 0).to(tl.int64)
+            tl.store(order + place, tile * groups + group, mask=there)
+            tl.store(begins + place, steps, mask=there)
+            every += tl.sum(steps, 0)
+        before += tl.sum(held, 0)
     return every
 
 
-@triton.jit(do_not_specialize=["size", "groups", "programs", "least"])
+@triton.jit(do_not_specialize=["size", "groups", "kv_heads", "programs", "least"])
 def _plan(
-    pairs, counts, order, begins, cuts, firsts, size, groups, programs, least,
-    G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, GROUPS: tl.constexpr,
+    pairs, counts, order, begins, cuts, firsts, size, groups, kv_heads, programs, least,
+    G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, GROUPS: tl.constexpr, HEADS: tl.constexpr,
     PROGRAMS: tl.constexpr, INT: tl.constexpr,
 ):  # fmt: skip
     """Lay out the line and cut it, by one program. size: T G."""
     g, n, p = tl.arange(0, GROUPS), tl.arange(0, BLOCK), tl.arange(0, PROGRAMS)
-    tiles = tl.cdiv(tl.load(counts + g, mask=g < groups, other=0), M)
-    most, filled = tl.max(tiles, 0), tl.sum(tiles, 0)
-    every = _lay(pairs, counts, order, begins, size, most, filled, groups, programs, G, M, N, BLOCK, INT)
+    filled = tl.sum(tl.cdiv(tl.load(counts + g, mask=g < groups, other=0), M), 0)
+    every = _lay(pairs, counts, order, begins, size, filled, groups, kv_heads, programs, G, M, N, BLOCK, HEADS, INT)
     piece = tl.maximum(tl.cdiv(every, programs), least)
     tl.store(begins + filled, every)
     tl.store(cuts + p, tl.minimum(p * piece, every), mask=p <= programs)

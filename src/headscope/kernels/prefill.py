@@ -24,17 +24,20 @@ from headscope.kernels.windows import SINKS, attend_windows, rows, window_tiling
 def _packed(
     query, key, value, output, pairs, counts,
     query_b, query_h, query_t, key_b, key_h, key_t, out_b, out_h, out_t,
-    bits, tokens, groups, kv_heads,
+    bits, tokens, kv_heads,
     G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Attention of M long rows of one KV head, which need be no neighbours, over all keys that they see.
 
     A program has a row tile: with few of them some wait for the longest, which only `packed_hopper` cuts.
     """
-    group = tl.program_id(0) % groups
+    # One sequence after the other, whose keys the L2 cache holds; the last rows see most keys: their tiles come first.
+    slots = tl.cdiv(tokens * G, M) * kv_heads
+    slot = tl.program_id(0) % slots
+    group = tl.program_id(0) // slots * kv_heads + slot % kv_heads
     count = tl.load(counts + group)
-    # The last rows see most keys: their tiles start first. Programs beyond the last tile have nothing to do.
-    tile = tl.cdiv(count, M) - 1 - tl.program_id(0) // groups
+    # Programs beyond the last tile have nothing to do.
+    tile = tl.cdiv(count, M) - 1 - slot // kv_heads
     if tile >= 0:
         i, d, n = tile * M + tl.arange(0, M), tl.arange(0, WIDTH), tl.arange(0, N)
         wide = (d < D)[None, :]
@@ -101,7 +104,8 @@ def prefill(
     groups, group, width = batch * kv_heads, heads // kv_heads, padded(dim)
     window_m, window_n, window_warps, window_stages = window_tiling(width)
     m, n, warps, stages = tiling(width)
-    output = torch.empty(batch, heads, tokens, dim, dtype=query.dtype, device=query.device)
+    # Tokens before heads, as models go on with it.
+    output = torch.empty(batch, tokens, heads, dim, dtype=query.dtype, device=query.device).transpose(1, 2)
     long = torch.empty(groups, tokens * group, dtype=torch.bool, device=query.device)
     strides = *query.stride()[:3], *key.stride()[:3], *output.stride()[:3]
     pairs, bits = tokens * group, scale * LOG2E
@@ -121,6 +125,6 @@ def prefill(
     else:
         _packed[(triton.cdiv(pairs, m) * groups,)](
             query, key, value, output, *found,
-            *strides, bits, tokens, groups, kv_heads, group, dim, width, m, n, stages, num_warps=warps,
+            *strides, bits, tokens, kv_heads, group, dim, width, m, n, stages, num_warps=warps,
         )  # fmt: skip
     return Decoded(output, long.view(batch, kv_heads, tokens, group).transpose(2, 3).reshape(batch, heads, tokens))

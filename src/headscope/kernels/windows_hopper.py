@@ -17,20 +17,20 @@ import triton.language as tl
 from torch import Tensor
 
 from headscope.kernels.gluon import (
-    TensorDescriptor,
     asked,
     barrier,
     copy,
     copy_back,
+    description,
     gl,
     hopper,
     jit,
     mbarrier,
     on_hopper,
+    readable,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from headscope.kernels.mass_hopper import readable
 from headscope.kernels.prefix import Prefix
 from headscope.kernels.windows import SINKS
 from headscope.kernels.windows_rows import (
@@ -250,7 +250,7 @@ def write_windows(
         query: rotated, [B, H, T, D].
         key: rotated, [B, K, T, D].
         value: [B, K, T, D].
-        output: without gaps.
+        output: without gaps in D.
         long: int8 [B K, T G].
         prefix: summaries of the keys.
         rule: thresholds [B, H], slopes [H] and offsets [H], without gaps.
@@ -266,21 +266,15 @@ def write_windows(
     grouped = [x.view(batch, kv_heads, group, tokens, dim) for x in (query, output)]
     square = prefix.covariance.view(-1, dim)
     tile, sinks = [1, 1, TILE, dim], [1, 1, SINKS, dim]
-    described = [_described(x, [1, 1, power, R // power, dim]) for x in grouped]
-    described += [_described(x, tile) for x in (key, value)]
+    described = [description(x, [1, 1, power, R // power, dim]) for x in grouped]
+    described += [description(x, tile) for x in (key, value)]
     # Nor a key behind the sinks, whose value might be NaN.
-    described += [_described(x[:, :, :sink], sinks) for x in (key, value)]
+    described += [description(x[:, :, :sink], sinks) for x in (key, value)]
     programs = torch.cuda.get_device_properties(query.device).multi_processor_count
     slots = triton.cdiv(tokens, PARTS * R // power) * batch * kv_heads
     _windows_hopper[(min(programs, slots),)](
-        *described, _described(square, [dim, dim]),
+        *described, description(square, [dim, dim]),
         prefix.meets, prefix.mean, *rule, long if forced is None else forced, long,
         scale_bits, tokens, batch * kv_heads, kv_heads, summaries, sink, recent,
         group, power, R // power, PARTS, TILE, dim, STAGES, SINKS, forced is not None, num_warps=4,
     )  # fmt: skip
-
-
-def _described(x: Tensor, block: list[int]) -> TensorDescriptor:
-    """TMA's description of a tensor that it reads or writes by blocks."""
-    layout = gl.NVMMASharedLayout.get_default_for(block, gl.float16)
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), block, layout)

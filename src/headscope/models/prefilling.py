@@ -56,7 +56,8 @@ class Prefilling:
         self._length, device = length, model.get_input_embeddings().weight.device
         # Rows without padding go together, others one by one, each from its own first key on.
         rows = [(slice(b, b + 1), first) for b, first in enumerate(first_keys)]
-        rows = rows if any(first_keys) else [(slice(None), 0)]
+        self._padded = any(first_keys)
+        rows = rows if self._padded else [(slice(None), 0)]
         self._rows = [(some, first, self._starts(length - first).to(device)) for some, first in rows]
         position = torch.arange(length) - torch.tensor(first_keys)[:, None]
         self._counted = (self._window.bulk_size(position) > 0).to(device)
@@ -75,15 +76,21 @@ class Prefilling:
             key: rotated, [B, K, T or more, D]; what a static cache holds behind the prompt is not looked at.
             value: the same of the values.
         """
-        # In the query's memory format, tokens before heads, which is what the model goes on with.
-        output, long = torch.zeros_like(query), torch.zeros(query.shape[:3], dtype=torch.bool, device=query.device)
+        parts = []
         for rows, first, starts in self._rows:
             some = rows, slice(None), slice(first, self._length)
-            found = self._decided(layer, query[some], key[some], value[some], starts.to(query.device))
-            output[some], long[some] = found.output, found.long
+            parts.append(self._decided(layer, query[some], key[some], value[some], starts.to(query.device)))
+        found = self._together(query, parts) if self._padded else parts[0]
         self._counted = self._counted.to(query.device)
-        self.counts.add(layer, long, key.shape[1], self._counted)
-        return output
+        self.counts.add(layer, found.long, key.shape[1], self._counted)
+        return found.output
+
+    def _together(self, query: Tensor, parts: Sequence[Decoded]) -> Decoded:
+        # In the query's memory format, tokens before heads, which is what the model goes on with.
+        output, long = torch.zeros_like(query), torch.zeros(query.shape[:3], dtype=torch.bool, device=query.device)
+        for (rows, first, _), part in zip(self._rows, parts, strict=True):
+            output[rows, :, first:], long[rows, :, first:] = part.output, part.long
+        return Decoded(output, long)
 
     def _decided(self, layer: int, query: Tensor, key: Tensor, value: Tensor, starts: Tensor) -> Decoded:
         rows, heads = query.shape[:2]
@@ -100,8 +107,6 @@ def _by_kernels(
 
     # Triton launches on the current GPU, which may not be this layer's.
     with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]
-        # Part of a static cache has gaps, with which the kernel for Hopper GPUs does not serve.
-        key, value = key.contiguous(), value.contiguous()
         prefix = Prefix.of(key, starts, window.sink, window.recent)
         return prefill(query, key, value, prefix, rule, window.sink, window.recent, scale)
 
