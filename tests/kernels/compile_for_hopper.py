@@ -33,7 +33,7 @@ from headscope.kernels.windows import SINKS, attend_windows, window_tiling
 JOINING = dict.fromkeys(("key_means", "value_means"), "*bf16")
 JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
 JOINED = ("D", "WIDTH", "C", "CENTRES", "PAGE", "COLUMNS", "PRECISION")
-CUT = dict.fromkeys(("pairs", "counts", "order", "firsts"), "*i32") | dict.fromkeys(("begins", "cuts"), "*i64")
+CUT = dict.fromkeys(("pairs", "counts", "order", "firsts", "lines"), "*i32") | dict.fromkeys(("begins", "cuts"), "*i64")
 CUT |= dict.fromkeys(("parts", "part_masses"), "*fp32")
 SHARED = 227 * 1024
 """Bytes of shared memory that a program may have."""

@@ -40,19 +40,19 @@ FIRST = tl.constexpr(-1.0e20)
 
 
 @jit
-def _share(pieces):
-    """Where this program's piece of the line starts and stops, its first row tile, and how many it touches."""
-    _, begins, cuts, firsts = pieces
-    program = gl.program_id(0)
-    start, stop = gl.load(cuts + program), gl.load(cuts + program + 1)
-    first, after = gl.load(firsts + program), gl.load(firsts + program + 1)
+def _share(pieces, line):
+    """Where this program's piece of a line starts and stops, its first row tile, and how many it touches."""
+    _, begins, cuts, firsts, _ = pieces
+    at = line * (gl.num_programs(0) + 1) + gl.program_id(0)
+    start, stop = gl.load(cuts + at), gl.load(cuts + at + 1)
+    first, after = gl.load(firsts + at), gl.load(firsts + at + 1)
     return start, stop, first, after - first + (gl.load(begins + after) < stop).to(gl.int32)
 
 
 @jit
 def _tile(pieces, share, i, groups):
     """The i-th row tile of a share: its number, group, the piece's key tiles from and to, and all that it takes."""
-    order, begins, _, _ = pieces
+    order, begins, _, _, _ = pieces
     start, stop, first, number = share
     # Whole row tiles first, so that programs read the same keys at the same time.
     place = first + (i + 1) % number
@@ -65,19 +65,21 @@ def _tile(pieces, share, i, groups):
 def _fetch(key, value, stages, pieces, groups, kv_heads, N: tl.constexpr, STAGES: tl.constexpr):
     """The warp that fills the stages; behind the last token, tiles are zeros."""
     keys, values, keys_there, keys_read, values_there, values_read = stages
-    share, step = _share(pieces), 0
-    for turn in range(share[3]):
-        _, group, since, until, _ = _tile(pieces, share, turn, groups)
-        b, k = group // kv_heads, group % kv_heads
-        for i in range(since, until):
-            s, phase = step % STAGES, ((step // STAGES) & 1) ^ 1
-            mbarrier.wait(keys_read.index(s), phase)
-            mbarrier.expect(keys_there.index(s), key.block_type.nbytes)
-            copy(key, [b, k, i * N, 0], keys_there.index(s), keys.index(s))
-            mbarrier.wait(values_read.index(s), phase)
-            mbarrier.expect(values_there.index(s), value.block_type.nbytes)
-            copy(value, [b, k, i * N, 0], values_there.index(s), values.index(s))
-            step += 1
+    step = 0
+    for line in range(gl.load(pieces[4])):
+        share = _share(pieces, line)
+        for turn in range(share[3]):
+            _, group, since, until, _ = _tile(pieces, share, turn, groups)
+            b, k = group // kv_heads, group % kv_heads
+            for i in range(since, until):
+                s, phase = step % STAGES, ((step // STAGES) & 1) ^ 1
+                mbarrier.wait(keys_read.index(s), phase)
+                mbarrier.expect(keys_there.index(s), key.block_type.nbytes)
+                copy(key, [b, k, i * N, 0], keys_there.index(s), keys.index(s))
+                mbarrier.wait(values_read.index(s), phase)
+                mbarrier.expect(values_there.index(s), value.block_type.nbytes)
+                copy(value, [b, k, i * N, 0], values_there.index(s), values.index(s))
+                step += 1
 
 
 @jit
@@ -119,7 +121,7 @@ def _write(
 ):  # fmt: skip
     """Write the output of a whole row tile's half, or leave a part for `merge`; first: the part with the first key."""
     output, strides, parts, part_masses = outputs
-    tile, half, group, of, count = at
+    line, tile, half, group, of, count = at
     d = gl.expand_dims(gl.arange(0, D, layout=gl.SliceLayout(0, MEMORY)), 0)
     r = half + gl.arange(0, R, layout=gl.SliceLayout(1, MEMORY))
     if whole:
@@ -131,7 +133,7 @@ def _write(
         found = gl.convert_layout(result, MEMORY).to(output.dtype.element_ty)
         gl.store(output + to + d, found, mask=gl.expand_dims(i < count, 1))
     else:
-        part = 2 * gl.program_id(0) + first.to(gl.int32)
+        part = 2 * (line * gl.num_programs(0) + gl.program_id(0)) + first.to(gl.int32)
         gl.store(parts + gl.expand_dims(part * M + r, 1) * D + d, gl.convert_layout(result, MEMORY))
         masses = part_masses + part * 2 * M + half + gl.arange(0, R, layout=top.type.layout)
         gl.store(masses, top)
@@ -151,51 +153,53 @@ def _attend(
     SCORES: tl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 16])
     RESULT: tl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 16])
     d = gl.expand_dims(gl.arange(0, D, layout=gl.SliceLayout(0, MEMORY)), 0)
-    share, step = _share(pieces), 0
-    for turn in range(share[3]):
-        tile, group, since, until, tiles = _tile(pieces, share, turn, groups)
-        start, of, count = tile * M + PART * R, pairs + group.to(gl.int64) * size, gl.load(counts + group)
-        i = start + gl.arange(0, R, layout=gl.SliceLayout(1, MEMORY))
-        pair = gl.load(of + gl.minimum(i, count - 1))
-        at = offsets(pair, group, kv_heads, query_strides[0], query_strides[1], query_strides[2], G)
-        held.store(gl.load(query + gl.expand_dims(at, 1) + d))
-        hopper.fence_async_shared()
-        barrier()
-        i = start + gl.arange(0, R, layout=gl.SliceLayout(1, SCORES))
-        seen = gl.load(of + gl.minimum(i, count - 1)) // G + 1
-        top = gl.full([R], FIRST, gl.float32, gl.SliceLayout(1, SCORES))
-        total, result = gl.zeros_like(top), gl.zeros([R, D], gl.float32, RESULT)
-        scores = asked(held, keys, keys_there, step, N, D, STAGES, SCORES)
-        scores = warpgroup_mma_wait(0, deps=[scores])
-        mbarrier.arrive(keys_read.index(step % STAGES), count=1)
-        found, top, total, _ = _weights(scores, top, total, bits, seen, since * N, True, N, SCORES)
-        weights = gl.convert_layout(found.to(held.dtype), gl.DotOperandLayout(0, RESULT, 2))
-        step += 1
-        # Key tiles that all rows see end where the first row's do.
-        whole = (gl.load(of + tile * M) // G + 1) // N
-        whole = gl.minimum(gl.maximum(whole, since + 1), until)
-        for n in range(since + 1, whole):
-            weights, result, top, total = _step(
-                held, stages, step, n, weights, result, top, total, bits, seen, False, N, D, STAGES, SCORES, RESULT
-            )
+    step = 0
+    for line in range(gl.load(pieces[4])):
+        share = _share(pieces, line)
+        for turn in range(share[3]):
+            tile, group, since, until, tiles = _tile(pieces, share, turn, groups)
+            start, of, count = tile * M + PART * R, pairs + group.to(gl.int64) * size, gl.load(counts + group)
+            i = start + gl.arange(0, R, layout=gl.SliceLayout(1, MEMORY))
+            pair = gl.load(of + gl.minimum(i, count - 1))
+            at = offsets(pair, group, kv_heads, query_strides[0], query_strides[1], query_strides[2], G)
+            held.store(gl.load(query + gl.expand_dims(at, 1) + d))
+            hopper.fence_async_shared()
+            barrier()
+            i = start + gl.arange(0, R, layout=gl.SliceLayout(1, SCORES))
+            seen = gl.load(of + gl.minimum(i, count - 1)) // G + 1
+            top = gl.full([R], FIRST, gl.float32, gl.SliceLayout(1, SCORES))
+            total, result = gl.zeros_like(top), gl.zeros([R, D], gl.float32, RESULT)
+            scores = asked(held, keys, keys_there, step, N, D, STAGES, SCORES)
+            scores = warpgroup_mma_wait(0, deps=[scores])
+            mbarrier.arrive(keys_read.index(step % STAGES), count=1)
+            found, top, total, _ = _weights(scores, top, total, bits, seen, since * N, True, N, SCORES)
+            weights = gl.convert_layout(found.to(held.dtype), gl.DotOperandLayout(0, RESULT, 2))
             step += 1
-        for n in range(whole, until):
-            weights, result, top, total = _step(
-                held, stages, step, n, weights, result, top, total, bits, seen, True, N, D, STAGES, SCORES, RESULT
-            )
-            step += 1
-        s = (step - 1) % STAGES
-        mbarrier.wait(values_there.index(s), ((step - 1) // STAGES) & 1)
-        result = warpgroup_mma(weights, values.index(s).reshape([N, D]), result, is_async=True)
-        result = warpgroup_mma_wait(0, deps=[result])
-        mbarrier.arrive(values_read.index(s), count=1)
-        at = tile, PART * R, group, of, count
-        _write(outputs, at, result, top, total, until - since == tiles, since == 0, kv_heads, G, D, M, R, RESULT)
+            # Key tiles that all rows see end where the first row's do.
+            whole = (gl.load(of + tile * M) // G + 1) // N
+            whole = gl.minimum(gl.maximum(whole, since + 1), until)
+            for n in range(since + 1, whole):
+                weights, result, top, total = _step(
+                    held, stages, step, n, weights, result, top, total, bits, seen, False, N, D, STAGES, SCORES, RESULT
+                )
+                step += 1
+            for n in range(whole, until):
+                weights, result, top, total = _step(
+                    held, stages, step, n, weights, result, top, total, bits, seen, True, N, D, STAGES, SCORES, RESULT
+                )
+                step += 1
+            s = (step - 1) % STAGES
+            mbarrier.wait(values_there.index(s), ((step - 1) // STAGES) & 1)
+            result = warpgroup_mma(weights, values.index(s).reshape([N, D]), result, is_async=True)
+            result = warpgroup_mma_wait(0, deps=[result])
+            mbarrier.arrive(values_read.index(s), count=1)
+            at = line, tile, PART * R, group, of, count
+            _write(outputs, at, result, top, total, until - since == tiles, since == 0, kv_heads, G, D, M, R, RESULT)
 
 
 @jit(do_not_specialize=["size", "groups", "kv_heads"])
 def _packed_hopper(
-    key, value, query, output, pairs, counts, order, begins, cuts, firsts, parts, part_masses,
+    key, value, query, output, pairs, counts, order, begins, cuts, firsts, lines, parts, part_masses,
     query_b, query_h, query_t, out_b, out_h, out_t, bits, size, groups, kv_heads,
     G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr, num_warps: tl.constexpr,
 ):  # fmt: skip
@@ -216,7 +220,7 @@ def _packed_hopper(
         mbarrier.init(values_there.index(s), count=1)
         mbarrier.init(values_read.index(s), count=2)
     stages = keys, values, keys_there, keys_read, values_there, values_read
-    pieces = order, begins, cuts, firsts
+    pieces = order, begins, cuts, firsts, lines
     outputs = output, (out_b, out_h, out_t), parts, part_masses
     rows = query, (query_b, query_h, query_t), outputs, bits, size, kv_heads
     gl.warp_specialize(
@@ -254,15 +258,17 @@ def attend_packed(
     groups, group = batch * kv_heads, heads // kv_heads
     programs = torch.cuda.get_device_properties(query.device).multi_processor_count - 1
     pieces = Pieces.of(pairs, counts, kv_heads, group, ROWS, TILE, programs)
+    lines = len(pieces.cuts)
     parts, part_masses = (
-        torch.empty(2 * programs, *x, dtype=torch.float32, device=query.device) for x in ((ROWS, dim), (2, ROWS))
+        torch.empty(2 * lines * programs, *x, dtype=torch.float32, device=query.device)
+        for x in ((ROWS, dim), (2, ROWS))
     )
     _packed_hopper[(programs,)](
         *(description(x, [1, 1, TILE, dim]) for x in (key, value)),
         query, output, pairs, counts, *pieces, parts, part_masses, *query.stride()[:3], *output.stride()[:3],
         scale_bits, tokens * group, groups, kv_heads, group, dim, ROWS, TILE, STAGES, num_warps=4,
     )  # fmt: skip
-    merge[(programs - 1, ROWS // SLICE)](
+    merge[(lines * (programs - 1), ROWS // SLICE)](
         pairs, counts, *pieces, parts, part_masses, output, *output.stride()[:3], tokens * group, groups, kv_heads,
-        group, dim, ROWS, SLICE,
+        programs, group, dim, ROWS, SLICE,
     )  # fmt: skip

@@ -4,11 +4,13 @@ A row tile takes as many steps as there are tiles of keys that its last row sees
 line, cut into as many even pieces as there are programs (stream-K); a row tile that a cut goes through leaves one part
 for each of its pieces, which `merge` sums. Row tiles follow each other on the line as programs would take them in
 turns, sequence after sequence, in each longest first, forth and back: where there are many, programs keep nearly whole
-ones and read the same keys at the same time, from the L2 cache. All of it is found on the GPU, from the long pairs, so
-that a CUDA graph replays it.
+ones and read the same keys at the same time, from the L2 cache. Over many turns they would drift apart: a batch has as
+many lines as its work is worth, of some sequences each, and programs end each of them together. All of it is found on
+the GPU, from the long pairs, so that a CUDA graph replays it.
 
 Shapes: groups = B sequences x K KV heads, T tokens, G query heads of a KV head, D head_dim; M rows, N keys of a tile;
-P programs; BLOCK >= slots that are looked at together; GROUPS >= groups and PROGRAMS > P, powers of two.
+P programs, L lines at most; BLOCK >= slots that are looked at together; GROUPS >= groups, HEADS >= K and PROGRAMS > P,
+powers of two.
 """
 
 from typing import NamedTuple
@@ -22,6 +24,8 @@ from headscope.kernels.windows import rows
 
 LEAST = 16
 """Steps of a piece at least, where there are so many."""
+LINES, WORTH = 8, 64
+"""L for large batches, and steps of each program that a line more is worth."""
 BLOCK, SLICE = 1024, 16
 """Slots that are planned, and rows that are merged, at a time."""
 
@@ -30,31 +34,37 @@ class Pieces(NamedTuple):
     """The line of steps and its cuts.
 
     Attributes:
-        order: which row tile, tile x groups + group, comes when on the line, int32 [row tiles].
-        begins: the first step of each of them, and the number of steps behind the last, int64 [row tiles + 1].
-        cuts: the first step of each program, and the number of steps behind the last, int64 [P + 1].
-        firsts: the place on the line of the row tile that a cut lies in, or that begins there, int32 [P + 1].
+        order: which row tile, tile x groups + group, comes when on its line, int32 [row tiles + L]: line after line,
+            and behind each of them a place that none has.
+        begins: the first step of each of them, and behind each line the number of its steps, int64 [row tiles + L].
+        cuts: the first step of each program in each line, and the number of steps behind the last, int64 [L, P + 1].
+        firsts: the place of the row tile that a cut lies in, or that begins there, int32 [L, P + 1].
+        lines: how many there are, int32 [1]; of the others nothing is written.
     """
 
     order: Tensor
     begins: Tensor
     cuts: Tensor
     firsts: Tensor
+    lines: Tensor
 
     @classmethod
     def of(cls, pairs: Tensor, counts: Tensor, kv_heads: int, group: int, m: int, n: int, programs: int) -> "Pieces":
         """Cut the work on packed pairs [groups, T G], of which counts [groups] are long; group: G."""
         groups, size = pairs.shape
-        tiles = triton.cdiv(size, m)
-        most = tiles * groups
-        order, firsts = (torch.empty(x, dtype=torch.int32, device=pairs.device) for x in (most, programs + 1))
-        begins, cuts = (torch.empty(x + 1, dtype=torch.int64, device=pairs.device) for x in (most, programs))
-        _plan[(1,)](
-            pairs, counts, order, begins, cuts, firsts, size, groups, kv_heads, programs, LEAST,
+        tiles, most = triton.cdiv(size, m), min(groups // kv_heads, LINES)
+
+        def made(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=pairs.device)
+
+        places, cuts = tiles * groups + most, (most, programs + 1)
+        found = cls(made(places), made(places, dtype=torch.int64), made(*cuts, dtype=torch.int64), made(*cuts), made(1))
+        _plan[(most,)](
+            pairs, counts, *found, size, groups, kv_heads, programs, LEAST, WORTH,
             group, m, n, BLOCK, *(triton.next_power_of_2(x) for x in (groups, kv_heads, programs + 1)),
             tl.int32 if (tiles + 1) ** 2 < 1 << 31 else tl.int64, num_warps=8,
         )  # fmt: skip
-        return cls(order, begins, cuts, firsts)
+        return found
 
 
 @triton.jit
@@ -84,20 +94,20 @@ def _place(rank, filled, programs):
 
 @triton.jit
 def _lay(
-    pairs, counts, order, begins, size, filled, groups, kv_heads, programs,
+    pairs, counts, order, begins, size, filled, start, stop, groups, kv_heads, programs,
     G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, HEADS: tl.constexpr, INT: tl.constexpr,
 ):  # fmt: skip
-    """Write the order of the row tiles and, in `begins`, the steps that each takes; returns the sum of these."""
+    """Write a line of the groups from start to stop, and in `begins` the steps of each row tile; returns their sum."""
     n, h, every, before = tl.arange(0, BLOCK), tl.arange(0, HEADS), tl.zeros([], tl.int64), tl.zeros([], tl.int32)
-    for start in range(0, groups, kv_heads):
-        held = tl.cdiv(tl.load(counts + start + h, mask=h < kv_heads, other=0), M)
+    for sequence in range(start, stop, kv_heads):
+        held = tl.cdiv(tl.load(counts + sequence + h, mask=h < kv_heads, other=0), M)
         # Slots are the row tiles that the sequence's KV heads would have with as many rows as the largest.
         for first in range(0, tl.max(held, 0) * kv_heads, BLOCK):
-            group, back = start + (first + n) % kv_heads, (first + n) // kv_heads
+            group, back = sequence + (first + n) % kv_heads, (first + n) // kv_heads
             count = tl.load(counts + group)
             tiles = tl.cdiv(count, M)
             tile, there = tiles - 1 - back, back < tiles
-            rank = before + _rank(back, group, tiles, counts, start, kv_heads, M, INT)
+            rank = before + _rank(back, group, tiles, counts, sequence, kv_heads, M, INT)
             place = _place(rank, filled, programs)
             last = group.to(tl.int64) * size + tl.minimum(count, tile * M + M) - 1
             steps = tl.where(there, tl.load(pairs + last, mask=there, other=0) // G // N + 1, 0).to(tl.int64)
@@ -108,55 +118,80 @@ def _lay(
     return every
 
 
-@triton.jit(do_not_specialize=["size", "groups", "kv_heads", "programs", "least"])
-def _plan(
-    pairs, counts, order, begins, cuts, firsts, size, groups, kv_heads, programs, least,
-    G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, GROUPS: tl.constexpr, HEADS: tl.constexpr,
-    PROGRAMS: tl.constexpr, INT: tl.constexpr,
-):  # fmt: skip
-    """Lay out the line and cut it, by one program. size: T G."""
-    g, n, p = tl.arange(0, GROUPS), tl.arange(0, BLOCK), tl.arange(0, PROGRAMS)
-    filled = tl.sum(tl.cdiv(tl.load(counts + g, mask=g < groups, other=0), M), 0)
-    every = _lay(pairs, counts, order, begins, size, filled, groups, kv_heads, programs, G, M, N, BLOCK, HEADS, INT)
-    piece = tl.maximum(tl.cdiv(every, programs), least)
-    tl.store(begins + filled, every)
+@triton.jit
+def _cut(begins, cuts, firsts, place, filled, every, programs, least, BLOCK: tl.constexpr, PROGRAMS: tl.constexpr):
+    """Cut a line of so many row tiles and steps, the first at a place; makes sums of the steps in `begins`."""
+    n, p, piece = tl.arange(0, BLOCK), tl.arange(0, PROGRAMS), tl.maximum(tl.cdiv(every, programs), least)
     tl.store(cuts + p, tl.minimum(p * piece, every), mask=p <= programs)
-    tl.store(firsts + p, filled, mask=(p <= programs) & (p * piece >= every))
-    # Other threads wrote the steps that now become sums.
-    tl.debug_barrier()
+    tl.store(firsts + p, place + filled, mask=(p <= programs) & (p * piece >= every))
     end = tl.zeros([], tl.int64)
     for first in range(0, filled, BLOCK):
         there = first + n < filled
-        steps = tl.load(begins + first + n, mask=there, other=0)
+        steps = tl.load(begins + place + first + n, mask=there, other=0)
         ends = end + tl.cumsum(steps, 0)
-        tl.store(begins + first + n, ends - steps, mask=there)
+        tl.store(begins + place + first + n, ends - steps, mask=there)
         cut = tl.cdiv(ends - steps, piece)
         for _ in range(tl.max(steps, 0) // piece + 1):
-            tl.store(firsts + cut, first + n, mask=cut * piece < ends)
+            tl.store(firsts + cut, place + first + n, mask=cut * piece < ends)
             cut += 1
         end += tl.sum(steps, 0)
+    tl.store(begins + place + filled, every)
 
 
-@triton.jit(do_not_specialize=["size", "groups", "kv_heads"])
+@triton.jit(do_not_specialize=["size", "groups", "kv_heads", "programs", "least", "worth"])
+def _plan(
+    pairs, counts, order, begins, cuts, firsts, lines, size, groups, kv_heads, programs, least, worth,
+    G: tl.constexpr, M: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, GROUPS: tl.constexpr, HEADS: tl.constexpr,
+    PROGRAMS: tl.constexpr, INT: tl.constexpr,
+):  # fmt: skip
+    """Lay out this program's line and cut it. size: T G."""
+    g, line = tl.arange(0, GROUPS), tl.program_id(0)
+    tiles = tl.cdiv(tl.load(counts + g, mask=g < groups, other=0), M)
+    # As if every row tile saw half of the keys.
+    steps = tl.sum(tiles, 0).to(tl.int64) * (size // G // N + 1) // 2
+    number = tl.minimum(tl.maximum(steps // (programs * worth), 1), tl.num_programs(0)).to(tl.int32)
+    shared = tl.cdiv(groups // kv_heads, number) * kv_heads
+    number = tl.cdiv(groups, shared)
+    tl.store(lines, number, mask=line == 0)
+    if line < number:
+        start, stop = line * shared, tl.minimum(line * shared + shared, groups)
+        place = tl.sum(tl.where(g < start, tiles, 0), 0) + line
+        filled = tl.sum(tl.where((g >= start) & (g < stop), tiles, 0), 0)
+        every = _lay(
+            pairs, counts, order + place, begins + place, size, filled, start, stop, groups, kv_heads, programs,
+            G, M, N, BLOCK, HEADS, INT,
+        )  # fmt: skip
+        # Other threads wrote the steps that now become sums.
+        tl.debug_barrier()
+        at = line * (programs + 1)
+        _cut(begins, cuts + at, firsts + at, place, filled, every, programs, least, BLOCK, PROGRAMS)
+
+
+@triton.jit(do_not_specialize=["size", "groups", "kv_heads", "programs"])
 def merge(
-    pairs, counts, order, begins, cuts, firsts, parts, part_masses, output, out_b, out_h, out_t, size, groups, kv_heads,
+    pairs, counts, order, begins, cuts, firsts, lines, parts, part_masses, output,
+    out_b, out_h, out_t, size, groups, kv_heads, programs,
     G: tl.constexpr, D: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Write some rows of the row tile whose first cut is this program's, if it has one.
+    """Write some rows of the row tile whose first cut in a line is this program's, if it has one.
 
-    A program's part of the row tile that it begins in is number 2 program, of the one that it ends in 2 program + 1.
-    parts: sums, not yet divided, [2 P, M, D]; part_masses: their maxima and totals, [2 P, 2, M].
+    A piece's part of the row tile that it begins in is number 2 piece, of the one that it ends in 2 piece + 1, where
+    piece = line P + program. parts: sums, not yet divided, [2 L P, M, D]; part_masses: their maxima and totals,
+    [2 L P, 2, M].
     """
-    program = tl.program_id(0) + 1
-    cut, place = tl.load(cuts + program), tl.load(firsts + program)
-    begin = tl.load(begins + place)
-    if (begin < cut) & (tl.load(cuts + program - 1) <= begin):
+    line, program = tl.program_id(0) // (programs - 1), tl.program_id(0) % (programs - 1) + 1
+    cuts += line * (programs + 1)
+    firsts += line * (programs + 1)
+    there = line < tl.load(lines)
+    cut, place = tl.load(cuts + program, mask=there, other=0), tl.load(firsts + program, mask=there, other=0)
+    begin = tl.load(begins + place, mask=there, other=0)
+    if (begin < cut) & (tl.load(cuts + program - 1, mask=there, other=0) <= begin):
         end, found = tl.load(begins + place + 1), tl.load(order + place)
         group, tile = found % groups, found // groups
         r, d = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, D)
         top, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
         sums = tl.zeros([ROWS, D], tl.float32)
-        part = 2 * program - 1
+        part = 2 * (line * programs + program) - 1
         while part >= 0:
             tops = tl.load(part_masses + part * 2 * M + r)
             # The first part has the first key, so that the maximum is finite.
@@ -166,7 +201,7 @@ def merge(
             at = parts + (part * M + r)[:, None] * D + d[None, :]
             sums = sums * kept[:, None] + tl.load(at) * weight[:, None]
             top = new
-            part = tl.where(tl.load(cuts + program) < end, 2 * program, -1)
+            part = tl.where(tl.load(cuts + program) < end, 2 * (line * programs + program), -1)
             program += 1
         i, count = tile * M + r, tl.load(counts + group)
         pair = tl.load(pairs + group.to(tl.int64) * size + tl.minimum(i, count - 1))
