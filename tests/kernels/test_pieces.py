@@ -99,8 +99,7 @@ def test_merged_parts_are_the_attention_of_the_whole(device, shares, programs, b
         pieces = kernel.Pieces.of(pairs, counts, kv_heads, group, M, N, programs)
     scores = torch.randn(len(shares), tokens * group, tokens, device=device) * 4
     values = torch.randn(len(shares), tokens, D, device=device)
-    parts = torch.full((2 * batch * programs, M, D), torch.nan, device=device)
-    masses = torch.full((2 * batch * programs, 2, M), torch.nan, device=device)
+    parts, masses = (x.fill_(torch.nan) for x in pieces.parts(M, D))
     output = torch.full((batch, kv_heads * group, tokens, D), torch.nan, device=device)
     expected, merged = output.clone(), 0
     for program in range(programs):
@@ -118,9 +117,6 @@ def test_merged_parts_are_the_attention_of_the_whole(device, shares, programs, b
                 whole = torch.softmax(seen * torch.tensor(2.0).log(), 1) @ values[g, : len(keys)]
                 expected[g // kv_heads, g % kv_heads * group + pair % group, pair // group] = whole
                 merged += 1
-    kernel.merge[(batch * (programs - 1), M // 8)](
-        pairs, counts, *pieces, parts, masses, output, *output.stride()[:3], tokens * group, len(shares), kv_heads,
-        programs, group, D, M, 8,
-    )  # fmt: skip
+    pieces.merge(pairs, counts, parts, masses, output)
     assert merged > 2 and int(pieces.lines) == batch
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4, equal_nan=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from headscope.errors import ShapeError
-from headscope.kernels import LOG2E, padded
+from headscope.kernels import LOG2E, ample, padded, processors
 from headscope.kernels.decide import decide
 from headscope.kernels.layer import Cache, Decoded, Outliers, Rest, Rule
 from headscope.kernels.queue import merge, read_bulk
@@ -22,6 +22,11 @@ from headscope.kernels.queue import merge, read_bulk
 TILE = 64
 FEW_GROUPS, MANY_GROUPS = 32, 128
 """So many groups, or fewer, leave room on the GPU for the merge to wait beside the queue; more than so many fill it."""
+
+
+def stages(much: bool) -> int:
+    """Of the pipelines of `decide` and `read_bulk`; much: shared memory."""
+    return 3 if much else 2
 
 
 def merge_tiling(groups: int) -> tuple[int, int]:
@@ -63,7 +68,7 @@ class Workspace:
         batch, heads, dim = query.shape
         if programs is None:
             per_processor = 2 if batch * kv_heads <= FEW_GROUPS else 3
-            programs = per_processor * torch.cuda.get_device_properties(query.device).multi_processor_count
+            programs = per_processor * processors(query)
         single: dict[str, Any] = {"dtype": torch.float32, "device": query.device}
         parts = programs + batch * kv_heads, heads // kv_heads
         return cls(
@@ -124,7 +129,7 @@ def decode(
     pages = cache.lengths if cache.pages is None else cache.pages
     clusters, width = rest.keys.shape[2], padded(dim)
     held = (query, query, cache.lengths) if outliers is None else (outliers.keys, outliers.values, outliers.count)
-    warps = 4 if width <= 128 else 8
+    tiles = {"num_warps": 4 if width <= 128 else 8, "num_stages": stages(ample(query))}
     dependent = work.dependent
     launch = {"launch_pdl": True} if dependent else {}
     strides, bits, long = cache.keys.stride()[:3], scale * LOG2E, work.long.view(torch.int8)
@@ -137,12 +142,12 @@ def decode(
         *strides, bits, sink, recent, kv_heads, table,
         group, rows, dim, width, TILE, page,
         0 if outliers is None else outliers.keys.shape[2], clusters, padded(clusters),
-        rest.covariance.ndim == 4, rule.lost_output, rule.correction, dependent, num_warps=warps,
+        rest.covariance.ndim == 4, rule.lost_output, rule.correction, dependent, **tiles,
     )  # fmt: skip
     read_bulk[(work.programs,)](
         query, cache.keys, cache.values, cache.lengths, pages, work.reading, work.parts, work.part_masses,
         *strides, bits, groups, sink, recent, kv_heads, table,
-        group, rows, dim, width, TILE, page, many, dependent, num_warps=warps, **launch,
+        group, rows, dim, width, TILE, page, many, dependent, **tiles, **launch,
     )  # fmt: skip
     merge[(batch * heads * slices,)](
         cache.lengths, work.reading, long, work.plain, work.plain_mass, work.parts, work.part_masses, work.output,

@@ -9,12 +9,11 @@ are [R, 4]: the four threads that hold a row's scores each keep their own, so th
 between threads. Scores are in bits (base 2).
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels import LOG2E
+from headscope.kernels import LOG2E, processors
 from headscope.kernels.gluon import (
     asked,
     barrier,
@@ -207,7 +206,7 @@ def write_masses(
     """
     (batch, heads, queries, dim), kv_heads = query.shape, key.shape[1]
     groups, group = batch * kv_heads, heads // kv_heads
-    programs = torch.cuda.get_device_properties(query.device).multi_processor_count
+    programs = processors(query)
     _masses_hopper[(min(programs, triton.cdiv(queries * group, 64 * PARTS) * groups),)](
         description(key, [1, 1, TILE, dim]), query, positions, local, bulk, *query.stride()[:3],
         scale * LOG2E, queries, groups, kv_heads, sink, recent,

@@ -1,4 +1,4 @@
-"""Attention of packed long pairs on a Hopper GPU, in Gluon: `headscope.kernels.prefill._packed` for head_dim 128.
+"""Attention of packed long pairs on a Hopper GPU, in Gluon: `headscope.kernels.packed` for head_dim 128.
 
 One warp fetches tiles of keys and values by TMA, two warpgroups attend to them, each with half of a tile's rows. While
 the tensor cores add the values of one tile, a warpgroup weighs the next one's scores. A program takes an even piece of
@@ -8,10 +8,10 @@ Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, D head_dim
 tile. A row is a (query, head) pair of one KV head, pair = token x G + head. Scores are in bits (base 2).
 """
 
-import torch
 import triton.language as tl
 from torch import Tensor
 
+from headscope.kernels import processors
 from headscope.kernels.gluon import (
     THERE,
     asked,
@@ -27,7 +27,7 @@ from headscope.kernels.gluon import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from headscope.kernels.pieces import SLICE, Pieces, merge
+from headscope.kernels.pieces import Pieces, row_tile, share
 from headscope.kernels.softmax import LOWEST
 from headscope.kernels.windows import rows as offsets
 
@@ -40,36 +40,14 @@ FIRST = tl.constexpr(-1.0e20)
 
 
 @jit
-def _share(pieces, line):
-    """Where this program's piece of a line starts and stops, its first row tile, and how many it touches."""
-    _, begins, cuts, firsts, _ = pieces
-    at = line * (gl.num_programs(0) + 1) + gl.program_id(0)
-    start, stop = gl.load(cuts + at), gl.load(cuts + at + 1)
-    first, after = gl.load(firsts + at), gl.load(firsts + at + 1)
-    return start, stop, first, after - first + (gl.load(begins + after) < stop).to(gl.int32)
-
-
-@jit
-def _tile(pieces, share, i, groups):
-    """The i-th row tile of a share: its number, group, the piece's key tiles from and to, and all that it takes."""
-    order, begins, _, _, _ = pieces
-    start, stop, first, number = share
-    # Whole row tiles first, so that programs read the same keys at the same time.
-    place = first + (i + 1) % number
-    found, begin, end = gl.load(order + place), gl.load(begins + place), gl.load(begins + place + 1)
-    since, until = gl.maximum(start - begin, 0).to(gl.int32), (gl.minimum(stop, end) - begin).to(gl.int32)
-    return found // groups, found % groups, since, until, (end - begin).to(gl.int32)
-
-
-@jit
 def _fetch(key, value, stages, pieces, groups, kv_heads, N: tl.constexpr, STAGES: tl.constexpr):
     """The warp that fills the stages; behind the last token, tiles are zeros."""
     keys, values, keys_there, keys_read, values_there, values_read = stages
     step = 0
     for line in range(gl.load(pieces[4])):
-        share = _share(pieces, line)
-        for turn in range(share[3]):
-            _, group, since, until, _ = _tile(pieces, share, turn, groups)
+        mine = share(pieces, line)
+        for turn in range(mine[3]):
+            _, group, since, until, _ = row_tile(pieces, mine, turn, groups)
             b, k = group // kv_heads, group % kv_heads
             for i in range(since, until):
                 s, phase = step % STAGES, ((step // STAGES) & 1) ^ 1
@@ -155,9 +133,9 @@ def _attend(
     d = gl.expand_dims(gl.arange(0, D, layout=gl.SliceLayout(0, MEMORY)), 0)
     step = 0
     for line in range(gl.load(pieces[4])):
-        share = _share(pieces, line)
-        for turn in range(share[3]):
-            tile, group, since, until, tiles = _tile(pieces, share, turn, groups)
+        mine = share(pieces, line)
+        for turn in range(mine[3]):
+            tile, group, since, until, tiles = row_tile(pieces, mine, turn, groups)
             start, of, count = tile * M + PART * R, pairs + group.to(gl.int64) * size, gl.load(counts + group)
             i = start + gl.arange(0, R, layout=gl.SliceLayout(1, MEMORY))
             pair = gl.load(of + gl.minimum(i, count - 1))
@@ -240,7 +218,7 @@ def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 def attend_packed(
-    query: Tensor, key: Tensor, value: Tensor, output: Tensor, pairs: Tensor, counts: Tensor, scale_bits: float
+    query: Tensor, key: Tensor, value: Tensor, output: Tensor, pairs: Tensor, counts: Tensor, bits: float
 ) -> None:
     """Write to output [B, H, T, D] the attention of long pairs over all keys that they see; the rest stays.
 
@@ -251,24 +229,17 @@ def attend_packed(
         output: its D has no gaps.
         pairs: the long ones of each group, in order, int32 [groups, T G].
         counts: how many they are, int32 [groups].
-        scale_bits: factor of the scores times log2(e), above 0.
+        bits: factor of the scores times log2(e), above 0.
     """
     batch, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
     groups, group = batch * kv_heads, heads // kv_heads
-    programs = torch.cuda.get_device_properties(query.device).multi_processor_count - 1
+    programs = processors(query) - 1
     pieces = Pieces.of(pairs, counts, kv_heads, group, ROWS, TILE, programs)
-    lines = len(pieces.cuts)
-    parts, part_masses = (
-        torch.empty(2 * lines * programs, *x, dtype=torch.float32, device=query.device)
-        for x in ((ROWS, dim), (2, ROWS))
-    )
+    parts = pieces.parts(ROWS, dim)
     _packed_hopper[(programs,)](
         *(description(x, [1, 1, TILE, dim]) for x in (key, value)),
-        query, output, pairs, counts, *pieces, parts, part_masses, *query.stride()[:3], *output.stride()[:3],
-        scale_bits, tokens * group, groups, kv_heads, group, dim, ROWS, TILE, STAGES, num_warps=4,
+        query, output, pairs, counts, *pieces, *parts, *query.stride()[:3], *output.stride()[:3],
+        bits, tokens * group, groups, kv_heads, group, dim, ROWS, TILE, STAGES, num_warps=4,
     )  # fmt: skip
-    merge[(lines * (programs - 1), ROWS // SLICE)](
-        pairs, counts, *pieces, parts, part_masses, output, *output.stride()[:3], tokens * group, groups, kv_heads,
-        programs, group, dim, ROWS, SLICE,
-    )  # fmt: skip
+    pieces.merge(pairs, counts, *parts, output)

@@ -4,68 +4,19 @@ Long pairs of one KV head are packed side by side, so that the work goes with th
 hold one. They read their window again with the bulk: a few percent more keys, and nothing rounded to be merged with.
 The torch reference is `headscope.kernels.reference`.
 
-Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, S summaries, D head_dim; M rows, N keys of a tile.
+Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, S summaries, D head_dim.
 """
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from headscope.kernels import LOG2E, packed_hopper, padded, windows_hopper
 from headscope.kernels.layer import Decoded, Rule
+from headscope.kernels.packed import attend_packed
 from headscope.kernels.packing import packed
 from headscope.kernels.prefix import Prefix
-from headscope.kernels.softmax import attended, attended_whole
-from headscope.kernels.windows import SINKS, attend_windows, rows, window_tiling
-
-
-@triton.jit(do_not_specialize=["tokens"])
-def _packed(
-    query, key, value, output, pairs, counts,
-    query_b, query_h, query_t, key_b, key_h, key_t, out_b, out_h, out_t,
-    bits, tokens, kv_heads,
-    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    """Attention of M long rows of one KV head, which need be no neighbours, over all keys that they see.
-
-    A program has a row tile: with few of them some wait for the longest, which only `packed_hopper` cuts.
-    """
-    # One sequence after the other, whose keys the L2 cache holds; the last rows see most keys: their tiles come first.
-    slots = tl.cdiv(tokens * G, M) * kv_heads
-    slot = tl.program_id(0) % slots
-    group = tl.program_id(0) // slots * kv_heads + slot % kv_heads
-    count = tl.load(counts + group)
-    # Programs beyond the last tile have nothing to do.
-    tile = tl.cdiv(count, M) - 1 - slot // kv_heads
-    if tile >= 0:
-        i, d, n = tile * M + tl.arange(0, M), tl.arange(0, WIDTH), tl.arange(0, N)
-        wide = (d < D)[None, :]
-        pair = tl.load(pairs + group.to(tl.int64) * tokens * G + tl.minimum(i, count - 1))
-        position = pair // G
-        first, last = tl.min(position, 0), tl.max(position, 0)
-        start = query + rows(pair, group, kv_heads, query_b, query_h, query_t, G)[:, None]
-        q = tl.load(start + d[None, :], mask=wide, other=0.0)
-        b, k = (group // kv_heads).to(tl.int64), (group % kv_heads).to(tl.int64)
-        at = b * key_b + k * key_h + n[:, None] * key_t + d[None, :]
-        top, total = tl.full([M], float("-inf"), tl.float32), tl.zeros([M], tl.float32)
-        result = tl.zeros([M, WIDTH], tl.float32)
-        whole = (first + 1) // N * N
-        for s in tl.range(0, whole, N, num_stages=STAGES):
-            to = at + tl.cast(s, tl.int64) * key_t
-            top, total, result = attended_whole(q, key + to, value + to, wide, bits, top, total, result, WIDTH > D)
-        # Pipelined, the compiler would have the products of both loops wait for each other.
-        for s in tl.range(whole, last + 1, N, num_stages=1):
-            to, j = at + tl.cast(s, tl.int64) * key_t, s + n
-            read, kept = (j <= last)[:, None] & wide, j[None, :] <= position[:, None]
-            top, total, result = attended(q, key + to, value + to, read, kept, bits, top, total, result)
-        out = output + rows(pair, group, kv_heads, out_b, out_h, out_t, G)[:, None] + d[None, :]
-        tl.store(out, (result / total[:, None]).to(output.dtype.element_ty), mask=(i < count)[:, None] & wide)
-
-
-def tiling(width: int) -> tuple[int, int, int, int]:
-    """Rows and keys of a tile, warps and stages of the pipeline, for a padded head_dim."""
-    return (128, 128, 8, 3) if width <= 128 else (64, 32, 8, 2)
+from headscope.kernels.windows import SINKS, attend_windows, window_tiling
 
 
 def prefill(
@@ -103,7 +54,6 @@ def prefill(
     kv_heads = key.shape[1]
     groups, group, width = batch * kv_heads, heads // kv_heads, padded(dim)
     window_m, window_n, window_warps, window_stages = window_tiling(width)
-    m, n, warps, stages = tiling(width)
     # Tokens before heads, as models go on with it.
     output = torch.empty(batch, tokens, heads, dim, dtype=query.dtype, device=query.device).transpose(1, 2)
     long = torch.empty(groups, tokens * group, dtype=torch.bool, device=query.device)
@@ -120,11 +70,6 @@ def prefill(
             group, dim, width, window_m, window_n, SINKS, window_stages, forced is not None, num_warps=window_warps,
         )  # fmt: skip
     found = packed(long)
-    if packed_hopper.serves(query, key, value):
-        packed_hopper.attend_packed(query, key, value, output, *found, bits)
-    else:
-        _packed[(triton.cdiv(pairs, m) * groups,)](
-            query, key, value, output, *found,
-            *strides, bits, tokens, kv_heads, group, dim, width, m, n, stages, num_warps=warps,
-        )  # fmt: skip
+    attend = packed_hopper.attend_packed if packed_hopper.serves(query, key, value) else attend_packed
+    attend(query, key, value, output, *found, bits)
     return Decoded(output, long.view(batch, kv_heads, tokens, group).transpose(2, 3).reshape(batch, heads, tokens))

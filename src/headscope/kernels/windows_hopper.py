@@ -11,11 +11,11 @@ token. Keys and values of a tile come to the same ring one after the other. Scor
 
 from collections.abc import Sequence
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from headscope.kernels import processors
 from headscope.kernels.gluon import (
     asked,
     barrier,
@@ -270,7 +270,7 @@ def write_windows(
     described += [description(x, tile) for x in (key, value)]
     # Nor a key behind the sinks, whose value might be NaN.
     described += [description(x[:, :, :sink], sinks) for x in (key, value)]
-    programs = torch.cuda.get_device_properties(query.device).multi_processor_count
+    programs = processors(query)
     slots = triton.cdiv(tokens, PARTS * R // power) * batch * kv_heads
     _windows_hopper[(min(programs, slots),)](
         *described, description(square, [dim, dim]),

@@ -1,8 +1,12 @@
-"""Compiles every kernel for a Hopper GPU on any machine: the interpreter accepts programs that the compiler refuses."""
+"""Compiles every kernel on any machine, for Hopper GPUs and for those of consumers, which have less shared memory.
+
+The interpreter accepts programs that the compiler refuses.
+"""
 
 import os
 import subprocess
 from collections.abc import Mapping
+from functools import partial
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -18,11 +22,11 @@ from headscope.kernels import (
     join,
     mass,
     mass_hopper,
+    packed,
     packed_hopper,
     packing,
     padded,
     pieces,
-    prefill,
     prefix,
     windows_hopper,
 )
@@ -35,12 +39,19 @@ JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
 JOINED = ("D", "WIDTH", "C", "CENTRES", "PAGE", "COLUMNS", "PRECISION")
 CUT = dict.fromkeys(("pairs", "counts", "order", "firsts", "lines"), "*i32") | dict.fromkeys(("begins", "cuts"), "*i64")
 CUT |= dict.fromkeys(("parts", "part_masses"), "*fp32")
-SHARED = 227 * 1024
-"""Bytes of shared memory that a program may have."""
+SHARED, LITTLE = 227 * 1024, 99 * 1024
+"""Bytes of shared memory that a program may have, and those on a consumer's GPU."""
+HOPPER, ADA = 90, 89
 
 
 def compiled(
-    kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], warps: int, stages: int, of: Any = ASTSource
+    kernel: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    warps: int,
+    stages: int,
+    of: Any = ASTSource,
+    arch: int = HOPPER,
 ) -> Any:
     """Compile a kernel; arguments without a type are 32-bit integers, pointers and strides multiples of 16."""
     names = kernel.arg_names
@@ -52,21 +63,24 @@ def compiled(
         {(names.index(name),): value for name, value in constants.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    return triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": warps, "num_stages": stages})
+    return triton.compile(source, GPUTarget("cuda", arch, 32), {"num_warps": warps, "num_stages": stages})
 
 
-def masses(dim: int, group: int) -> Any:
+def masses(dim: int, group: int, arch: int = HOPPER) -> Any:
     """The kernel of the masses."""
     width = padded(dim)
     rows, tile, warps, stages = mass.tiling(width)
     types = {"query": "*bf16", "key": "*bf16", "positions": "*i32", "local": "*fp32", "bulk": "*fp32", "bits": "fp32"}
     constants = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile, "STAGES": stages}
-    return compiled(mass._masses, types, constants, warps, stages)
+    return compiled(mass._masses, types, constants, warps, stages, arch=arch)
 
 
-def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, page: int, groups: int) -> list[Any]:
+def decoding(
+    dim: int, group: int, clusters: int, outliers: int, full: bool, page: int, groups: int, arch: int = HOPPER
+) -> list[Any]:
     """The three stages of adaptive decoding."""
-    width, rows = padded(dim), padded(group)
+    width, rows, made = padded(dim), padded(group), partial(compiled, arch=arch)
+    stages, dependent = decode.stages(arch == HOPPER), arch == HOPPER
     halves = ("query", "keys", "values", "outlier_keys", "outlier_values", "centres", "means", "covariance", "output")
     singles = ("size", "spread", "threshold", "slope", "offset", "plain", "plain_mass", "parts", "part_masses")
     types = dict.fromkeys(halves, "*bf16") | dict.fromkeys(singles, "*fp32") | {"bits": "fp32", "long": "*i8"}
@@ -75,27 +89,21 @@ def decoding(dim: int, group: int, clusters: int, outliers: int, full: bool, pag
     deciding = {"M": outliers, "C": clusters, "CENTRES": padded(clusters), "FULL": full}
     reading = {**shape, "ROWS": rows, "PAGE": page}
     (slices, parts), warps = decode.merge_tiling(groups), 4 if width <= 128 else 8
-    deciding |= {"LOST": not full, "CORRECT": full, "DEPENDENT": True}
+    deciding |= {"LOST": not full, "CORRECT": full, "DEPENDENT": dependent}
     joining = {**reading, **deciding, "COLUMNS": min(join.COLUMNS, width), "PRECISION": join.PRECISION}
-    merging = {**shape, "GROUPS": groups, "PARTS": parts, "SLICES": slices, "DEPENDENT": True}
+    merging = {**shape, "GROUPS": groups, "PARTS": parts, "SLICES": slices, "DEPENDENT": dependent}
     return [
-        compiled(decide, types, {**reading, **deciding}, warps, 3),
-        compiled(read_bulk, types, {**reading, "GROUPS": groups, "DEPENDENT": True}, warps, 3),
-        compiled(merge, types, merging, 4, 3),
-        compiled(
-            join._join,
-            types | JOINING,
-            {name: joining[name] for name in JOINED},
-            4,
-            3,
-        ),
+        made(decide, types, {**reading, **deciding}, warps, stages),
+        made(read_bulk, types, {**reading, "GROUPS": groups, "DEPENDENT": dependent}, warps, stages),
+        made(merge, types, merging, 4, 3),
+        made(join._join, types | JOINING, {name: joining[name] for name in JOINED}, 4, 3),
     ]
 
 
-def prefilling(dim: int, group: int) -> list[Any]:
+def prefilling(dim: int, group: int, arch: int = HOPPER) -> list[Any]:
     """Both stages of adaptive prefill."""
-    width = padded(dim)
-    window, (rows, tile, warps, stages) = window_tiling(width), prefill.tiling(width)
+    width, made = padded(dim), partial(compiled, arch=arch)
+    window, (rows, tile, warps, stages) = window_tiling(width), packed.tiling(width, arch == HOPPER)
     types = dict.fromkeys(("query", "key", "value", "output", "covariance"), "*bf16") | {
         "bits": "fp32",
         "long": "*i8",
@@ -107,25 +115,22 @@ def prefilling(dim: int, group: int) -> list[Any]:
     shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
     windows = {"M": window[0], "N": window[1], "SINKS": SINKS, "STAGES": window[3], "FORCED": True}
     return [
-        compiled(attend_windows, types, {**shape, **windows}, window[2], 3),
-        compiled(prefix._meets, types, {"M": prefix.MET}, 4, 3),
-        compiled(prefix._summaries, types, {"D": dim, "WIDTH": width}, 1, 3),
-        compiled(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3),
-        compiled(packing._number, packs, {"N": packing.BLOCK}, 4, 3),
-        compiled(packing._pack, packs, {"N": packing.BLOCK}, 4, 3),
-        compiled(prefill._packed, types, {**shape, "STAGES": stages}, warps, stages),
+        made(attend_windows, types, {**shape, **windows}, window[2], 3),
+        made(prefix._meets, types, {"M": prefix.MET}, 4, 3),
+        made(prefix._summaries, types, {"D": dim, "WIDTH": width}, 1, 3),
+        made(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3),
+        made(packing._number, packs, {"N": packing.BLOCK}, 4, 3),
+        made(packing._pack, packs, {"N": packing.BLOCK}, 4, 3),
+        made(packed._packed, types | CUT, {**shape, "STAGES": stages}, warps, stages),
+        made(pieces._merge, types | CUT, {n: shape[n] for n in shape if n != "N"} | {"ROWS": pieces.SLICE}, 4, 3),
     ]
 
 
 def cutting(group: int) -> list[Any]:
-    """What goes before the packed attention in Gluon and behind it."""
-    shape = {"G": group, "M": packed_hopper.ROWS}
-    planning = {"N": packed_hopper.TILE, "BLOCK": pieces.BLOCK, "GROUPS": 8, "HEADS": 8, "PROGRAMS": 256}
-    return [
-        compiled(pieces._plan, CUT, shape | planning | {"INT": tl.int32}, 8, 3),
-        compiled(pieces._plan, CUT, shape | planning | {"INT": tl.int64}, 8, 3),
-        compiled(pieces.merge, CUT | {"output": "*bf16"}, {**shape, "D": gluon.DIM, "ROWS": pieces.SLICE}, 4, 3),
-    ]
+    """What goes before the packed attention."""
+    shape = {"G": group, "M": packed_hopper.ROWS, "N": packed_hopper.TILE}
+    shape |= {"BLOCK": pieces.BLOCK, "GROUPS": 8, "HEADS": 8, "PROGRAMS": 256}
+    return [compiled(pieces._plan, CUT, shape | {"INT": kind}, 8, 3) for kind in (tl.int32, tl.int64)]
 
 
 def packed_on_hopper(group: int) -> Any:
@@ -200,6 +205,14 @@ if __name__ == "__main__":
             if stage.metadata.name != "_sums":
                 assert not serialised(stage), f"{stage.metadata.name}, {shape}: its products are serialised"
             assert stage.metadata.shared <= SHARED, f"{stage.metadata.name}, {shape}: {stage.metadata.shared} bytes"
+    for dim, group in ((64, 3), (128, 4)):
+        for stage in [
+            masses(dim, group, ADA),
+            *decoding(dim, group, 16, 340, False, 0, 32, ADA),
+            *decoding(dim, group, 1, 0, True, 16, 32, ADA),
+            *prefilling(dim, group, ADA),
+        ]:
+            assert stage.metadata.shared <= LITTLE, f"{stage.metadata.name}, {dim}: {stage.metadata.shared} bytes"
     for group in (1, 4, 7) if gluon.THERE else ():
         found = packed_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"packed in Gluon, {group} heads"
