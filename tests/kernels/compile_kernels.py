@@ -129,7 +129,7 @@ def prefilling(dim: int, group: int, arch: int = HOPPER) -> list[Any]:
 def cutting(group: int) -> list[Any]:
     """What goes before the packed attention."""
     shape = {"G": group, "M": packed_hopper.ROWS, "N": packed_hopper.TILE}
-    shape |= {"BLOCK": pieces.BLOCK, "GROUPS": 8, "HEADS": 8, "PROGRAMS": 256}
+    shape |= {"BLOCK": pieces.BLOCK, "GROUPS": 16, "HEADS": 16, "PROGRAMS": 256}
     return [compiled(pieces._plan, CUT, shape | {"INT": kind}, 8, 3) for kind in (tl.int32, tl.int64)]
 
 

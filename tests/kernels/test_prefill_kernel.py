@@ -51,14 +51,15 @@ def assert_exact(query, key, value, rule, **options) -> torch.Tensor:
     return mine.long
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("dim", [16, 64, 80])
+@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.integers(1, 2), st.integers(1, 2), st.sampled_from([1, 3, 4, 16]), st.integers(1, 260),
-    st.sampled_from([16, 64, 80]), st.integers(0, 9), st.integers(1, 140),
+    st.integers(1, 2), st.integers(1, 2), st.sampled_from([1, 3, 4, 16]), st.integers(1, 260), st.integers(0, 9),
+    st.integers(1, 140),
     st.lists(st.integers(0, 250), min_size=1, max_size=4, unique=True), st.integers(0, 99),
 )  # fmt: skip
 def test_prefill_equals_the_float64_reference(
-    device, dtype, batch, kv_heads, group, tokens, dim, sink, recent, starts, seed
+    device, dtype, dim, batch, kv_heads, group, tokens, sink, recent, starts, seed
 ) -> None:
     layer = drawn(device, dtype, batch, kv_heads, group, tokens, dim, seed)
     assert_exact(*layer, starts=[s for s in sorted(starts) if s < tokens] or [0], sink=sink, recent=recent)

@@ -38,7 +38,7 @@ def _over_keys(
     return top, total, result
 
 
-@triton.jit(do_not_specialize=["size", "groups"])
+@triton.jit(do_not_specialize=["size", "groups", "kv_heads"])
 def _packed(
     query, key, value, output, pairs, counts, order, begins, cuts, firsts, lines, parts, part_masses,
     query_b, query_h, query_t, key_b, key_h, key_t, out_b, out_h, out_t,

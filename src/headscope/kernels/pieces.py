@@ -20,11 +20,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headscope.kernels import padded
 from headscope.kernels.windows import rows
 
 LEAST = 16
 """Steps of a piece at least, where there are so many."""
-LINES, WORTH = 16, 64
+LINES, WORTH = 16, 128
 """L for large batches, and steps of each program that a line more is worth."""
 BLOCK, SLICE = 1024, 16
 """Slots that are planned, and rows that are merged, at a time."""
@@ -61,7 +62,7 @@ class Pieces(NamedTuple):
         found = cls(made(places), made(places, dtype=torch.int64), made(*cuts, dtype=torch.int64), made(*cuts), made(1))
         _plan[(most,)](
             pairs, counts, *found, size, groups, kv_heads, programs, LEAST, WORTH,
-            group, m, n, BLOCK, *(triton.next_power_of_2(x) for x in (groups, kv_heads, programs + 1)),
+            group, m, n, BLOCK, *(padded(x) for x in (groups, kv_heads, programs + 1)),
             tl.int32 if (tiles + 1) ** 2 < 1 << 31 else tl.int64, num_warps=8,
         )  # fmt: skip
         return found
@@ -85,7 +86,7 @@ class Pieces(NamedTuple):
         _merge[(lines * (programs - 1), m // SLICE)](
             pairs, counts, *self, parts, part_masses, output, *output.stride()[:3],
             size, groups, groups // batch, programs,
-            heads * batch // groups, dim, triton.next_power_of_2(dim), m, SLICE,
+            heads * batch // groups, dim, padded(dim), m, SLICE,
         )  # fmt: skip
 
 
