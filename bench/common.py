@@ -1,13 +1,16 @@
 """What every bench says about itself, and where it finds a model."""
 
+import argparse
 import platform
 import sys
 from pathlib import Path
+from pydoc_data.topics import topics
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from headscope.models.loading import LoadedModel, load
@@ -56,6 +59,21 @@ def random_llama(name: str, device: str, positions: int, layers: int | None = No
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
     return model.eval().requires_grad_(False)
+
+
+def built(options: argparse.Namespace) -> tuple[Any, Tensor]:
+    """The model in bfloat16, and token ids that prompts are cut from: prose, or random ones for random weights."""
+    if options.model == "smollm2":
+        loaded = load(options.asset or default_asset(), "bfloat16", options.device)
+        ids = loaded.tokenizer("\n\n".join(topics.values()), add_special_tokens=False, verbose=False).input_ids
+        return loaded.model, torch.tensor(ids)
+    model = random_llama(options.model, options.device, max(131072, *options.tokens), options.layers)
+    return model, torch.randint(model.config.vocab_size, (1 << 20,))
+
+
+def cut(stream: Tensor, rows: range, length: int) -> Tensor:
+    """Rows of the stream, [R, length] ids; it begins again behind its end."""
+    return stream[(torch.tensor(rows)[:, None] * length + torch.arange(length)) % len(stream)]
 
 
 class Numbers:

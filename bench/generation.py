@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from pydoc_data.topics import topics
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -33,9 +32,8 @@ from transformers import DynamicCache, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
 import headscope
-from common import LLAMAS, Numbers, default_asset, environment, random_llama
+from common import LLAMAS, Numbers, built, cut, environment
 from headscope.models.captured import captured
-from headscope.models.loading import load
 
 COLUMNS = ["model", "tokens", "batch", "cache", "criterion", "target", "sparsity", "sparsity_group", "tokens_per_s"]
 COLUMNS += ["dense_tokens_per_s", "dense_cache", "ratio", "boundary_s", "step_ms", "dense_step_ms", "agree"]
@@ -47,21 +45,6 @@ class Times(NamedTuple):
     tokens_per_s: float
     step: float
     first: float
-
-
-def built(options: argparse.Namespace) -> tuple[Any, Tensor]:
-    """The model in bfloat16, and token ids that prompts are cut from: prose, or random ones for random weights."""
-    if options.model == "smollm2":
-        loaded = load(options.asset or default_asset(), "bfloat16", options.device)
-        ids = loaded.tokenizer("\n\n".join(topics.values()), add_special_tokens=False, verbose=False).input_ids
-        return loaded.model, torch.tensor(ids)
-    model = random_llama(options.model, options.device, max(131072, *options.tokens), options.layers)
-    return model, torch.randint(model.config.vocab_size, (1 << 20,))
-
-
-def cut(stream: Tensor, rows: range, length: int) -> Tensor:
-    """Rows of the stream, [R, length] ids; it begins again behind its end."""
-    return stream[(torch.tensor(rows)[:, None] * length + torch.arange(length)) % len(stream)]
 
 
 def refilled(kind: str, model: Any, cache: Any, length: int, most: int) -> Any:

@@ -26,6 +26,7 @@ from headscope.kernels import (
     packed_hopper,
     packing,
     padded,
+    parts,
     pieces,
     prefix,
     windows_hopper,
@@ -88,10 +89,10 @@ def decoding(
     shape = {"G": group, "D": dim, "WIDTH": width, "N": decode.TILE}
     deciding = {"M": outliers, "C": clusters, "CENTRES": padded(clusters), "FULL": full}
     reading = {**shape, "ROWS": rows, "PAGE": page}
-    (slices, parts), warps = decode.merge_tiling(groups), 4 if width <= 128 else 8
+    (slices, at_once), warps = decode.merge_tiling(groups), 4 if width <= 128 else 8
     deciding |= {"LOST": not full, "CORRECT": full, "DEPENDENT": dependent}
     joining = {**reading, **deciding, "COLUMNS": min(join.COLUMNS, width), "PRECISION": join.PRECISION}
-    merging = {**shape, "GROUPS": groups, "PARTS": parts, "SLICES": slices, "DEPENDENT": dependent}
+    merging = {**shape, "GROUPS": groups, "PARTS": at_once, "SLICES": slices, "DEPENDENT": dependent}
     return [
         made(decide, types, {**reading, **deciding}, warps, stages),
         made(read_bulk, types, {**reading, "GROUPS": groups, "DEPENDENT": dependent}, warps, stages),
@@ -122,7 +123,7 @@ def prefilling(dim: int, group: int, arch: int = HOPPER) -> list[Any]:
         made(packing._number, packs, {"N": packing.BLOCK}, 4, 3),
         made(packing._pack, packs, {"N": packing.BLOCK}, 4, 3),
         made(packed._packed, types | CUT, {**shape, "STAGES": stages}, warps, stages),
-        made(pieces._merge, types | CUT, {n: shape[n] for n in shape if n != "N"} | {"ROWS": pieces.SLICE}, 4, 3),
+        made(parts._merge, types | CUT, {n: shape[n] for n in shape if n != "N"} | {"ROWS": parts.SLICE}, 4, 3),
     ]
 
 

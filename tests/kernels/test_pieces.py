@@ -89,6 +89,7 @@ def test_programs_keep_whole_row_tiles_where_there_are_many_one_sequence_after_t
     [([0.05, 1.0], 9, 1), ([0.0, 0.02, 0.0, 0.3], 40, 1), ([0.004], 30, 1), ([0.3, 0.9, 0.0, 1.0], 9, 2)],
 )
 def test_merged_parts_are_the_attention_of_the_whole(device, shares, programs, batch) -> None:
+    from headscope.kernels import parts as merging
     from headscope.kernels import pieces as kernel
 
     group, tokens, kv_heads = 3, 300, len(shares) // batch
@@ -99,7 +100,7 @@ def test_merged_parts_are_the_attention_of_the_whole(device, shares, programs, b
         pieces = kernel.Pieces.of(pairs, counts, kv_heads, group, M, N, programs)
     scores = torch.randn(len(shares), tokens * group, tokens, device=device) * 4
     values = torch.randn(len(shares), tokens, D, device=device)
-    parts, masses = (x.fill_(torch.nan) for x in pieces.parts(M, D))
+    parts, masses = (x.fill_(torch.nan) for x in merging.room(pieces, M, D))
     output = torch.full((batch, kv_heads * group, tokens, D), torch.nan, device=device)
     expected, merged = output.clone(), 0
     for program in range(programs):
@@ -117,6 +118,6 @@ def test_merged_parts_are_the_attention_of_the_whole(device, shares, programs, b
                 whole = torch.softmax(seen * torch.tensor(2.0).log(), 1) @ values[g, : len(keys)]
                 expected[g // kv_heads, g % kv_heads * group + pair % group, pair // group] = whole
                 merged += 1
-    pieces.merge(pairs, counts, parts, masses, output)
+    merging.merge(pieces, pairs, counts, parts, masses, output)
     assert merged > 2 and int(pieces.lines) == batch
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4, equal_nan=True)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headscope.kernels import ample, padded, processors
+from headscope.kernels.parts import merge, room
 from headscope.kernels.pieces import Pieces, row_tile, share
 from headscope.kernels.softmax import attended, attended_whole
 from headscope.kernels.windows import rows
@@ -94,10 +95,10 @@ def attend_packed(
     m, n, warps, stages = tiling(width, ample(query))
     programs = processors(query)
     pieces = Pieces.of(pairs, counts, kv_heads, group, m, n, programs)
-    parts = pieces.parts(m, dim)
+    held = room(pieces, m, dim)
     _packed[(programs,)](
-        query, key, value, output, pairs, counts, *pieces, *parts,
+        query, key, value, output, pairs, counts, *pieces, *held,
         *query.stride()[:3], *key.stride()[:3], *output.stride()[:3], bits, size, groups, kv_heads,
         group, dim, width, m, n, stages, num_warps=warps,
     )  # fmt: skip
-    pieces.merge(pairs, counts, *parts, output)
+    merge(pieces, pairs, counts, *held, output)

@@ -27,6 +27,7 @@ from headscope.kernels.gluon import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from headscope.kernels.parts import merge, room
 from headscope.kernels.pieces import Pieces, row_tile, share
 from headscope.kernels.softmax import LOWEST
 from headscope.kernels.windows import rows as offsets
@@ -236,10 +237,10 @@ def attend_packed(
     groups, group = batch * kv_heads, heads // kv_heads
     programs = processors(query) - 1
     pieces = Pieces.of(pairs, counts, kv_heads, group, ROWS, TILE, programs)
-    parts = pieces.parts(ROWS, dim)
+    held = room(pieces, ROWS, dim)
     _packed_hopper[(programs,)](
         *(description(x, [1, 1, TILE, dim]) for x in (key, value)),
-        query, output, pairs, counts, *pieces, *parts, *query.stride()[:3], *output.stride()[:3],
+        query, output, pairs, counts, *pieces, *held, *query.stride()[:3], *output.stride()[:3],
         bits, tokens * group, groups, kv_heads, group, dim, ROWS, TILE, STAGES, num_warps=4,
     )  # fmt: skip
-    pieces.merge(pairs, counts, *parts, output)
+    merge(pieces, pairs, counts, *held, output)

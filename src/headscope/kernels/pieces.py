@@ -2,11 +2,11 @@
 
 A row tile takes as many steps as there are tiles of keys that its last row sees. The steps of all row tiles are one
 line, cut into as many even pieces as there are programs (stream-K); a row tile that a cut goes through leaves one part
-for each of its pieces, which are then summed. Row tiles follow each other on the line as programs would take them in
-turns, sequence after sequence, in each longest first, forth and back: where there are many, programs keep nearly whole
-ones and read the same keys at the same time, from the L2 cache. Over many turns they would drift apart: a batch has as
-many lines as its work is worth, of some sequences each, and programs end each of them together. All of it is found on
-the GPU, from the long pairs, so that a CUDA graph replays it.
+for each of its pieces, which `headscope.kernels.parts` sums. Row tiles follow each other on the line as programs would
+take them in turns, sequence after sequence, in each longest first, forth and back: where there are many, programs keep
+nearly whole ones and read the same keys at the same time, from the L2 cache. Over many turns they would drift apart: a
+batch has as many lines as its work is worth, of some sequences each, and programs end each of them together. All of it
+is found on the GPU, from the long pairs, so that a CUDA graph replays it.
 
 Shapes: groups = B sequences x K KV heads, T tokens, G query heads of a KV head, D head_dim; M rows, N keys of a tile;
 P programs, L lines at most; BLOCK >= slots that are looked at together; GROUPS >= groups, HEADS >= K and PROGRAMS > P,
@@ -21,14 +21,13 @@ import triton.language as tl
 from torch import Tensor
 
 from headscope.kernels import padded
-from headscope.kernels.windows import rows
 
 LEAST = 16
 """Steps of a piece at least, where there are so many."""
 LINES, WORTH = 16, 128
 """L for large batches, and steps of each program that a line more is worth."""
-BLOCK, SLICE = 1024, 16
-"""Slots that are planned, and rows that are merged, at a time."""
+BLOCK = 1024
+"""Slots that are planned at a time."""
 
 
 class Pieces(NamedTuple):
@@ -66,28 +65,6 @@ class Pieces(NamedTuple):
             tl.int32 if (tiles + 1) ** 2 < 1 << 31 else tl.int64, num_warps=8,
         )  # fmt: skip
         return found
-
-    def parts(self, m: int, dim: int) -> tuple[Tensor, Tensor]:
-        """Room for a program's part of the row tile that it begins a piece in, and of the one that it ends in.
-
-        Piece is line P + program, and these are number 2 piece and 2 piece + 1.
-
-        Returns:
-            Sums, not yet divided, [2 L P, M, D], and their maxima and totals, [2 L P, 2, M], float32.
-        """
-        number = 2 * self.cuts.shape[0] * (self.cuts.shape[1] - 1)
-        sums, masses = (torch.empty(number, *x, device=self.cuts.device) for x in ((m, dim), (2, m)))
-        return sums, masses
-
-    def merge(self, pairs: Tensor, counts: Tensor, parts: Tensor, part_masses: Tensor, output: Tensor) -> None:
-        """Write to output [B, H, T, D] the row tiles that were cut."""
-        (batch, heads, _, dim), (groups, size), m = output.shape, pairs.shape, parts.shape[1]
-        lines, programs = self.cuts.shape[0], self.cuts.shape[1] - 1
-        _merge[(lines * (programs - 1), m // SLICE)](
-            pairs, counts, *self, parts, part_masses, output, *output.stride()[:3],
-            size, groups, groups // batch, programs,
-            heads * batch // groups, dim, padded(dim), m, SLICE,
-        )  # fmt: skip
 
 
 @triton.jit
@@ -210,40 +187,3 @@ def row_tile(pieces, share, i, groups):
     found, begin, end = tl.load(order + place), tl.load(begins + place), tl.load(begins + place + 1)
     since, until = tl.maximum(start - begin, 0).to(tl.int32), (tl.minimum(stop, end) - begin).to(tl.int32)
     return found // groups, found % groups, since, until, (end - begin).to(tl.int32)
-
-
-@triton.jit(do_not_specialize=["size", "groups", "kv_heads", "programs"])
-def _merge(
-    pairs, counts, order, begins, cuts, firsts, lines, parts, part_masses, output,
-    out_b, out_h, out_t, size, groups, kv_heads, programs,
-    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """Write some rows of the row tile whose first cut in a line is this program's, if it has one."""
-    line, program = tl.program_id(0) // (programs - 1), tl.program_id(0) % (programs - 1) + 1
-    cuts += line * (programs + 1)
-    firsts += line * (programs + 1)
-    there = line < tl.load(lines)
-    cut, place = tl.load(cuts + program, mask=there, other=0), tl.load(firsts + program, mask=there, other=0)
-    begin = tl.load(begins + place, mask=there, other=0)
-    if (begin < cut) & (tl.load(cuts + program - 1, mask=there, other=0) <= begin):
-        end, found = tl.load(begins + place + 1), tl.load(order + place)
-        group, tile = found % groups, found // groups
-        r, d = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-        top, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
-        sums, wide = tl.zeros([ROWS, WIDTH], tl.float32), (d < D)[None, :]
-        part = 2 * (line * programs + program) - 1
-        while part >= 0:
-            tops = tl.load(part_masses + part * 2 * M + r)
-            # The first part has the first key, so that the maximum is finite.
-            new = tl.maximum(top, tops)
-            kept, weight = tl.math.exp2(top - new), tl.math.exp2(tops - new)
-            total = total * kept + tl.load(part_masses + (part * 2 + 1) * M + r) * weight
-            at = parts + (part * M + r)[:, None] * D + d[None, :]
-            sums = sums * kept[:, None] + tl.load(at, mask=wide, other=0.0) * weight[:, None]
-            top = new
-            part = tl.where(tl.load(cuts + program) < end, 2 * (line * programs + program), -1)
-            program += 1
-        i, count = tile * M + r, tl.load(counts + group)
-        pair = tl.load(pairs + group.to(tl.int64) * size + tl.minimum(i, count - 1))
-        out = output + rows(pair, group, kv_heads, out_b, out_h, out_t, G)[:, None] + d[None, :]
-        tl.store(out, (sums / total[:, None]).to(output.dtype.element_ty), mask=(i < count)[:, None] & wide)
