@@ -1,4 +1,4 @@
-"""What every bench says about itself, and where it finds a model."""
+"""What benches share: hardware and versions, models, and the prompts that they are given."""
 
 import argparse
 import platform

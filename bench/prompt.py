@@ -2,10 +2,10 @@
 
     python bench/prompt.py --model llama3_8b --layers 8 --tokens 32768 --batches 1 8 --device cuda
 
-A forward of whole prompts into an empty cache, in bfloat16, dense by SDPA's cuDNN where it can; the median of some in
-turns. `sparsity`: the share of (query, head) pairs that were local, of those with a bulk. The targets `none` and `all`
-are no targets: the same criterion told that every pair is long, or local; the first is the price of deciding. A model
-of random weights has the times of that shape and says nothing else; its layers cost alike, and a few are enough.
+A forward of whole prompts into an empty cache, in bfloat16, dense by SDPA's cuDNN where it can; the median of some.
+`sparsity`: the share of (query, head) pairs that were local, of those with a bulk. The targets `none` and `all` are no
+targets: the same criterion told that every pair is long, or local; the first is the price of deciding. A model of
+random weights has the times of that shape and says nothing else; its layers cost alike, and a few are enough.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -42,21 +42,21 @@ def read(model: Any, ids: Tensor) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def measure(model: Any, ids: Tensor, options: argparse.Namespace, criterion: Any) -> Iterator[dict[str, Any]]:
-    """Rows of a batch of prompts [B, T], compared with the dense forwards between theirs."""
+def timed(model: Any, ids: Tensor, repeats: int) -> float:
+    """Milliseconds of a forward, the median of some behind one that compiles."""
     read(model, ids)
+    return median(read(model, ids) for _ in range(repeats))
+
+
+def measure(model: Any, ids: Tensor, options: argparse.Namespace, criterion: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a batch of prompts [B, T]."""
+    dense = timed(model, ids, options.repeats)
     for target in ("none", *options.sparsity, "all"):
-        bound = {0.5: BOUNDS[target]} if target in BOUNDS else criterion.thresholds
-        used, times = replace(criterion, thresholds=bound), []
-        with headscope.adaptive(model, used, 0.5 if target in BOUNDS else target) as run:
-            read(model, ids)  # compiles
-            local = run.prompts[0].head
-        for _ in range(options.repeats):
-            dense = read(model, ids)
-            with headscope.adaptive(model, used, 0.5 if target in BOUNDS else target):
-                times.append((read(model, ids), dense))
-        ms, dense_ms = (median(of) for of in zip(*times, strict=True))
-        yield {"target": target, "sparsity": local, "ms": ms, "dense_ms": dense_ms, "ratio": dense_ms / ms}
+        bound = BOUNDS[target] if target in BOUNDS else criterion.thresholds[target]
+        with headscope.adaptive(model, replace(criterion, thresholds={0.5: bound})) as run:
+            ms = timed(model, ids, options.repeats)
+            local = fmean(prompt.head for prompt in run.prompts)
+        yield {"target": target, "sparsity": local, "ms": ms, "dense_ms": dense, "ratio": dense / ms}
 
 
 def calibrated(model: Any, ids: Tensor, targets: list[float]) -> Any:

@@ -32,12 +32,14 @@ def test_generation_compares_each_row_with_the_faster_dense_cache(tmp_path: Path
         assert found["dynamic", criterion] == found["static", criterion]
 
 
-def test_prompts_that_decide_are_compared_with_dense_ones(tmp_path: Path) -> None:
+def test_prompts_that_decide_say_how_many_pairs_were_local(tmp_path: Path) -> None:
     [bench] = [path for path in BENCHES if path.stem == "prompt"]
     given = "--model tiny --tokens 500 --batches 2 --sparsity 0.5 --repeats 1 --out"
     done = subprocess.run([sys.executable, bench, *given.split(), tmp_path / "x.csv"], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = {row["target"]: float(row["sparsity"]) for row in csv.DictReader((tmp_path / "x.csv").open())}
+    rows = list(csv.DictReader((tmp_path / "x.csv").open()))
+    found = {row["target"]: float(row["sparsity"]) for row in rows}
+    assert all(float(r["ratio"]) == pytest.approx(float(r["dense_ms"]) / float(r["ms"]), rel=5e-3) for r in rows)
     assert found == {"none": 0, "0.5": pytest.approx(0.5, abs=0.1), "all": 1}
 
 

@@ -114,6 +114,8 @@ def prefilling(dim: int, group: int, arch: int = HOPPER) -> list[Any]:
     types |= dict.fromkeys(("meets", "pairs", "counts"), "*i32") | {"starts": "*i64"}
     packs = {"long": "*i8", "sums": "*i32", "found": "*i32", "counts": "*i32"}
     shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
+    planning = {name: shape[name] for name in ("G", "M", "N")}
+    planning |= {"BLOCK": pieces.BLOCK, "GROUPS": 16, "HEADS": 16, "PROGRAMS": 256}
     windows = {"M": window[0], "N": window[1], "SINKS": SINKS, "STAGES": window[3], "FORCED": True}
     return [
         made(attend_windows, types, {**shape, **windows}, window[2], 3),
@@ -122,16 +124,10 @@ def prefilling(dim: int, group: int, arch: int = HOPPER) -> list[Any]:
         made(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3),
         made(packing._number, packs, {"N": packing.BLOCK}, 4, 3),
         made(packing._pack, packs, {"N": packing.BLOCK}, 4, 3),
+        *(made(pieces._plan, CUT, planning | {"INT": kind}, 16, 3) for kind in (tl.int32, tl.int64)),
         made(packed._packed, types | CUT, {**shape, "STAGES": stages}, warps, stages),
         made(parts._merge, types | CUT, {n: shape[n] for n in shape if n != "N"} | {"ROWS": parts.SLICE}, 4, 3),
     ]
-
-
-def cutting(group: int) -> list[Any]:
-    """What goes before the packed attention."""
-    shape = {"G": group, "M": packed_hopper.ROWS, "N": packed_hopper.TILE}
-    shape |= {"BLOCK": pieces.BLOCK, "GROUPS": 16, "HEADS": 16, "PROGRAMS": 256}
-    return [compiled(pieces._plan, CUT, shape | {"INT": kind}, 8, 3) for kind in (tl.int32, tl.int64)]
 
 
 def packed_on_hopper(group: int) -> Any:
@@ -217,7 +213,6 @@ if __name__ == "__main__":
     for group in (1, 4, 7) if gluon.THERE else ():
         found = packed_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"packed in Gluon, {group} heads"
-        cutting(group)
         found = masses_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"masses in Gluon, {group} heads"
         found = windows_on_hopper(group)

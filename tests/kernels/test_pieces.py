@@ -49,7 +49,7 @@ def test_every_step_of_every_row_tile_is_taken_once_in_even_pieces_of_each_line(
     shares = [share for s in range(sequences) for share in shares[s:] + shares[:s]]
     pairs, counts = drawn(device, shares, tokens, group, seed)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"LEAST": least, "WORTH": worth, "LINES": 2, "BLOCK": 16}.items():
+        for name, value in {"LEAST": least * N, "WORTH": worth * N, "LINES": 2, "BLOCK": 16}.items():
             patch.setattr(kernel, name, value)
         pieces = kernel.Pieces.of(pairs, counts, kv_heads, group, M, N, programs)
     expected = {}

@@ -73,14 +73,25 @@ def test_prefill_of_head_dim_128_equals_the_float64_reference(device, dtype, gro
     assert_exact(*layer, starts=(0, 40, 57, 58), sink=sink, recent=recent)
 
 
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dim", [80, 128])
 def test_a_batch_may_be_cut_line_by_line(device, dtype, monkeypatch, dim) -> None:
     from headscope.kernels import pieces
 
+    found, real = [], pieces.Pieces.of
+    monkeypatch.setattr(pieces.Pieces, "of", lambda *given: found.append(real(*given)) or found[-1])
     monkeypatch.setattr(pieces, "WORTH", 1)
     monkeypatch.setattr(pieces, "LEAST", 1)
     tokens = 1500 if device == "cuda" else 270  # enough steps for each of its programs
     assert_exact(*drawn(device, dtype, 3, 2, 3, tokens, dim))
+    assert int(found[0].lines) > 1
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+def test_keys_may_be_part_of_a_longer_cache(device, dtype, dim) -> None:
+    query, key, value, rule = drawn(device, dtype, 2, 2, 3, 150, dim)
+    held = torch.full((2, 2, 2, 190, dim), torch.nan, device=device, dtype=dtype)
+    held[0, :, :, 7:157], held[1, :, :, 7:157] = key, value
+    assert_exact(query, *held[:, :, :, 7:157], rule)
 
 
 @pytest.mark.parametrize("threshold", [-torch.inf, torch.inf])

@@ -71,9 +71,9 @@ def _packed(
                 tl.store(part_masses + (part * 2 + 1) * M + m, total)
 
 
-def tiling(width: int, much: bool) -> tuple[int, int, int, int]:
-    """Rows and keys of a tile, warps and stages of the pipeline, for a padded head_dim; much: shared memory."""
-    return (128, 128 if much else 64, 8, 3) if width <= 128 else (64, 32, 8, 2)
+def tiling(width: int, ample: bool) -> tuple[int, int, int, int]:
+    """Rows and keys of a tile, warps and stages of the pipeline, for a padded head_dim; ample: the shared memory."""
+    return (128, 128 if ample else 64, 8, 3) if width <= 128 else (64, 32, 8, 2)
 
 
 def attend_packed(
@@ -85,7 +85,7 @@ def attend_packed(
         query: rotated, [B, H, T, D].
         key: rotated, [B, K, T, D].
         value: [B, K, T, D], of the key's strides.
-        output: its D has no gaps, as have those of the others.
+        output: its D has no gaps, nor have the others'.
         pairs: the long ones of each group, in order, int32 [groups, T G].
         counts: how many they are, int32 [groups].
         bits: factor of the scores times log2(e), above 0.

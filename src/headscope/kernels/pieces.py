@@ -22,16 +22,16 @@ from torch import Tensor
 
 from headscope.kernels import padded
 
-LEAST = 16
-"""Steps of a piece at least, where there are so many."""
-LINES, WORTH = 16, 128
-"""L for large batches, and steps of each program that a line more is worth."""
+LEAST, WORTH = 512, 16384
+"""Keys of a piece at least, where there are so many, and keys of each program that a line more is worth."""
+LINES = 16
+"""L at most."""
 BLOCK = 1024
 """Slots that are planned at a time."""
 
 
 class Pieces(NamedTuple):
-    """The line of steps and its cuts.
+    """Lines of steps and their cuts.
 
     Attributes:
         order: which row tile, tile x groups + group, comes when on its line, int32 [row tiles + L]: line after line,
@@ -52,7 +52,10 @@ class Pieces(NamedTuple):
     def of(cls, pairs: Tensor, counts: Tensor, kv_heads: int, group: int, m: int, n: int, programs: int) -> "Pieces":
         """Cut the work on packed pairs [groups, T G], of which counts [groups] are long; group: G."""
         groups, size = pairs.shape
-        tiles, most = triton.cdiv(size, m), min(groups // kv_heads, LINES)
+        tiles, least, worth = triton.cdiv(size, m), max(LEAST // n, 1), max(WORTH // n, 1)
+        # As `_plan` finds it where all pairs are long.
+        most = tiles * groups * (size // group // n + 1) // 2 // (programs * worth)
+        most = max(1, min(most, groups // kv_heads, LINES))
 
         def made(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=pairs.device)
@@ -60,9 +63,9 @@ class Pieces(NamedTuple):
         places, cuts = tiles * groups + most, (most, programs + 1)
         found = cls(made(places), made(places, dtype=torch.int64), made(*cuts, dtype=torch.int64), made(*cuts), made(1))
         _plan[(most,)](
-            pairs, counts, *found, size, groups, kv_heads, programs, LEAST, WORTH,
+            pairs, counts, *found, size, groups, kv_heads, programs, least, worth,
             group, m, n, BLOCK, *(padded(x) for x in (groups, kv_heads, programs + 1)),
-            tl.int32 if (tiles + 1) ** 2 < 1 << 31 else tl.int64, num_warps=8,
+            tl.int32 if (tiles + 1) ** 2 < 1 << 31 else tl.int64, num_warps=16,
         )  # fmt: skip
         return found
 
@@ -178,10 +181,10 @@ def share(pieces, line):
 
 
 @triton.jit
-def row_tile(pieces, share, i, groups):
+def row_tile(pieces, piece, i, groups):
     """The i-th row tile of a share: its number, group, the piece's key tiles from and to, and all that it takes."""
     order, begins, _, _, _ = pieces
-    start, stop, first, number = share
+    start, stop, first, number = piece
     # Whole row tiles first, so that programs read the same keys at the same time.
     place = first + (i + 1) % number
     found, begin, end = tl.load(order + place), tl.load(begins + place), tl.load(begins + place + 1)

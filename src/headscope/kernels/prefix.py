@@ -41,6 +41,7 @@ class Prefix:
         A summary of no key has mean and covariance zero.
         """
         (batch, kv_heads, tokens, dim), starts = keys.shape, starts.contiguous()
+        keys = keys if keys.stride(-1) == 1 else keys.contiguous()
         total = keys.new_empty(batch, kv_heads, len(starts), dim, dtype=torch.float32)
         square = keys.new_empty(batch, kv_heads, len(starts), dim, dim, dtype=torch.float32)
         width = padded(dim)
