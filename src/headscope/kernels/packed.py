@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels import ample, padded, processors
+from headscope.kernels import ample, packed_hopper, padded, processors
 from headscope.kernels.parts import merge, room
 from headscope.kernels.pieces import Pieces, row_tile, share
 from headscope.kernels.softmax import attended, attended_whole
@@ -76,6 +76,19 @@ def tiling(width: int, ample: bool) -> tuple[int, int, int, int]:
     return (128, 128 if ample else 64, 8, 3) if width <= 128 else (64, 32, 8, 2)
 
 
+def _launch(
+    query: Tensor, key: Tensor, value: Tensor, output: Tensor, pairs: Tensor, counts: Tensor, bits: float,
+    pieces: Pieces, parts: tuple[Tensor, Tensor],
+) -> None:  # fmt: skip
+    dim, kv_heads, width = query.shape[3], key.shape[1], padded(query.shape[3])
+    m, n, warps, stages = tiling(width, ample(query))
+    _packed[(pieces.programs,)](
+        query, key, value, output, pairs, counts, *pieces, *parts,
+        *query.stride()[:3], *key.stride()[:3], *output.stride()[:3], bits, pairs.shape[1], len(pairs), kv_heads,
+        query.shape[1] // kv_heads, dim, width, m, n, stages, num_warps=warps,
+    )  # fmt: skip
+
+
 def attend_packed(
     query: Tensor, key: Tensor, value: Tensor, output: Tensor, pairs: Tensor, counts: Tensor, bits: float
 ) -> None:
@@ -90,15 +103,12 @@ def attend_packed(
         counts: how many they are, int32 [groups].
         bits: factor of the scores times log2(e), above 0.
     """
-    heads, dim, kv_heads = query.shape[1], query.shape[3], key.shape[1]
-    width, group, (groups, size) = padded(dim), heads // kv_heads, pairs.shape
-    m, n, warps, stages = tiling(width, ample(query))
-    programs = processors(query)
-    pieces = Pieces.of(pairs, counts, kv_heads, group, m, n, programs)
-    held = room(pieces, m, dim)
-    _packed[(programs,)](
-        query, key, value, output, pairs, counts, *pieces, *held,
-        *query.stride()[:3], *key.stride()[:3], *output.stride()[:3], bits, size, groups, kv_heads,
-        group, dim, width, m, n, stages, num_warps=warps,
-    )  # fmt: skip
-    merge(pieces, pairs, counts, *held, output)
+    dim, kv_heads, programs = query.shape[3], key.shape[1], processors(query)
+    launch, (m, n, _, _) = _launch, tiling(padded(dim), ample(query))
+    if packed_hopper.serves(query, key, value):
+        # One processor less than there are is faster there.
+        launch, m, n, programs = packed_hopper.launch, packed_hopper.ROWS, packed_hopper.TILE, programs - 1
+    pieces = Pieces.of(pairs, counts, kv_heads, query.shape[1] // kv_heads, m, n, programs)
+    parts = room(pieces, m, dim)
+    launch(query, key, value, output, pairs, counts, bits, pieces, parts)
+    merge(pieces, pairs, counts, *parts, output)

@@ -1,4 +1,4 @@
-"""Attention of packed long pairs on a Hopper GPU, in Gluon: `headscope.kernels.packed` for head_dim 128.
+"""Attention of packed long pairs on a Hopper GPU, in Gluon: the kernel of `headscope.kernels.packed` for head_dim 128.
 
 One warp fetches tiles of keys and values by TMA, two warpgroups attend to them, each with half of a tile's rows. While
 the tensor cores add the values of one tile, a warpgroup weighs the next one's scores. A program takes an even piece of
@@ -11,7 +11,6 @@ tile. A row is a (query, head) pair of one KV head, pair = token x G + head. Sco
 import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels import processors
 from headscope.kernels.gluon import (
     THERE,
     asked,
@@ -27,7 +26,6 @@ from headscope.kernels.gluon import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from headscope.kernels.parts import merge, room
 from headscope.kernels.pieces import Pieces, row_tile, share
 from headscope.kernels.softmax import LOWEST
 from headscope.kernels.windows import rows as offsets
@@ -214,33 +212,18 @@ def _packed_hopper(
 
 
 def serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether `attend_packed` takes them: head_dim 128 in half precision, as TMA reads keys and values, on a Hopper."""
+    """Whether `launch` takes them: head_dim 128 in half precision, as TMA reads keys and values, on a Hopper."""
     return on_hopper(query) and all(x.dtype == query.dtype and readable(x) for x in (key, value))
 
 
-def attend_packed(
-    query: Tensor, key: Tensor, value: Tensor, output: Tensor, pairs: Tensor, counts: Tensor, bits: float
-) -> None:
-    """Write to output [B, H, T, D] the attention of long pairs over all keys that they see; the rest stays.
-
-    Args:
-        query: rotated, [B, H, T, D].
-        key: rotated, [B, K, T, D].
-        value: [B, K, T, D].
-        output: its D has no gaps.
-        pairs: the long ones of each group, in order, int32 [groups, T G].
-        counts: how many they are, int32 [groups].
-        bits: factor of the scores times log2(e), above 0.
-    """
-    batch, heads, tokens, dim = query.shape
-    kv_heads = key.shape[1]
-    groups, group = batch * kv_heads, heads // kv_heads
-    programs = processors(query) - 1
-    pieces = Pieces.of(pairs, counts, kv_heads, group, ROWS, TILE, programs)
-    held = room(pieces, ROWS, dim)
-    _packed_hopper[(programs,)](
+def launch(
+    query: Tensor, key: Tensor, value: Tensor, output: Tensor, pairs: Tensor, counts: Tensor, bits: float,
+    pieces: Pieces, parts: tuple[Tensor, Tensor],
+) -> None:  # fmt: skip
+    """Write the row tiles that `pieces` leaves whole, and to `parts` the others; the rest as `attend_packed` has it."""
+    dim, kv_heads = query.shape[3], key.shape[1]
+    _packed_hopper[(pieces.programs,)](
         *(description(x, [1, 1, TILE, dim]) for x in (key, value)),
-        query, output, pairs, counts, *pieces, *held, *query.stride()[:3], *output.stride()[:3],
-        bits, tokens * group, groups, kv_heads, group, dim, ROWS, TILE, STAGES, num_warps=4,
+        query, output, pairs, counts, *pieces, *parts, *query.stride()[:3], *output.stride()[:3],
+        bits, pairs.shape[1], len(pairs), kv_heads, query.shape[1] // kv_heads, dim, ROWS, TILE, STAGES, num_warps=4,
     )  # fmt: skip
-    merge(pieces, pairs, counts, *held, output)

@@ -22,7 +22,7 @@ SLICE = 16
 
 def room(pieces: Pieces, m: int, dim: int) -> tuple[Tensor, Tensor]:
     """Room for all parts: sums, not yet divided, [2 L P, M, D], their maxima and totals, [2 L P, 2, M]; float32."""
-    number = 2 * pieces.cuts.shape[0] * (pieces.cuts.shape[1] - 1)
+    number = 2 * len(pieces.cuts) * pieces.programs
     sums, masses = (torch.empty(number, *x, device=pieces.cuts.device) for x in ((m, dim), (2, m)))
     return sums, masses
 
@@ -30,10 +30,9 @@ def room(pieces: Pieces, m: int, dim: int) -> tuple[Tensor, Tensor]:
 def merge(pieces: Pieces, pairs: Tensor, counts: Tensor, parts: Tensor, part_masses: Tensor, output: Tensor) -> None:
     """Write to output [B, H, T, D] the row tiles that were cut, of packed pairs [groups, T G] and counts [groups]."""
     (batch, heads, _, dim), (groups, size), m = output.shape, pairs.shape, parts.shape[1]
-    lines, programs = pieces.cuts.shape[0], pieces.cuts.shape[1] - 1
-    _merge[(lines * (programs - 1), m // SLICE)](
+    _merge[(len(pieces.cuts) * (pieces.programs - 1), m // SLICE)](
         pairs, counts, *pieces, parts, part_masses, output, *output.stride()[:3],
-        size, groups, groups // batch, programs,
+        size, groups, groups // batch, pieces.programs,
         heads * batch // groups, dim, padded(dim), m, SLICE,
     )  # fmt: skip
 

@@ -48,6 +48,11 @@ class Pieces(NamedTuple):
     firsts: Tensor
     lines: Tensor
 
+    @property
+    def programs(self) -> int:
+        """P."""
+        return self.cuts.shape[1] - 1
+
     @classmethod
     def of(cls, pairs: Tensor, counts: Tensor, kv_heads: int, group: int, m: int, n: int, programs: int) -> "Pieces":
         """Cut the work on packed pairs [groups, T G], of which counts [groups] are long; group: G."""

@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from headscope.kernels import LOG2E, packed_hopper, padded, windows_hopper
+from headscope.kernels import LOG2E, padded, windows_hopper
 from headscope.kernels.layer import Decoded, Rule
 from headscope.kernels.packed import attend_packed
 from headscope.kernels.packing import packed
@@ -69,7 +69,5 @@ def prefill(
             *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
             group, dim, width, window_m, window_n, SINKS, window_stages, forced is not None, num_warps=window_warps,
         )  # fmt: skip
-    found = packed(long)
-    attend = packed_hopper.attend_packed if packed_hopper.serves(query, key, value) else attend_packed
-    attend(query, key, value, output, *found, bits)
+    attend_packed(query, key, value, output, *packed(long), bits)
     return Decoded(output, long.view(batch, kv_heads, tokens, group).transpose(2, 3).reshape(batch, heads, tokens))
