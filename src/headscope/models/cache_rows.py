@@ -66,9 +66,10 @@ def first_keys(mask: Any, rows: int, length: int) -> list[int]:
         raise UnsupportedModelError(
             f"an attention_mask of {mask.ndim} dimensions and {mask.dtype} is not served; give one of [rows, tokens]"
         )
-    seen = mask[:, :length].bool().cpu().expand(rows, -1)
+    # Where the mask is: numbers of all tokens wake all threads of a CPU, for longer than a GPU needs.
+    seen = mask[:, :length].bool().expand(rows, -1)
     starts = seen.int().argmax(1)
-    if not torch.equal(seen, torch.arange(length) >= starts[:, None]):
+    if not torch.equal(seen, torch.arange(length, device=seen.device) >= starts[:, None]):
         raise UnsupportedModelError(
             "attention_mask hides tokens behind a row's first; pad on the left: tokenizer.padding_side = 'left'"
         )
@@ -88,12 +89,17 @@ def refuse_other_than_causal(mask: Any, positions: Tensor | None, starts: Sequen
     Raises:
         UnsupportedModelError: a mask of each query hides more, or positions start again: texts packed into a row.
     """
-    seen, place = _of_full_layers(mask), torch.arange(length) - torch.tensor(starts)[:, None]
+    seen = _of_full_layers(mask)
+    by_query = seen is not None and seen.ndim == 4
+    if not by_query and positions is None:
+        return
+    device = seen.device if by_query else positions.device  # type: ignore[union-attr]
+    place = torch.arange(length, device=device) - torch.tensor(starts, device=device)[:, None]
     causal = torch.ones_like(place, dtype=torch.bool)
-    if seen is not None and seen.ndim == 4:
-        causal &= (seen[:, 0, :, :length].sum(-1).cpu() == place + 1) | (place < 0)
+    if by_query:
+        causal &= (seen[:, 0, :, :length].sum(-1) == place + 1) | (place < 0)
     if positions is not None:
-        causal[:, 1:] &= (positions.diff().cpu() == 1) | (place[:, 1:] <= 0)
+        causal[:, 1:] &= (positions.to(device).diff() == 1) | (place[:, 1:] <= 0)
     if not causal.all():
         raise UnsupportedModelError(
             "scope='prompt' reads one text a row, causally, and attention_mask or position_ids say otherwise; give such"

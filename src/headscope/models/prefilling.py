@@ -59,8 +59,8 @@ class Prefilling:
         self._padded = any(first_keys)
         rows = rows if self._padded else [(slice(None), 0)]
         self._rows = [(some, first, self._starts(length - first).to(device)) for some, first in rows]
-        position = torch.arange(length) - torch.tensor(first_keys)[:, None]
-        self._counted = (self._window.bulk_size(position) > 0).to(device)
+        position = torch.arange(length, device=device) - torch.tensor(first_keys, device=device)[:, None]
+        self._counted = self._window.bulk_size(position) > 0
 
     def _starts(self, tokens: int) -> Tensor:
         """Where a row's chunks start, [S]; a prompt within the window meets a summary of nothing and has no bulk."""
