@@ -121,6 +121,17 @@ def test_kernels_serve_half_precision_on_a_gpu_alone(device) -> None:
     assert not kernels.serve(half.clone().requires_grad_())
 
 
+def test_masses_are_of_single_precision_whatever_the_default_is(device, dtype) -> None:
+    query, key = drawn(device, dtype)[:2]
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert {x.dtype for x in found(query, key, torch.arange(80, 150, device=device), WINDOW, 0.1)} == {
+            torch.float32
+        }
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize(("room", "widest"), [(227, 256), (163, 256), (99, 128)])
 def test_wide_heads_are_served_where_the_shared_memory_is_ample(monkeypatch, room, widest) -> None:
     properties = SimpleNamespace(shared_memory_per_block=48 * 1024, shared_memory_per_block_optin=room * 1024)

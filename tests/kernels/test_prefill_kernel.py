@@ -86,6 +86,20 @@ def test_a_batch_may_be_cut_line_by_line(device, dtype, monkeypatch, dim) -> Non
     assert int(found[0].lines) > 1
 
 
+def test_another_default_dtype_changes_nothing(device, dtype, monkeypatch) -> None:
+    from headscope.kernels import pieces
+
+    monkeypatch.setattr(pieces, "LEAST", 1)
+    layer = drawn(device, dtype, tokens=1500 if device == "cuda" else 390)
+    before, _ = both(*layer)
+    torch.set_default_dtype(dtype)
+    try:
+        found, _ = both(*layer)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.output, before.output) and torch.equal(found.long, before.long)
+
+
 @pytest.mark.parametrize("dim", [64, 128])
 def test_keys_may_be_part_of_a_longer_cache(device, dtype, dim) -> None:
     query, key, value, rule = drawn(device, dtype, 2, 2, 3, 150, dim)

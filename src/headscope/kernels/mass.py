@@ -120,7 +120,7 @@ def masses(
     """
     batch, heads, queries, dim = query.shape
     kv_heads = key.shape[1]
-    local, bulk = (torch.empty(batch, heads, queries, device=query.device) for _ in range(2))
+    local, bulk = (torch.empty(batch, heads, queries, dtype=torch.float32, device=query.device) for _ in range(2))
     query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
     if mass_hopper.serves(query, key):
         mass_hopper.write_masses(query, key, query_position.int(), local, bulk, sink, recent, scale)

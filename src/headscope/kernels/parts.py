@@ -23,7 +23,7 @@ SLICE = 16
 def room(pieces: Pieces, m: int, dim: int) -> tuple[Tensor, Tensor]:
     """Room for all parts: sums, not yet divided, [2 L P, M, D], their maxima and totals, [2 L P, 2, M]; float32."""
     number = 2 * len(pieces.cuts) * pieces.programs
-    sums, masses = (torch.empty(number, *x, device=pieces.cuts.device) for x in ((m, dim), (2, m)))
+    sums, masses = (torch.empty(number, *x, dtype=torch.float32, device=pieces.cuts.device) for x in ((m, dim), (2, m)))
     return sums, masses
 
 

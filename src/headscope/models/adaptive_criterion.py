@@ -143,6 +143,7 @@ class AdaptiveCriterion:
 def _line(found: LayerMap | None, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Slope and offset of each head's line, float32 [H] each; without a map the margin itself."""
     if found is None:
-        return torch.ones(heads, device=device), torch.zeros(heads, device=device)
+        one = torch.ones(heads, dtype=torch.float32, device=device)
+        return one, torch.zeros_like(one)
     offset = found.values[:, 0] - found.slope * found.knots[:, 0]
     return found.slope.to(device, torch.float32), offset.to(device, torch.float32)
