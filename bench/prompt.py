@@ -50,8 +50,8 @@ def timed(model: Any, ids: Tensor, repeats: int) -> float:
 
 def measure(model: Any, ids: Tensor, options: argparse.Namespace, criterion: Any) -> Iterator[dict[str, Any]]:
     """Rows of a batch of prompts [B, T]."""
-    dense = timed(model, ids, options.repeats)
     for target in ("none", *options.sparsity, "all"):
+        dense = timed(model, ids, options.repeats)  # beside each, for a GPU slows as it warms
         bound = BOUNDS[target] if target in BOUNDS else criterion.thresholds[target]
         with headscope.adaptive(model, replace(criterion, thresholds={0.5: bound})) as run:
             ms = timed(model, ids, options.repeats)

@@ -24,9 +24,9 @@ FEW_GROUPS, MANY_GROUPS = 32, 128
 """So many groups, or fewer, leave room on the GPU for the merge to wait beside the queue; more than so many fill it."""
 
 
-def stages(ample: bool) -> int:
-    """Of the pipelines of `decide` and `read_bulk`; ample: the shared memory."""
-    return 3 if ample else 2
+def stages(roomy: bool) -> int:
+    """Of the pipelines of `decide` and `read_bulk`; roomy: the shared memory."""
+    return 3 if roomy else 2
 
 
 def merge_tiling(groups: int) -> tuple[int, int]:

@@ -71,9 +71,9 @@ def _packed(
                 tl.store(part_masses + (part * 2 + 1) * M + m, total)
 
 
-def tiling(width: int, ample: bool) -> tuple[int, int, int, int]:
-    """Rows and keys of a tile, warps and stages of the pipeline, for a padded head_dim; ample: the shared memory."""
-    return (128, 128 if ample else 64, 8, 3) if width <= 128 else (64, 32, 8, 2)
+def tiling(width: int, roomy: bool) -> tuple[int, int, int, int]:
+    """Rows and keys of a tile, warps and stages of the pipeline, for a padded head_dim; roomy: the shared memory."""
+    return (128, 128 if roomy else 64, 8, 3) if width <= 128 else (64, 32, 8, 2)
 
 
 def _launch(
