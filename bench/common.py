@@ -1,8 +1,10 @@
-"""What benches share: hardware and versions, models, and the prompts that they are given."""
+"""What benches share: hardware and versions, models, the prompts that they are given, and tables."""
 
 import argparse
+import csv
 import platform
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
 from types import SimpleNamespace
@@ -61,6 +63,16 @@ def random_llama(name: str, device: str, positions: int, layers: int | None = No
     return model.eval().requires_grad_(False)
 
 
+def model_options(doc: str | None) -> argparse.ArgumentParser:
+    """A command's options, so far those that `built` reads but for `tokens`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["smollm2", *LLAMAS], default="smollm2")
+    parser.add_argument("--asset", type=Path, help="model folder under results/assets, for smollm2")
+    parser.add_argument("--layers", type=int, help="of random weights; their model's own")
+    parser.add_argument("--device", default="cpu")
+    return parser
+
+
 def built(options: argparse.Namespace) -> tuple[Any, Tensor]:
     """The model in bfloat16, and token ids that prompts are cut from: prose, or random ones for random weights."""
     if options.model == "smollm2":
@@ -88,3 +100,24 @@ class Numbers:
     def __call__(self, text: str, **_: Any) -> SimpleNamespace:
         """Token ids, without character offsets: no prompt here is a pair."""
         return SimpleNamespace(input_ids=self.encode(text), offset_mapping=[])
+
+
+def as_texts(ids: Tensor) -> list[str]:
+    """Prompts [R, T] as the texts that `Numbers` reads."""
+    return [" ".join(map(str, row)) for row in ids.tolist()]
+
+
+def shown(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """A row of a table, its numbers to four digits; prints it."""
+    found = {name: f"{row[name]:.4g}" if isinstance(row[name], float) else row[name] for name in columns}
+    print(", ".join(f"{name} {value}" for name, value in found.items()), flush=True)
+    return found
+
+
+def write(out: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write a table anew."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

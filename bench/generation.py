@@ -17,7 +17,6 @@ times count; its answers, `agree` and choice of heads say nothing.
 """
 
 import argparse
-import csv
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,7 +31,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.generation.streamers import BaseStreamer
 
 import headscope
-from common import LLAMAS, Numbers, built, cut, environment
+from common import Numbers, as_texts, built, cut, environment, model_options, shown, write
 from headscope.models.captured import captured
 
 COLUMNS = ["model", "tokens", "batch", "cache", "criterion", "target", "sparsity", "sparsity_group", "tokens_per_s"]
@@ -122,18 +121,14 @@ def measure(model: Any, ids: Tensor, options: argparse.Namespace, criteria: dict
 def calibrated(model: Any, stream: Tensor, length: int, options: argparse.Namespace) -> dict[str, Any]:
     """Criteria by name, fitted to rows of the stream behind those that are measured."""
     first = max(options.batches) * max(options.tokens) // length + 1
-    rows = cut(stream, range(first, first + options.calibration_prompts), length)
-    texts = [" ".join(map(str, row)) for row in rows.tolist()]
+    texts = as_texts(cut(stream, range(first, first + options.calibration_prompts), length))
     fit = {"sparsity": options.sparsity, "max_new_tokens": options.new_tokens}
     return {name: headscope.calibrate(model, Numbers(), texts, criterion=name, **fit) for name in options.criteria}
 
 
 def main() -> None:
     """Measure every context length and batch; the table is written after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["smollm2", *LLAMAS], default="smollm2")
-    parser.add_argument("--asset", type=Path, help="model folder under results/assets, for smollm2")
-    parser.add_argument("--layers", type=int, help="of random weights; their model's own")
+    parser = model_options(__doc__)
     parser.add_argument("--tokens", nargs="+", type=int, default=[4096, 8192], help="of context and answer together")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--new-tokens", type=int, default=64, help="2 at least")
@@ -143,7 +138,6 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=2048, help="0: at each context's own length")
     parser.add_argument("--calibration-prompts", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="of which the median counts")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("results/reference/speed/generation.csv"))
     options = parser.parse_args()
     print(environment())
@@ -155,11 +149,8 @@ def main() -> None:
         for batch in options.batches:
             for row in measure(model, cut(stream, range(batch), length).to(options.device), options, criteria[at]):
                 row |= {"model": options.model, "tokens": tokens, "batch": batch}
-                rows.append({n: f"{row[n]:.4g}" if isinstance(row[n], float) else row[n] for n in COLUMNS})
-                print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            with open(options.out, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([COLUMNS, *(row.values() for row in rows)])
+                rows.append(shown(row, COLUMNS))
+            write(options.out, COLUMNS, rows)
 
 
 if __name__ == "__main__":

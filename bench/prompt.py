@@ -9,7 +9,6 @@ random weights has the times of that shape and says nothing else; its layers cos
 """
 
 import argparse
-import csv
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 
 import headscope
-from common import LLAMAS, Numbers, built, cut, environment
+from common import Numbers, as_texts, built, cut, environment, model_options, shown, write
 
 COLUMNS = ["model", "layers", "tokens", "batch", "target", "sparsity", "ms", "dense_ms", "ratio"]
 FASTEST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -61,22 +60,17 @@ def measure(model: Any, ids: Tensor, options: argparse.Namespace, criterion: Any
 
 def calibrated(model: Any, ids: Tensor, targets: list[float]) -> Any:
     """A criterion fitted to prompts [B, T]."""
-    texts = [" ".join(map(str, row)) for row in ids.tolist()]
     fixed = {"criterion": "qada", "scope": "prompt", "sparsity": targets, "max_new_tokens": 2}
-    return headscope.calibrate(model, Numbers(), texts, **fixed)
+    return headscope.calibrate(model, Numbers(), as_texts(ids), **fixed)
 
 
 def main() -> None:
     """Measure every length and batch; the table is written after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["smollm2", *LLAMAS], default="smollm2")
-    parser.add_argument("--asset", type=Path, help="model folder under results/assets, for smollm2")
-    parser.add_argument("--layers", type=int, help="of random weights; their model's own")
+    parser = model_options(__doc__)
     parser.add_argument("--tokens", nargs="+", type=int, default=[8192])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--sparsity", nargs="+", type=float, default=[0.5, 0.9], help="targets")
     parser.add_argument("--repeats", type=int, default=5, help="of which the median counts")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("results/reference/speed/prompt.csv"))
     options = parser.parse_args()
     print(environment())
@@ -87,11 +81,8 @@ def main() -> None:
             for row in measure(model, cut(stream, range(1, batch + 1), tokens).to(options.device), options, criterion):
                 row |= {"model": options.model, "layers": model.config.num_hidden_layers}
                 row |= {"tokens": tokens, "batch": batch}
-                rows.append({n: f"{row[n]:.4g}" if isinstance(row[n], float) else row[n] for n in COLUMNS})
-                print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            with open(options.out, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([COLUMNS, *(row.values() for row in rows)])
+                rows.append(shown(row, COLUMNS))
+            write(options.out, COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import environment
+from common import environment, shown
 from dense_peers import PEERS, Inputs, Run, compared, dense, milliseconds
 from headscope.heads.mass import log_masses
 from headscope.heads.window import Window
@@ -210,9 +210,7 @@ def main() -> None:
         writer.writeheader()
         for kernel in options.kernels:
             for row in rows(kernel, options):
-                shown = {n: f"{row[n]:.4g}" if isinstance(row[n], float) else row[n] for n in COLUMNS}
-                print(", ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
-                writer.writerow(shown)
+                writer.writerow(shown(row, COLUMNS))
                 file.flush()
     part.replace(options.out)
 
