@@ -1,4 +1,4 @@
-# The workflow: conf/ says what to compute, headscope.pipeline.plan turns that into jobs, the rules carry them out.
+# The workflow: conf/ says what to compute, headscope.pipeline.plan.plan turns that into jobs, the rules carry them out.
 #   snakemake                                                          the default experiment
 #   snakemake --config hydra="experiment=smoke window.recent=64,128"   any options, in Hydra's grammar
 from snakemake.utils import min_version

@@ -21,8 +21,8 @@ from headscope.benchmarks.sampling import Sampler
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.window import Window
-from headscope.models.engine import Answer, decode
-from headscope.models.shared_prefix import Rows
+from headscope.lab.evaluation import Answer, answer_rows
+from headscope.lab.shared_prefix import Rows
 
 GAUSSIAN = {"kind": "gaussian", "name": "gaussian", "covariance": "full", "capped": False, "moments": "prompt"}
 THRESHOLDS = [{"threshold": threshold} for threshold in (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0)]
@@ -47,7 +47,7 @@ def alone() -> list[list[Rows]]:
 
 def timed(model: torch.nn.Module, prompt: Encoded, rows: list[Rows], tokens: int) -> list[Answer]:
     """Decode without stop tokens, so that both ways do the same work."""
-    return decode(model, prompt.ids, prompt.boundary, rows, Window(), tokens, eos=[])
+    return answer_rows(model, prompt.ids, prompt.boundary, rows, Window(), tokens, eos=[])
 
 
 def main() -> None:

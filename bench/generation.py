@@ -32,7 +32,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import headscope
 from common import Numbers, as_texts, built, cut, environment, model_options, shown, write
-from headscope.models.captured import captured
+from headscope.inference.cuda_graph import graphed
 
 COLUMNS = ["model", "tokens", "batch", "cache", "criterion", "target", "sparsity", "sparsity_group", "tokens_per_s"]
 COLUMNS += ["dense_tokens_per_s", "dense_cache", "ratio", "boundary_s", "step_ms", "dense_step_ms", "agree"]
@@ -98,7 +98,7 @@ def measure(model: Any, ids: Tensor, options: argparse.Namespace, criteria: dict
         answer = generate(new)
         dense[kind] = clocked()
         if kind == "static":
-            with captured(model):
+            with graphed(model):
                 dense["captured"] = clocked()
             with headscope.adaptive(model, replace(criteria[options.criteria[0]], thresholds={0.5: torch.inf})):
                 step, first = clocked().step, dense["captured"].first

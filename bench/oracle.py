@@ -21,14 +21,14 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from common import default_asset, environment, load_asset
 from headscope.heads.window import Window
-from headscope.models.recording import record
+from headscope.lab.masses import record_masses
 
 WINDOW = Window()
 
 
 def ours(model: torch.nn.Module, ids: list[int], queries: int) -> torch.Tensor:
     """Local shares, [L, H, Q], from exact log masses."""
-    layers = record(model, ids, [], len(ids) - queries, WINDOW, [])
+    layers = record_masses(model, ids, [], len(ids) - queries, WINDOW, [])
     return torch.stack([torch.sigmoid(x.masses.local - x.masses.bulk)[0] for x in layers.values()])
 
 

@@ -28,9 +28,12 @@ from common import environment, shown
 from dense_peers import PEERS, Inputs, Run, compared, dense, milliseconds
 from headscope.heads.mass import log_masses
 from headscope.heads.window import Window
-from headscope.kernels import decode, mass, prefill, reference
-from headscope.kernels.layer import Cache, Rule
-from headscope.kernels.prefix import Prefix
+from headscope.kernels.common.layer import Cache, DecisionRule
+from headscope.kernels.decode import attend as decode
+from headscope.kernels.decode import reference
+from headscope.kernels.mass import masses as mass
+from headscope.kernels.prefill import attend as prefill
+from headscope.kernels.prefill.prefix_moments import PrefixMoments
 from speed_cases import SHAPES, Case, cases
 from summaries import Summary, summary
 
@@ -64,10 +67,10 @@ def checked(found: Tensor, true: Tensor, case: Case) -> float:
     return error
 
 
-def plain_rule(threshold: Tensor) -> Rule:
+def plain_rule(threshold: Tensor) -> DecisionRule:
     """Thresholds [B, H] of margins that count as they are."""
     ones = torch.ones(threshold.shape[1], device="cuda", dtype=threshold.dtype)
-    return Rule(threshold, ones, 0 * ones)
+    return DecisionRule(threshold, ones, 0 * ones)
 
 
 def measure_mass(case: Case) -> Measured:
@@ -99,8 +102,10 @@ def measure_prefill(case: Case) -> Measured:
     rule = plain_rule(torch.zeros(batch, heads, device="cuda"))
 
     def run() -> Tensor:
-        prefix = Prefix.of(key, starts, window.sink, window.recent)
-        return prefill.prefill(query, key, value, prefix, rule, window.sink, window.recent, dim**-0.5, forced).output
+        prefix = PrefixMoments.of(key, starts, window.sink, window.recent)
+        return prefill.attend_prompt(
+            query, key, value, prefix, rule, window.sink, window.recent, dim**-0.5, forced
+        ).output
 
     some = torch.linspace(0, tokens - 1, SAMPLE, device="cuda").long()
     true = exact(query[:, :, some], key, value, some, drawn[:, :, some], window)
@@ -131,7 +136,7 @@ def measure_decode(case: Case) -> Measured:
     def run(cache: Cache) -> Tensor:
         given.update(cache, window)
         fixed = window.sink, window.recent, dim**-0.5, given.outliers, work
-        return decode.decode(single, cache, given.rest, rule, *fixed).output
+        return decode.attend_step(single, cache, given.rest, rule, *fixed).output
 
     inputs = _copies(case.shape, case.tokens, batch)
     runs = [partial(run, Cache(k, v, lengths)) for _, k, v in inputs]
@@ -149,12 +154,12 @@ def _copies(shape: str, tokens: int, batch: int) -> Inputs:
     return [(query, key, value), *((query, key.clone(), value.clone()) for _ in range(more))]
 
 
-def decoded(query: Tensor, cache: Cache, given: Summary, rule: Rule, window: Window) -> Tensor:
+def decoded(query: Tensor, cache: Cache, given: Summary, rule: DecisionRule, window: Window) -> Tensor:
     """Float64 output of the first sequence, [1, H, D]."""
     held = None if given.outliers is None else _first(given.outliers)
     rule = replace(rule, threshold=rule.threshold[:1])
     parts = query[:1].double(), _first(cache), _first(given.rest), rule
-    return reference.decode(*parts, window.sink, window.recent, query.shape[2] ** -0.5, held).output
+    return reference.attend_step(*parts, window.sink, window.recent, query.shape[2] ** -0.5, held).output
 
 
 def _first(of: Any) -> Any:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from headscope.heads.window import Window
-from headscope.kernels.join import join
-from headscope.kernels.layer import Cache, Means, Outliers, Rest, Rule
+from headscope.kernels.common.layer import BulkSummary, Cache, ClusterMeans, DecisionRule, OutlierKeys
+from headscope.kernels.decode.update_clusters import update_clusters
 
 CLUSTERS, OUTLIERS = 16, 340
 """Of the default adaptive criterion, for each KV head."""
@@ -31,12 +31,12 @@ class Summary:
         options: of the rule.
     """
 
-    rest: Rest
-    outliers: Outliers | None
-    means: Means | None
+    rest: BulkSummary
+    outliers: OutlierKeys | None
+    means: ClusterMeans | None
     options: dict[str, bool]
 
-    def rule(self, rule: Rule) -> Rule:
+    def rule(self, rule: DecisionRule) -> DecisionRule:
         """The rule with this summary's options."""
         return replace(rule, **self.options)
 
@@ -48,7 +48,7 @@ class Summary:
     def update(self, cache: Cache, window: Window) -> None:
         """What precedes each decision."""
         if self.means is not None:
-            join(cache, self.rest, self.means, window.sink, window.recent)
+            update_clusters(cache, self.rest, self.means, window.sink, window.recent)
 
 
 def summary(name: str, key: Tensor, value: Tensor, window: Window) -> Summary:
@@ -62,11 +62,13 @@ def summary(name: str, key: Tensor, value: Tensor, window: Window) -> Summary:
     centres, mean_values = (_means(x, clusters) for x in (keys, values))
     ones = torch.ones(centres.shape[:3], device=key.device)
     size = ones * (keys.shape[2] / clusters)
-    rest = Rest(size, centres.to(key.dtype), mean_values.to(key.dtype), covariance.to(key.dtype).contiguous(), ones)
+    rest = BulkSummary(
+        size, centres.to(key.dtype), mean_values.to(key.dtype), covariance.to(key.dtype).contiguous(), ones
+    )
     if clusters == 1 or name == "clusters":
         return Summary(rest, None, None, {})
     metric = torch.eye(key.shape[3], device=key.device).repeat(*key.shape[:2], 1, 1)
-    means = Means(centres, mean_values, metric) if name == "updated" else None
+    means = ClusterMeans(centres, mean_values, metric) if name == "updated" else None
     return Summary(rest, _outliers(keys, values), means, {"lost_output": True, "correction": name == "correction"})
 
 
@@ -76,11 +78,11 @@ def _covariance(keys: Tensor) -> Tensor:
 
 
 def _means(x: Tensor, clusters: int) -> Tensor:
-    """Means of as many runs of neighbours, [B, K, C, D], float32."""
+    """ClusterMeans of as many runs of neighbours, [B, K, C, D], float32."""
     return torch.stack([part.mean(2, dtype=torch.float32) for part in x.tensor_split(clusters, 2)], 2)
 
 
-def _outliers(keys: Tensor, values: Tensor) -> Outliers:
+def _outliers(keys: Tensor, values: Tensor) -> OutlierKeys:
     at = torch.linspace(0, keys.shape[2] - 1, min(OUTLIERS, keys.shape[2]), device=keys.device).long()
     count = torch.full(keys.shape[:2], len(at), dtype=torch.int32, device=keys.device)
-    return Outliers(keys[:, :, at].contiguous(), values[:, :, at].contiguous(), count)
+    return OutlierKeys(keys[:, :, at].contiguous(), values[:, :, at].contiguous(), count)

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headscope.heads.window import Window
-    from headscope.models.adaptive import adaptive
-    from headscope.models.adaptive_criterion import AdaptiveCriterion
-    from headscope.models.calibrate import calibrate
-    from headscope.models.criterion_file import load
-    from headscope.models.run import Run, Sparsity
+    from headscope.inference.calibrate import calibrate
+    from headscope.inference.context import adaptive
+    from headscope.inference.criterion import AdaptiveCriterion
+    from headscope.inference.criterion_file import load
+    from headscope.inference.session import Session, Sparsity
 
 __version__ = "0.1.0"
-__all__ = ["AdaptiveCriterion", "Run", "Sparsity", "Window", "adaptive", "calibrate", "load"]
+__all__ = ["AdaptiveCriterion", "Session", "Sparsity", "Window", "adaptive", "calibrate", "load"]
 _HOMES = {
-    "AdaptiveCriterion": "models.adaptive_criterion",
-    "Run": "models.run",
-    "Sparsity": "models.run",
+    "AdaptiveCriterion": "inference.criterion",
+    "Session": "inference.session",
+    "Sparsity": "inference.session",
     "Window": "heads.window",
-    "adaptive": "models.adaptive",
-    "calibrate": "models.calibrate",
-    "load": "models.criterion_file",
+    "adaptive": "inference.context",
+    "calibrate": "inference.calibrate",
+    "load": "inference.criterion_file",
 }
 
 

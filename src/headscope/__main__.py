@@ -38,7 +38,7 @@ def _dispatch(words: list[str]) -> int:
     if command in COMMANDS:
         return int(import_module(f"headscope.pipeline.commands.{command}").main(rest))
     from headscope.pipeline.commands import stage
-    from headscope.pipeline.options import nearest
+    from headscope.pipeline.config.options import nearest
 
     known = stage.names()
     if command not in known:

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from headscope.benchmarks import registry
-from headscope.pipeline import node as node_module
-from headscope.pipeline import plan
-from headscope.pipeline.compose import groups
-from headscope.pipeline.node import ancestors
-from headscope.pipeline.nodes import figures
-from headscope.pipeline.options import find, options
+from headscope.pipeline.config.compose import groups
+from headscope.pipeline.config.options import find, options
+from headscope.pipeline.plan import node as node_module
+from headscope.pipeline.plan import plan
+from headscope.pipeline.plan.node import ancestors
+from headscope.pipeline.plan.nodes import figures
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = groups(ROOT)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headscope.figures.tables import Tables
+from headscope.figures.common.tables import Tables
 
 TARGETS = (0.3, 0.5, 0.65, 0.8, 0.9)
 GAUSSIAN = {"kind": "gaussian", "covariance": "full", "clusters": None, "capped": False}
@@ -35,7 +35,7 @@ ESTIMATORS = {"gaussian_prompt": (0.6, 0.8), "gaussian_random_words": (-0.5, 1.6
 
 @dataclass(frozen=True)
 class FakeNode:
-    """A folder and its slice, as `headscope.pipeline.parents.Parent` has them."""
+    """A folder and its slice, as `headscope.pipeline.store.parents.Parent` has them."""
 
     folder: Path
     spec: dict[str, Any]

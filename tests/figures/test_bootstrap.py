@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.figures import bootstrap
+from headscope.figures.common import bootstrap
 
 TASKS = ["a"] * 3 + ["b"] * 6
 

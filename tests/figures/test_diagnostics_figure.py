@@ -6,9 +6,10 @@ import pytest
 from synthetic_tables import FakeNode
 
 from headscope.errors import ConfigError
-from headscope.figures import bootstrap, diagnosed, gaussian_fit
-from headscope.figures.diagnosed import ALL
-from headscope.figures.tables import Tables
+from headscope.figures import gaussian_fit
+from headscope.figures.common import bootstrap, diagnosed
+from headscope.figures.common.diagnosed import ALL
+from headscope.figures.common.tables import Tables
 from headscope.heads.gaussian_fit import NORMAL
 from headscope.pipeline.stages.diagnostics import FITS, MEASURES, SPECTRA
 

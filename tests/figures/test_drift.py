@@ -6,7 +6,7 @@ import synthetic_tables as fake
 
 from headscope.errors import ConfigError
 from headscope.figures import drift, layers
-from headscope.figures.tables import Tables
+from headscope.figures.common.tables import Tables
 
 NAN = float("nan")
 # criterion, target, score, sparsity, sparsity of each layer

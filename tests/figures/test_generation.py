@@ -6,8 +6,8 @@ import synthetic_tables as fake
 
 from headscope.errors import ConfigError
 from headscope.figures import generation, keeps
-from headscope.figures.kept import kept
-from headscope.figures.tables import Tables
+from headscope.figures.common.kept import kept
+from headscope.figures.common.tables import Tables
 
 NAN = float("nan")
 LINE = {"dense": [(NAN, 80.0, 0.0)], "one": [(0.6, 60.0, 0.6), (0.9, 30.0, 0.9)], "two": [(0.6, 70.0, 0.7)]}

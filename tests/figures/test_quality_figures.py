@@ -9,10 +9,11 @@ import synthetic_tables as fake
 import torch
 
 from headscope.errors import ConfigError
-from headscope.figures import agreement, pairs, quality
-from headscope.figures.tables import Tables
+from headscope.figures import agreement, quality
+from headscope.figures.common import pairs
+from headscope.figures.common.tables import Tables
 from headscope.heads import quality as measures
-from headscope.heads.margin_maps import MarginMap, affine
+from headscope.heads.calibration.maps import MarginMap, affine
 
 OUTLIERS = {"rules": ["recent"], "count": 72, "bits": 16}
 CRITERIA = {

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import synthetic_tables as fake
 
-from headscope.figures import score_sparsity, scores, style, summary
-from headscope.figures.tables import Tables
+from headscope.figures import score_sparsity, summary
+from headscope.figures.common import scores, style
+from headscope.figures.common.tables import Tables
 
 NAN = float("nan")
 DIFFERENT = [("dense", NAN, 60), ("qada", 0.8, 50), ("oracle", 0.8, 60), ("static", 0.8, 70)]

@@ -9,8 +9,8 @@ import pytest
 import synthetic_tables as fake
 
 from headscope.errors import ConfigError
-from headscope.figures.tables import Setting, Tables, matrix
-from headscope.pipeline.oracle_tables import PromptMasses, estimates_table, masses_table
+from headscope.figures.common.tables import Setting, Tables, matrix
+from headscope.pipeline.store.oracle_tables import PromptMasses, estimates_table, masses_table
 
 AT = Setting("ruler", 1024)
 

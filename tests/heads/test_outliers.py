@@ -6,7 +6,7 @@ import torch
 
 from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk, LayerCache, Probes
-from headscope.heads.outliers import Outliers, allotted, choose, importance
+from headscope.heads.outliers import OutlierRule, allotted, choose, importance
 
 RULES = ["mahalanobis", "query_metric", "probe_attention", "value_norm", "last_queries", "recent", "random"]
 
@@ -152,7 +152,7 @@ def test_heads_that_share_have_their_own_most_important_keys_and_as_many_in_the_
     count: int, part: float, least: int
 ) -> None:
     bulks = [layers.bulk(), layers.bulk(dtype=torch.bfloat16)]
-    marked = list(Outliers(("probe_attention",), count, shared=part).marked(bulks))
+    marked = list(OutlierRule(("probe_attention",), count, shared=part).marked(bulks))
     sizes = torch.stack([marks.sum(1) for _, marks in marked])
     assert sizes.double().mean() == min(count, 46) and sizes.min() >= min(least, 46)
     for bulk, (same, marks) in zip(bulks, marked, strict=True):
@@ -168,7 +168,7 @@ def test_heads_that_share_have_their_own_most_important_keys_and_as_many_in_the_
 @pytest.mark.parametrize("count", [0, 5, 100])
 def test_heads_that_do_not_share_have_those_chosen_for_the_layer(rules: tuple[str, ...], count: int) -> None:
     bulk = layers.bulk()
-    ((same, marks),) = Outliers(rules, count).marked([bulk])
+    ((same, marks),) = OutlierRule(rules, count).marked([bulk])
     assert same is bulk and torch.equal(bulk.index[marks].view(2, -1), choose(rules, bulk, count))
 
 

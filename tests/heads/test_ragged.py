@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from headscope.heads.bulk import Bulk
 from headscope.heads.estimators import build
 from headscope.heads.estimators.clusters import ROUNDS
-from headscope.heads.metric import metric_factor
+from headscope.heads.probe_metric import probe_metric
 from headscope.heads.quantised import rounded
 
 TOKENS, CLUSTERS = 46, 4
@@ -46,7 +46,7 @@ def written_out(keys: torch.Tensor, metric: torch.Tensor) -> list[list[int]]:
 @given(counts=st.tuples(st.integers(0, TOKENS), st.integers(0, TOKENS)), seed=st.integers(0, 99))
 def test_clusters_are_those_of_each_head_written_out(covariance: str, counts: tuple[int, int], seed: int) -> None:
     bulk, mask = layers.bulk(seed=seed), picked(counts, seed)
-    found, metric = make(covariance).summarise(bulk.where(mask)), metric_factor(bulk, torch.float64)
+    found, metric = make(covariance).summarise(bulk.where(mask)), probe_metric(bulk, torch.float64)
     for head in range(2):
         keys, values = bulk.keys[head, mask[head]], bulk.values[head, mask[head]]
         members = written_out(keys, metric[head]) if len(keys) else [[]]

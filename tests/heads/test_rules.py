@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.errors import ConfigError
-from headscope.heads.calibration import threshold_for
-from headscope.heads.rules import MOSTLY_BULK, RULES, bulk_share
+from headscope.heads.calibration.rules import MOSTLY_BULK, RULES, bulk_share
+from headscope.heads.calibration.thresholds import threshold_for
 
 LOST_MASS, COVERAGE = RULES["lost_mass"], RULES["coverage"]
 

@@ -16,24 +16,19 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from headscope.kernels import (
-    decode,
-    gluon,
-    join,
-    mass,
-    mass_hopper,
-    packed,
-    packed_hopper,
-    packing,
-    padded,
-    parts,
-    pieces,
-    prefix,
-    windows_hopper,
-)
-from headscope.kernels.decide import decide
-from headscope.kernels.queue import merge, read_bulk
-from headscope.kernels.windows import SINKS, attend_windows, window_tiling
+from headscope.kernels.common import gluon
+from headscope.kernels.common.device import padded
+from headscope.kernels.decode import attend as decode
+from headscope.kernels.decode import update_clusters as join
+from headscope.kernels.decode.decide import decide
+from headscope.kernels.decode.read_bulk import merge, read_bulk
+from headscope.kernels.mass import masses as mass
+from headscope.kernels.mass import masses_hopper as mass_hopper
+from headscope.kernels.prefill import packed, packed_hopper, packing, windows_hopper
+from headscope.kernels.prefill import partial_sums as parts
+from headscope.kernels.prefill import prefix_moments as prefix
+from headscope.kernels.prefill import work_plan as pieces
+from headscope.kernels.prefill.windows import SINKS, attend_windows, window_tiling
 
 JOINING = dict.fromkeys(("key_means", "value_means"), "*bf16")
 JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")

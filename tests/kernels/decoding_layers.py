@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from headscope.kernels.layer import Cache, Outliers, Rest, Rule
+from headscope.kernels.common.layer import BulkSummary, Cache, DecisionRule, OutlierKeys
 
 
 def rounding(dtype: torch.dtype) -> dict[str, float]:
@@ -17,9 +17,9 @@ def rounding(dtype: torch.dtype) -> dict[str, float]:
 class Layer:
     query: torch.Tensor
     cache: Cache
-    rest: Rest
-    rule: Rule
-    outliers: Outliers | None
+    rest: BulkSummary
+    rule: DecisionRule
+    outliers: OutlierKeys | None
 
 
 def drawn(device, dtype, kv_heads=2, group=3, dim=64, lengths=(300, 70), clusters=5, outliers=7, full=False, seed=0,
@@ -37,7 +37,7 @@ def drawn(device, dtype, kv_heads=2, group=3, dim=64, lengths=(300, 70), cluster
         x.transpose(1, 2)[behind] = torch.nan
     root = normal(batch, kv_heads, dim, dim) * (0.5 / dim**0.5)
     covariance = root @ root.transpose(2, 3) if full else root.diagonal(dim1=2, dim2=3).square()
-    rest = Rest(
+    rest = BulkSummary(
         normal(batch, kv_heads, clusters).exp(),
         normal(batch, kv_heads, clusters, dim).to(dtype),
         normal(batch, kv_heads, clusters, dim).to(dtype),
@@ -51,10 +51,10 @@ def drawn(device, dtype, kv_heads=2, group=3, dim=64, lengths=(300, 70), cluster
         pairs = [normal(batch, kv_heads, outliers, dim).to(dtype) for _ in range(2)]
         for x in pairs:
             x[outside] = torch.nan
-        held = Outliers(*pairs, count)
+        held = OutlierKeys(*pairs, count)
     chosen = {"threshold": normal(batch, heads), "slope": 1 + normal(heads) / 4, "offset": normal(heads)} | rule
     cache = Cache(keys, values, torch.tensor(lengths, dtype=torch.int32, device=device))
-    return Layer((normal(batch, heads, dim) * norm).to(dtype), cache, rest, Rule(**chosen), held)
+    return Layer((normal(batch, heads, dim) * norm).to(dtype), cache, rest, DecisionRule(**chosen), held)
 
 
 def in_pages(cache: Cache, page: int) -> Cache:

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from headscope.errors import ConfigError, ShapeError
 from headscope.heads.bulk import Bulk, LayerCache
+from headscope.heads.calibration.maps import MarginMap, affine
 from headscope.heads.criteria.lost_output import LostOutput
 from headscope.heads.criteria.qada import Qada
 from headscope.heads.estimators.clusters import Clusters
 from headscope.heads.estimators.gaussian import Gaussian
-from headscope.heads.margin_maps import MarginMap, affine
-from headscope.heads.rest import rest_of
 from headscope.heads.view import LayerView, Summaries
 from headscope.heads.window import Window
-from headscope.kernels import reference
-from headscope.kernels.layer import rows_of
+from headscope.inference.kernel_inputs import rest_of
+from headscope.kernels.common.layer import rows_of
+from headscope.kernels.decode import reference
 
 SINK, RECENT, PROGRAMS = 5, 20, 7
 UNDECIDED = 0.05
@@ -25,20 +25,20 @@ UNDECIDED = 0.05
 
 
 def found(layer: Layer, cache=None, sink=SINK, recent=RECENT, programs=PROGRAMS):
-    from headscope.kernels.decode import Workspace, decode
+    from headscope.kernels.decode.attend import Workspace, attend_step
 
     workspace = Workspace.of(layer.query, layer.rest.keys.shape[1], programs)
     for x in (workspace.plain, workspace.plain_mass, workspace.parts, workspace.part_masses, workspace.output):
         x.fill_(torch.nan)
     scale = layer.query.shape[-1] ** -0.5
-    return decode(
+    return attend_step(
         layer.query, cache or layer.cache, layer.rest, layer.rule, sink, recent, scale, layer.outliers, workspace
     )
 
 
 def expected(layer: Layer, sink=SINK, recent=RECENT):
     exact, scale = double(layer), layer.query.shape[-1] ** -0.5
-    return reference.decode(exact.query, exact.cache, exact.rest, exact.rule, sink, recent, scale, exact.outliers)
+    return reference.attend_step(exact.query, exact.cache, exact.rest, exact.rule, sink, recent, scale, exact.outliers)
 
 
 def assert_exact(layer: Layer, **options):
@@ -100,7 +100,7 @@ def test_a_window_may_be_longer_than_a_tile(device, dtype, dim, outliers) -> Non
 
 def test_many_groups_are_merged_as_few_are(device, dtype) -> None:
     layer = drawn(device, dtype, lengths=[60 + 7 * b for b in range(17)], outliers=0)
-    from headscope.kernels.decode import merge_tiling
+    from headscope.kernels.decode.attend import merge_tiling
 
     assert merge_tiling(17 * 2) != merge_tiling(2)
     assert_exact(layer)

@@ -5,9 +5,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headscope import kernels
 from headscope.heads import mass
 from headscope.heads.window import Window
+from headscope.kernels.common import device as kernel_device
 
 WINDOW = Window(sink=5, recent=20)
 
@@ -20,7 +20,7 @@ def drawn(device, dtype, batch=1, kv_heads=2, group=3, queries=70, keys=150, dim
 
 
 def found(query, key, positions, window, scale):
-    from headscope.kernels.mass import masses
+    from headscope.kernels.mass.masses import masses
 
     return masses(query, key, positions, window.sink, window.recent, scale)
 
@@ -103,9 +103,9 @@ def test_nan_shows_in_its_own_side_and_a_future_nan_nowhere(device, dtype, dim) 
 
 def test_the_exact_masses_come_from_the_kernel_where_it_serves(device, dtype, monkeypatch) -> None:
     query, key, positions = drawn(device, dtype)
-    monkeypatch.setattr(kernels, "serve", lambda *_: True)
+    monkeypatch.setattr(kernel_device, "serve", lambda *_: True)
     served = mass.log_masses(query, key, positions, WINDOW, 0.1)
-    monkeypatch.setattr(kernels, "serve", lambda *_: False)
+    monkeypatch.setattr(kernel_device, "serve", lambda *_: False)
     plain = mass.log_masses(query, key, positions, WINDOW, 0.1)
     assert torch.equal(served.bulk, found(query, key, positions, WINDOW, 0.1)[1])
     torch.testing.assert_close(served.local, plain.local)
@@ -115,10 +115,10 @@ def test_the_exact_masses_come_from_the_kernel_where_it_serves(device, dtype, mo
 
 def test_kernels_serve_half_precision_on_a_gpu_alone(device) -> None:
     half, single = (torch.zeros(1, 1, 1, 64, device=device, dtype=t) for t in (torch.bfloat16, torch.float32))
-    assert kernels.serve(half) == (device == "cuda")
-    assert not kernels.serve(half, single)
-    assert not kernels.serve(torch.zeros(1, 257, device=device, dtype=torch.bfloat16))
-    assert not kernels.serve(half.clone().requires_grad_())
+    assert kernel_device.serve(half) == (device == "cuda")
+    assert not kernel_device.serve(half, single)
+    assert not kernel_device.serve(torch.zeros(1, 257, device=device, dtype=torch.bfloat16))
+    assert not kernel_device.serve(half.clone().requires_grad_())
 
 
 def test_masses_are_of_single_precision_whatever_the_default_is(device, dtype) -> None:
@@ -137,13 +137,14 @@ def test_wide_heads_are_served_where_the_shared_memory_is_ample(monkeypatch, roo
     properties = SimpleNamespace(shared_memory_per_block=48 * 1024, shared_memory_per_block_optin=room * 1024)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    assert kernels.serve(torch.zeros(1, widest).half()) and not kernels.serve(torch.zeros(1, widest + 1).half())
+    assert kernel_device.serve(torch.zeros(1, widest).half())
+    assert not kernel_device.serve(torch.zeros(1, widest + 1).half())
 
 
 @pytest.fixture
 def hopper(monkeypatch):
     """Tensors that say they are on a Hopper GPU."""
-    from headscope.kernels import mass_hopper
+    from headscope.kernels.mass import masses_hopper as mass_hopper
 
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))

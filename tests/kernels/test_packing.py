@@ -6,7 +6,7 @@ import torch
 
 @pytest.mark.parametrize(("groups", "size"), [(1, 1), (3, 1024), (2, 2500), (5, 1023)])
 def test_long_pairs_keep_their_order(device, groups, size) -> None:
-    from headscope.kernels.packing import packed
+    from headscope.kernels.prefill.packing import packed
 
     generator = torch.Generator().manual_seed(size)
     long = torch.rand(groups, size, generator=generator) < torch.tensor([0.0, 1.0, 0.3, 0.01, 0.9][:groups])[:, None]

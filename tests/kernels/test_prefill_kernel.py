@@ -5,8 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headscope.heads.moments import KeyMoments
-from headscope.kernels import reference
-from headscope.kernels.layer import Rule
+from headscope.kernels.common.layer import DecisionRule
+from headscope.kernels.prefill import reference
 
 UNDECIDED = 0.05
 
@@ -20,22 +20,22 @@ def drawn(device, dtype, batch=1, kv_heads=2, group=3, tokens=200, dim=64, seed=
     heads = kv_heads * group
     query = (normal(batch, tokens, heads, dim) * 2).to(dtype).transpose(1, 2)  # as a projection leaves it
     key, value = (normal(batch, kv_heads, tokens, dim).to(dtype) for _ in range(2))
-    return query, key, value, Rule(normal(batch, heads), 1 + normal(heads) / 4, normal(heads))
+    return query, key, value, DecisionRule(normal(batch, heads), 1 + normal(heads) / 4, normal(heads))
 
 
 def both(query, key, value, rule, starts=(0, 40, 100), sink=5, recent=20):
     """What the kernels find, and the reference in float64 from the same summaries and rule."""
-    from headscope.kernels.prefill import prefill
-    from headscope.kernels.prefix import Prefix
+    from headscope.kernels.prefill.attend import attend_prompt
+    from headscope.kernels.prefill.prefix_moments import PrefixMoments
 
-    prefix = Prefix.of(key, torch.tensor(starts, device=key.device), sink, recent)
+    prefix = PrefixMoments.of(key, torch.tensor(starts, device=key.device), sink, recent)
     scale = query.shape[-1] ** -0.5
-    mine = prefill(query, key, value, prefix, rule, sink, recent, scale)
+    mine = attend_prompt(query, key, value, prefix, rule, sink, recent, scale)
 
     def exact(threshold):
-        given = Rule(*(x.double() for x in (threshold, rule.slope, rule.offset)))
+        given = DecisionRule(*(x.double() for x in (threshold, rule.slope, rule.offset)))
         parts = (x.double() for x in (query, key, value, prefix.mean, prefix.covariance))
-        return reference.prefill(*parts, prefix.meets, given, sink, recent, scale)
+        return reference.attend_prompt(*parts, prefix.meets, given, sink, recent, scale)
 
     return mine, exact
 
@@ -75,10 +75,10 @@ def test_prefill_of_head_dim_128_equals_the_float64_reference(device, dtype, gro
 
 @pytest.mark.parametrize("dim", [80, 128])
 def test_a_batch_may_be_cut_line_by_line(device, dtype, monkeypatch, dim) -> None:
-    from headscope.kernels import pieces
+    from headscope.kernels.prefill import work_plan as pieces
 
-    found, real = [], pieces.Pieces.of
-    monkeypatch.setattr(pieces.Pieces, "of", lambda *given: found.append(real(*given)) or found[-1])
+    found, real = [], pieces.WorkPlan.of
+    monkeypatch.setattr(pieces.WorkPlan, "of", lambda *given: found.append(real(*given)) or found[-1])
     monkeypatch.setattr(pieces, "WORTH", 1)
     monkeypatch.setattr(pieces, "LEAST", 1)
     tokens = 1500 if device == "cuda" else 270  # enough steps for each of its programs
@@ -87,7 +87,7 @@ def test_a_batch_may_be_cut_line_by_line(device, dtype, monkeypatch, dim) -> Non
 
 
 def test_another_default_dtype_changes_nothing(device, dtype, monkeypatch) -> None:
-    from headscope.kernels import pieces
+    from headscope.kernels.prefill import work_plan as pieces
 
     monkeypatch.setattr(pieces, "LEAST", 1)
     layer = drawn(device, dtype, tokens=1500 if device == "cuda" else 390)
@@ -125,17 +125,18 @@ def test_one_long_head_alone(device, dtype) -> None:
 
 
 def test_labels_may_be_forced_but_for_those_left_as_they_are(device, dtype) -> None:
-    from headscope.kernels.prefill import prefill
-    from headscope.kernels.prefix import Prefix
+    from headscope.kernels.prefill.attend import attend_prompt
+    from headscope.kernels.prefill.prefix_moments import PrefixMoments
 
     query, key, value, rule = drawn(device, dtype)
-    prefix = Prefix.of(key, torch.tensor([0, 100], device=device), 5, 20)
-    free = prefill(query, key, value, prefix, rule, 5, 20, 1 / 8).long
+    prefix = PrefixMoments.of(key, torch.tensor([0, 100], device=device), 5, 20)
+    free = attend_prompt(query, key, value, prefix, rule, 5, 20, 1 / 8).long
     forced = torch.randint(0, 3, (1, 2, 200, 3), dtype=torch.int8, device=device)
-    found = prefill(query, key, value, prefix, rule, 5, 20, 1 / 8, forced)
+    found = attend_prompt(query, key, value, prefix, rule, 5, 20, 1 / 8, forced)
     given = forced.transpose(2, 3).reshape(1, 6, 200)
     assert torch.equal(found.long, torch.where(given == 2, free, given == 1))
-    whole, _ = both(query, key, value, Rule(torch.full_like(rule.threshold, torch.inf), rule.slope, rule.offset))
+    every = DecisionRule(torch.full_like(rule.threshold, torch.inf), rule.slope, rule.offset)
+    whole, _ = both(query, key, value, every)
     long = found.long & whole.long
     assert long.any()
     torch.testing.assert_close(found.output[long], whole.output[long], **rounding(dtype))
@@ -152,10 +153,10 @@ def test_a_query_that_is_nan_is_long_and_harms_no_other(device, dtype) -> None:
 
 
 def test_summaries_are_the_moments_of_the_bulk_that_a_start_finds(device, dtype) -> None:
-    from headscope.kernels.prefix import Prefix
+    from headscope.kernels.prefill.prefix_moments import PrefixMoments
 
     _, key, _, _ = drawn(device, dtype)
-    prefix = Prefix.of(key, torch.tensor([30, 40, 100], device=device), 5, 20)
+    prefix = PrefixMoments.of(key, torch.tensor([30, 40, 100], device=device), 5, 20)
     for summary, last in enumerate((10, 20, 80)):
         moments = KeyMoments.of(key[0, :, 5:last].double())
         torch.testing.assert_close(prefix.mean[0, :, summary].double(), moments.mean, rtol=1e-4, atol=1e-4)

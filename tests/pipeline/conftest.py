@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from headscope.pipeline import compose, plan
+from headscope.pipeline.config import compose
+from headscope.pipeline.plan import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 

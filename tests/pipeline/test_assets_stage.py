@@ -16,9 +16,9 @@ from tiny_gguf import CHAT_TEMPLATE, EXPECTED, write_tiny_gguf
 from headscope.benchmarks.prose import packaged_prose
 from headscope.errors import AssetError, ConfigError
 from headscope.models.loading import load
-from headscope.pipeline.files import atomic_folder, sha256_file
-from headscope.pipeline.parents import Parents
 from headscope.pipeline.stages import assets
+from headscope.pipeline.store.files import atomic_folder, sha256_file
+from headscope.pipeline.store.parents import Parents
 
 RANDOM = {
     "type": "random",

@@ -16,9 +16,9 @@ from headscope.benchmarks.longbench import overall as longbench_overall
 from headscope.benchmarks.longbench.subsets import SUBSETS
 from headscope.benchmarks.ruler import overall as ruler_overall
 from headscope.errors import AssetError, ConfigError
-from headscope.pipeline import plan
 from headscope.pipeline.commands import stage
-from headscope.pipeline.predictions import score_files
+from headscope.pipeline.commands.benchmark_score import score_files
+from headscope.pipeline.plan import plan
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["experiment=smoke", "model=tiny", "benchmark=[ruler,longbench_local]", "benchmark.ruler.lengths=[640]"]

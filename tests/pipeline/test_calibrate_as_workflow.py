@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 import headscope
-from headscope.models.adaptive_criterion import RECIPES
-from headscope.pipeline import plan
+from headscope.inference.criterion import RECIPES
 from headscope.pipeline.commands import stage
-from headscope.pipeline.inputs import build_outliers, load_model, load_prompts
-from headscope.pipeline.nodes import CHUNK
-from headscope.pipeline.parents import Parents
+from headscope.pipeline.plan import plan
+from headscope.pipeline.plan.nodes import CHUNK
+from headscope.pipeline.stages.inputs import build_outliers, load_model, load_prompts
+from headscope.pipeline.store.parents import Parents
 
 ROOT = Path(__file__).parents[2]
 CRITERIA = ("lost_output", "lost_output_gaussian", "qada")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from headscope.pipeline.cells import Cells
+from headscope.pipeline.store.cells import Cells
 
 ROWS = {"a1": {"text": "x", "tokens": [1, 2]}, "b2": {"text": "y", "sparsity": 0.25}}
 

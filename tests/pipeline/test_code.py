@@ -3,8 +3,8 @@ import sys
 import pytest
 
 from headscope.errors import ConfigError
-from headscope.pipeline import code
 from headscope.pipeline.commands.stage import names as stage_names
+from headscope.pipeline.plan import code
 
 
 @pytest.fixture
@@ -70,4 +70,8 @@ def test_nothing_is_imported():
 def test_an_option_more_renews_no_stage():
     for stage in stage_names():
         found = code.closure(f"headscope.pipeline.stages.{stage}")
-        assert not found & {"headscope.pipeline.schema", "headscope.pipeline.nodes", "headscope.pipeline.plan"}, stage
+        assert not found & {
+            "headscope.pipeline.config.schema",
+            "headscope.pipeline.plan.nodes",
+            "headscope.pipeline.plan.plan",
+        }, stage

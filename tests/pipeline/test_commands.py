@@ -4,9 +4,9 @@ import pytest
 from toy_nodes import install, make, write_spec
 
 from headscope import __main__ as cli
-from headscope.pipeline import compose
 from headscope.pipeline.commands import diff
 from headscope.pipeline.commands.run import snakemake
+from headscope.pipeline.config import compose
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_gc_keeps_what_an_experiment_or_a_named_option_needs(tmp_path, capsys):
 
 
 def cli_plan(words):
-    from headscope.pipeline import plan
+    from headscope.pipeline.plan import plan
 
     return plan.build(words)
 

@@ -13,9 +13,9 @@ import pytest
 from hub_server import COMMIT, Hub, serve
 
 from headscope.errors import AssetError
-from headscope.pipeline.files import atomic_folder
-from headscope.pipeline.parents import Parents
 from headscope.pipeline.stages import assets
+from headscope.pipeline.store.files import atomic_folder
+from headscope.pipeline.store.parents import Parents
 
 FILES = {"/a.txt": b"first part\n", "/b.txt": b"second\n", "/large": bytes(range(256)) * 10_000}
 

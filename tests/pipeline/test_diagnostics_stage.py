@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headscope.pipeline import plan
 from headscope.pipeline.commands import stage
-from headscope.pipeline.node import ancestors
-from headscope.pipeline.oracle_tables import read_estimates, read_masses
+from headscope.pipeline.plan import plan
+from headscope.pipeline.plan.node import ancestors
+from headscope.pipeline.store.oracle_tables import read_estimates, read_masses
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ["experiment=smoke", "benchmark.ruler.lengths=[640]", "figure=[mass_fit,gaussian_fit]"]

@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from headscope.errors import ConfigError
-from headscope.pipeline.parents import Parents
 from headscope.pipeline.stages import figures
+from headscope.pipeline.store.parents import Parents
 
 TITLE = {
     "model": "tiny",

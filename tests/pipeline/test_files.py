@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from headscope.errors import AssetError
-from headscope.pipeline.files import atomic_file, atomic_folder, canonical, digest, results_root, sha256_file
+from headscope.pipeline.store.files import atomic_file, atomic_folder, canonical, digest, results_root, sha256_file
 
 
 def test_digest_ignores_the_order_of_keys_but_not_their_types():

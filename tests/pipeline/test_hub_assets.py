@@ -11,9 +11,9 @@ from hub_server import COMMIT, Hub, serve
 from headscope.errors import AssetError, UnsupportedModelError
 from headscope.models.loading import load
 from headscope.models.tiny import tiny_llama, tiny_tokenizer
-from headscope.pipeline.files import atomic_folder
-from headscope.pipeline.parents import Parents
 from headscope.pipeline.stages.assets import run
+from headscope.pipeline.store.files import atomic_folder
+from headscope.pipeline.store.parents import Parents
 
 SIZES = {"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "positions": 128}
 SPEC = {

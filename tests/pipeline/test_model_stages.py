@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from headscope.benchmarks.scoring import Score
-from headscope.heads.margin_maps import MarginMap
-from headscope.pipeline import plan
+from headscope.heads.calibration.maps import MarginMap
 from headscope.pipeline.commands import stage
-from headscope.pipeline.margin_tables import read_margins
-from headscope.pipeline.node import Node
-from headscope.pipeline.oracle_tables import read_estimates, read_masses
+from headscope.pipeline.plan import plan
+from headscope.pipeline.plan.node import Node
 from headscope.pipeline.stages import evaluation, oracle
+from headscope.pipeline.store.margin_tables import read_margins
+from headscope.pipeline.store.oracle_tables import read_estimates, read_masses
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ["experiment=smoke", "benchmark.ruler.lengths=[640]"]

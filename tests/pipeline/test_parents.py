@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from headscope.errors import AssetError, ConfigError
-from headscope.pipeline.parents import Parents
+from headscope.pipeline.store.parents import Parents
 
 
 def node(root, stage, name, **spec):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from headscope.errors import ConfigError
-from headscope.pipeline import compose
-from headscope.pipeline.node import modules
-from headscope.pipeline.plan import STAGES
+from headscope.pipeline.config import compose
+from headscope.pipeline.plan.node import modules
+from headscope.pipeline.plan.plan import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 

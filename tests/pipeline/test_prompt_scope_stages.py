@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from test_model_stages import OVERRIDES, ROOT, make, nodes, rows_of
 
-from headscope.models.scope import SAMPLED
-from headscope.pipeline import plan
-from headscope.pipeline.margin_tables import read_margins
-from headscope.pipeline.oracle_tables import read_estimates, read_masses
+from headscope.lab.scope import SAMPLED
+from headscope.pipeline.plan import plan
+from headscope.pipeline.store.margin_tables import read_margins
+from headscope.pipeline.store.oracle_tables import read_estimates, read_masses
 
 SCOPED = (
     "scope=prompt",

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from headscope.errors import AssetError, ConfigError, LengthError
-from headscope.pipeline.parents import Parents
 from headscope.pipeline.stages import prompts
+from headscope.pipeline.store.parents import Parents
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from small_tokenizer import small_tokenizer

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from headscope.pipeline import code
-from headscope.pipeline.plan import STAGES
+from headscope.pipeline.plan import code
+from headscope.pipeline.plan.plan import STAGES
 
 BASE = "experiment=smoke"
 DOWN = ("oracle", "calibration", "evaluation", "figures")
@@ -147,14 +147,14 @@ MODULES = {
     "headscope.pipeline.assets.model": set(PLAIN),
     "headscope.pipeline.assets.data": set(),
     "headscope.figures.roc": {"figures"},
-    "headscope.figures.style": {"figures"},
+    "headscope.figures.common.style": {"figures"},
     "headscope.heads.criteria.static": {"calibration", "evaluation", "figures"},
     "headscope.heads.estimators.gaussian": set(DOWN),
     "headscope.pipeline.stages.dense": {"dense", *DOWN},
     "headscope.pipeline.stages.prompts": {"prompts", "dense", *DOWN},
     "headscope.pipeline.progress": set(),
-    "headscope.pipeline.tracking": set(),
-    "headscope.pipeline.plan": set(),
+    "headscope.pipeline.tracking.record": set(),
+    "headscope.pipeline.plan.plan": set(),
     "headscope.errors": set(),
 }
 
@@ -163,7 +163,7 @@ LOST_MODULES = {
     "headscope.heads.outliers.probe_attention": {"margins", "calibration", "evaluation", "figures"},
     "headscope.heads.outliers.mahalanobis": set(),
     "headscope.heads.criteria.lost_output": {"margins", "calibration", "evaluation", "figures"},
-    "headscope.models.margins": {"margins", "calibration", "evaluation", "figures"},
+    "headscope.lab.margins": {"margins", "calibration", "evaluation", "figures"},
 }
 
 

@@ -7,8 +7,8 @@ from toy_nodes import install, make, write_spec
 
 from headscope import __main__ as cli
 from headscope.errors import AssetError, ConfigError
-from headscope.pipeline import provenance
 from headscope.pipeline.commands import stage
+from headscope.pipeline.store import provenance
 
 
 def test_a_stage_leaves_its_files_with_spec_and_provenance(tmp_path, monkeypatch):

@@ -16,9 +16,9 @@ import yaml
 from matplotlib.figure import Figure
 from wandb_file import OfflineRun
 
-from headscope.pipeline.parents import Parents
 from headscope.pipeline.stages import track
-from headscope.pipeline.tracking import read_record
+from headscope.pipeline.store.parents import Parents
+from headscope.pipeline.tracking.record import read_record
 
 EVALUATION_SPEC = {"task": "fwe", "length": 1024, "criteria": {"dense": {"kind": "dense"}}, "targets": [0.5]}
 

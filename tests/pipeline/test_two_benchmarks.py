@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from headscope.pipeline import plan
 from headscope.pipeline.commands import stage
+from headscope.pipeline.plan import plan
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["experiment=smoke", "benchmark=[ruler,longbench_local]", "criterion=[dense,oracle,static,static_oracle]"]

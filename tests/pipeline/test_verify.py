@@ -4,8 +4,8 @@ import shutil
 import pytest
 from toy_nodes import install, make, write_spec
 
-from headscope.pipeline import verify as module
-from headscope.pipeline.verify import external_files, finished, leftovers, verify
+from headscope.pipeline.store import verify as module
+from headscope.pipeline.store.verify import external_files, finished, leftovers, verify
 
 
 @pytest.fixture

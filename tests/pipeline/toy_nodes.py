@@ -5,7 +5,7 @@ import sys
 from types import ModuleType
 
 from headscope.pipeline.commands import stage as driver
-from headscope.pipeline.node import key_digest
+from headscope.pipeline.plan.node import key_digest
 
 CODE = "0123456789"
 

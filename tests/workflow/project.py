@@ -46,7 +46,7 @@ class Project:
 
     def stub_stages(self) -> "Project":
         """Replace every stage by a stand-in that needs no model."""
-        from headscope.pipeline.plan import OUTPUTS, STAGES
+        from headscope.pipeline.plan.plan import OUTPUTS, STAGES
 
         for stage in (*STAGES, "track"):
             text = STAGE.format(files=repr(OUTPUTS.get(stage, ())), imports=IMPORTS.get(stage, ""))

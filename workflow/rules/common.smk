@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from headscope.errors import HeadscopeError
-from headscope.pipeline import plan as planning
+from headscope.pipeline.plan import plan as planning
 
 try:
     PLAN = planning.build(

@@ -1,1 +1,1 @@
-"""Benchmarks: text in, text and scores out; they know no model but its tokenizer."""
+"""Benchmarks: text in, text and scores out. They know no model but its tokenizer."""

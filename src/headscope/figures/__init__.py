@@ -1,1 +1,1 @@
-"""Figures: tables in, picture and CSV out; one file a figure."""
+"""Figures, one file each: finished tables in, a picture and the table behind it out. `common` holds what they share."""

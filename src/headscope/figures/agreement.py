@@ -11,10 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from headscope.figures import bootstrap, scores, style
-from headscope.figures.kept import AT, kept
+from headscope.figures.common import bootstrap, scores, style
+from headscope.figures.common.kept import AT, kept
+from headscope.figures.common.tables import Tables
 from headscope.figures.quality import ENERGIES, EXACT, MEASURES, measured
-from headscope.figures.tables import Tables
 
 Floats = NDArray[np.float64]
 ALL = "all"

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from headscope.errors import ConfigError
-from headscope.figures import bootstrap, diagnosed, style
-from headscope.figures.diagnosed import ALL, Diagnosed
-from headscope.figures.tables import Tables
+from headscope.figures.common import bootstrap, diagnosed, style
+from headscope.figures.common.diagnosed import ALL, GaussianDiagnosis
+from headscope.figures.common.tables import Tables
 
 NORMAL = np.linspace(-3, 3, 41)
 """Normal quantiles that the stage looks scores up at."""
@@ -53,7 +53,7 @@ def draw(
     return figure, pd.concat(parts, ignore_index=True)
 
 
-def _numbers(found: Diagnosed, resamples: int, seed: int) -> dict[str, pd.DataFrame]:
+def _numbers(found: GaussianDiagnosis, resamples: int, seed: int) -> dict[str, pd.DataFrame]:
     return {
         "window": diagnosed.errors(found, resamples, seed),
         "head": diagnosed.heads(found),

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headscope.figures import bootstrap, scores, style
-from headscope.figures.tables import Tables
+from headscope.figures.common import bootstrap, scores, style
+from headscope.figures.common.tables import Tables
 
 ALL, MEAN = "all", "mean"
 COLUMNS = ["criterion", "length", "scope", "seed", "target", "task", "sparsity", "score", "low", "high", "n"]

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headscope.figures import style
-from headscope.figures.tables import Block, Floats, Setting, Tables
+from headscope.figures.common import style
+from headscope.figures.common.tables import Block, Floats, Setting, Tables
 
 STEADY = 0.05
 CLASSES = {"steady local": "#0072B2", "swinging": "#767676", "steady long": "#D55E00"}

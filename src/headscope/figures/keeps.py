@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headscope.figures import bootstrap, scores, style
-from headscope.figures.kept import AT, Kept, kept
-from headscope.figures.tables import Tables
+from headscope.figures.common import bootstrap, scores, style
+from headscope.figures.common.kept import AT, Kept, kept
+from headscope.figures.common.tables import Tables
 
 MEAN = "mean"
 COLUMNS = ["length", "criterion", "without", "versus", "at", "keeps", "low", "high", "verdict"]

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from headscope.figures import bootstrap, style
-from headscope.figures.tables import Floats, Setting, Tables
+from headscope.figures.common import bootstrap, style
+from headscope.figures.common.tables import Floats, Setting, Tables
 
 THRESHOLDS = np.linspace(-4, 8, 49)
 TICKS = [0.05, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 0.999]

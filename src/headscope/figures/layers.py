@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headscope.errors import ConfigError
-from headscope.figures import bootstrap, scores, style
-from headscope.figures.tables import Setting, Tables
+from headscope.figures.common import bootstrap, scores, style
+from headscope.figures.common.tables import Setting, Tables
 
 COLUMNS = ["benchmark", "length", "criterion", "target", "layer", "sparsity", "low", "high", "n"]
 

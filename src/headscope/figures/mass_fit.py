@@ -14,8 +14,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from headscope.figures import bootstrap, style
-from headscope.figures.tables import Floats, Setting, Tables, matrix
+from headscope.figures.common import bootstrap, style
+from headscope.figures.common.tables import Floats, Setting, Tables, matrix
 
 CELL, REACH = 0.25, 100.0
 CENTRES = np.arange(-REACH, REACH + CELL / 2, CELL)

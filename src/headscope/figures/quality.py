@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from headscope.errors import ConfigError
-from headscope.figures import pairs, style
-from headscope.figures.tables import Tables
+from headscope.figures.common import pairs, style
+from headscope.figures.common.tables import Tables
 from headscope.heads import quality
 from headscope.heads.cost import beyond_window
 from headscope.heads.window import Window

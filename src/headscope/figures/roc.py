@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headscope.errors import ConfigError
-from headscope.figures import bootstrap, style
-from headscope.figures.tables import Block, Floats, Setting, Tables
+from headscope.figures.common import bootstrap, style
+from headscope.figures.common.tables import Block, Floats, Setting, Tables
 from headscope.heads import quality
 
 BINS, LARGEST = 400, 1e4

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headscope.figures import bootstrap, scores, style
-from headscope.figures.scores import SETTING
-from headscope.figures.tables import Tables
+from headscope.figures.common import bootstrap, scores, style
+from headscope.figures.common.scores import SETTING
+from headscope.figures.common.tables import Tables
 
 COLUMNS = 3
 MEAN = "mean"

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headscope.figures import bootstrap, scores, style
-from headscope.figures.tables import Tables
+from headscope.figures.common import bootstrap, scores, style
+from headscope.figures.common.tables import Tables
 
 MEAN = "mean"
 TARGETS = (0.65, 0.8)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headscope import kernels
 from headscope.errors import ShapeError
 from headscope.heads.window import Window
+from headscope.kernels.common import device
 
 MAX_SCORES = 1 << 23
 """Scores held at once: 32 MiB in float32, a few times that with the masked copies."""
@@ -88,8 +88,8 @@ def log_masses(query: Tensor, key: Tensor, query_position: Tensor, window: Windo
         ShapeError: query heads are no multiple of the KV heads.
     """
     grouped, bulk_size = group_heads(query, key.shape[1]), window.bulk_size(query_position)
-    if kernels.serve(query, key):
-        from headscope.kernels.mass import masses  # Triton is no part of a CPU build of torch
+    if device.serve(query, key):
+        from headscope.kernels.mass.masses import masses  # Triton is no part of a CPU build of torch
 
         return Masses(*masses(query, key, query_position, window.sink, window.recent, scale), bulk_size)
     batch, heads, queries, _ = query.shape

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from headscope.heads.chunked_matmul import chunked_matmul
 from headscope.heads.mass import group_heads, precise
-from headscope.heads.sums import summed
 
 Covariance = Literal["full", "diagonal", "none"]
 
@@ -64,7 +64,7 @@ class KeyMoments:
         count = keys.shape[1]
         mean = keys.sum(1) / max(count, 1)
         centred = keys - mean[:, None]
-        return cls(count, mean, summed(centred, centred) / max(count, 1))
+        return cls(count, mean, chunked_matmul(centred, centred) / max(count, 1))
 
     def of_head(self, head: int | None, device: torch.device) -> "KeyMoments":
         """Those of one KV head, or of all if None, on a device."""

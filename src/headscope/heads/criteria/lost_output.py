@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from headscope.errors import ConfigError
+from headscope.heads.calibration.maps import MarginMap
 from headscope.heads.criteria import Selection, below, thresholds_of
 from headscope.heads.estimators import Estimator, ValueEstimator
-from headscope.heads.margin_maps import MarginMap
 from headscope.heads.view import LayerView
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from headscope.heads.calibration.maps import MarginMap
 from headscope.heads.criteria import Selection, below, thresholds_of
 from headscope.heads.criteria.lost_output import log_lost_output
 from headscope.heads.estimators import Estimator
-from headscope.heads.margin_maps import MarginMap
 from headscope.heads.view import LayerView
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from headscope.errors import ConfigError
+from headscope.heads.calibration.maps import MarginMap
 from headscope.heads.criteria import Selection, below, thresholds_of
 from headscope.heads.estimators import Estimator
-from headscope.heads.margin_maps import MarginMap
 from headscope.heads.view import LayerView
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from headscope.heads.bulk import Bulk
-from headscope.heads.outliers import Outliers
+from headscope.heads.outliers import OutlierRule
 
 
 class Estimator(Protocol):
@@ -58,6 +58,6 @@ def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:
     estimator: Estimator = import_module(f"{__name__}.{spec['kind']}").build(spec, fitted)
     if (scored := spec.get("scored")) is None:
         return estimator
-    outliers = Outliers(tuple(scored["rules"]), scored["count"], scored["bits"])
+    outliers = OutlierRule(tuple(scored["rules"]), scored["count"], scored["bits"])
     wrapped: Estimator = import_module(f"{__name__}.scored").Scored(spec["name"], outliers, estimator)
     return wrapped

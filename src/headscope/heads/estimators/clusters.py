@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from headscope.heads.bulk import Bulk
+from headscope.heads.chunked_matmul import chunked_matmul, pad_to_chunks
 from headscope.heads.mass import group_heads, precise
-from headscope.heads.metric import metric_factor
+from headscope.heads.probe_metric import probe_metric
 from headscope.heads.quantised import FULL, rounded, vectors_bytes
-from headscope.heads.sums import evened, summed
 
 ROUNDS = 6
 WIDTH = 4
@@ -72,17 +72,21 @@ class Clusters:
 
     def summarise(self, bulk: Bulk) -> ClusterSummary:
         """Find the clusters by k-means in the probes' metric (without probes: Euclid's)."""
-        keys, values, count = evened(precise(bulk.keys)), evened(precise(bulk.values)), bulk.count[:, None]
-        metric = metric_factor(bulk, keys.dtype)
+        keys, values, count = (
+            pad_to_chunks(precise(bulk.keys)),
+            pad_to_chunks(precise(bulk.values)),
+            bulk.count[:, None],
+        )
+        metric = probe_metric(bulk, keys.dtype)
         seen, clusters = keys @ metric, count.clamp(1, self.clusters)
         there = torch.arange(keys.shape[1], device=keys.device) < count
         member = _kmeans(seen, count, clusters, max(1, min(self.clusters, bulk.index.shape[1])), there)
         size, count = member.sum(1), count.clamp(min=1)
         share = member / size.clamp(min=1)[:, None]
-        exact = summed(share, keys), summed(share, values)
-        distance = (seen - member @ summed(share, seen)).square().sum(-1, keepdim=True)
+        exact = chunked_matmul(share, keys), chunked_matmul(share, values)
+        distance = (seen - member @ chunked_matmul(share, seen)).square().sum(-1, keepdim=True)
         average = (distance.sum(1) / count).clamp(min=torch.finfo(keys.dtype).tiny)
-        spread = summed(share, distance)[..., 0] / average
+        spread = chunked_matmul(share, distance)[..., 0] / average
         covariance = self._covariance(keys - member @ exact[0], count)
         return ClusterSummary(size, *self._held(exact, clusters), covariance, spread, clusters, metric, exact)
 
@@ -111,7 +115,7 @@ class Clusters:
         """Covariance of `count` keys, [K, 1], about their clusters' means, [K, N, D]; zeros stand behind them."""
         if self.covariance == "diagonal":
             return rest.square().sum(1) / count
-        return summed(rest, rest) / count[..., None]
+        return chunked_matmul(rest, rest) / count[..., None]
 
     def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimated bulk log mass, [B, H, Q]; the count, [Q] or [H, Q], is the true one, not that of the summary."""
@@ -163,7 +167,7 @@ def _kmeans(points: Tensor, count: Tensor, clusters: Tensor, most: int, there: T
     for _ in range(ROUNDS):
         member = _nearest(points, centres, place < clusters, there)
         size = member.sum(1)[..., None]
-        centres = torch.where(size > 0, summed(member, points) / size.clamp(min=1), centres)
+        centres = torch.where(size > 0, chunked_matmul(member, points) / size.clamp(min=1), centres)
     return _nearest(points, centres, place < clusters, there)
 
 

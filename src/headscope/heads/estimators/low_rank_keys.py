@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headscope.heads.bulk import Bulk
 from headscope.heads.mass import for_size, group_heads, precise, query_chunks
-from headscope.heads.metric import metric_factor
+from headscope.heads.probe_metric import probe_metric
 from headscope.heads.quantised import rounded, vectors_bytes
 
 
@@ -57,7 +57,7 @@ class LowRankKeys:
         """Find the dimensions and project the keys."""
         keys, values = precise(bulk.keys), precise(bulk.values)
         centre = keys.sum(1) / max(keys.shape[1], 1)
-        factor = metric_factor(bulk, keys.dtype)
+        factor = probe_metric(bulk, keys.dtype)
         seen = (keys - centre[:, None]) @ factor
         # k L and L^-1 q have the same product as k and q; there the best R dimensions are orthogonal. eigh raises where
         # it meets a NaN; the keys carry it on.

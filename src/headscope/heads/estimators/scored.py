@@ -15,7 +15,7 @@ from torch import Tensor
 from headscope.heads.bulk import Bulk
 from headscope.heads.estimators import ValueEstimator
 from headscope.heads.mass import group_heads, precise
-from headscope.heads.outliers import Outliers
+from headscope.heads.outliers import OutlierRule
 from headscope.heads.quantised import rounded
 
 
@@ -47,7 +47,7 @@ class Scored:
     """
 
     name: str
-    outliers: Outliers
+    outliers: OutlierRule
     rest: ValueEstimator
 
     def summarise(self, bulk: Bulk) -> ScoredSummary:

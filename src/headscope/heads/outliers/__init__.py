@@ -27,7 +27,7 @@ def importance(rule: str, bulk: Bulk) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Outliers:
+class OutlierRule:
     """Which keys belong to the window besides the first and the last.
 
     Attributes:
@@ -65,7 +65,7 @@ class Outliers:
             yield bulk, _rank(found) < count[:, None]
 
 
-NO_OUTLIERS = Outliers()
+NO_OUTLIERS = OutlierRule()
 
 
 def choose(rules: Sequence[str], bulk: Bulk, count: int, measure: Measure = importance) -> Tensor:

@@ -1,1 +1,1 @@
-"""What the assets stage brings here, one module a kind: models, and the files that benchmarks are made of."""
+"""Where models and benchmark files come from: hub, package index, folders, Python itself; checked by SHA-256."""

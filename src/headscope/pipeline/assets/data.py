@@ -13,8 +13,8 @@ from urllib.request import urlopen
 
 from headscope.errors import AssetError
 from headscope.pipeline.assets.hub import hub_file
-from headscope.pipeline.files import choose, hashes, sha256_file
 from headscope.pipeline.progress import progress
+from headscope.pipeline.store.files import choose, hashes, sha256_file
 
 CONTENT = "content"
 CHUNK = 1 << 20

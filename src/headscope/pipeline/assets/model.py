@@ -13,7 +13,7 @@ from headscope.errors import AssetError
 from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
 from headscope.models.geometry import geometry
 from headscope.pipeline.assets.model_files import fetch_from_hub, fetch_from_wheel
-from headscope.pipeline.files import choose, hashes
+from headscope.pipeline.store.files import choose, hashes
 
 
 def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:

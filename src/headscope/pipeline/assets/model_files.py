@@ -8,7 +8,7 @@ from pathlib import Path
 from headscope.errors import AssetError
 from headscope.models.folder import model_files, read_config
 from headscope.pipeline.assets.hub import hub_errors, hub_token
-from headscope.pipeline.files import sha256_file
+from headscope.pipeline.store.files import sha256_file
 
 CONFIGS = ["*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
 WEIGHTS = ["*.safetensors"]

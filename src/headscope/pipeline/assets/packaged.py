@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from headscope.pipeline.files import choose, hashes
+from headscope.pipeline.store.files import choose, hashes
 
 # By name, so that one text's code is no part of another's address.
 MAKERS = {

@@ -1,1 +1,1 @@
-"""The commands of the command line, one file each: `main(arguments) -> exit code`."""
+"""The command line, one file a command."""

@@ -11,11 +11,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from headscope.errors import AssetError, ConfigError
-from headscope.pipeline import plan as planning
+from headscope.pipeline.commands.benchmark_score import TaskScore, averages, score_files
 from headscope.pipeline.commands.run import snakemake
-from headscope.pipeline.files import atomic_file
-from headscope.pipeline.predictions import TaskScore, averages, score_files
-from headscope.pipeline.verify import is_done
+from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.store.files import atomic_file
+from headscope.pipeline.store.verify import is_done
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _export(folder: Path, options: Sequence[str]) -> int:
-    from headscope.pipeline.export import export
+    from headscope.pipeline.commands.benchmark_export import export
 
     plan = planning.build(options)
     plan.check_results()

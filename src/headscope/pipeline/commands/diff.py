@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from headscope.errors import ConfigError
-from headscope.pipeline import plan as planning
-from headscope.pipeline import provenance
-from headscope.pipeline.node import Node
-from headscope.pipeline.plan import Plan
+from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.plan.node import Node
+from headscope.pipeline.plan.plan import Plan
+from headscope.pipeline.store import provenance
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headscope.errors import ConfigError
-from headscope.pipeline import plan as planning
-from headscope.pipeline.compose import find_root, groups
-from headscope.pipeline.verify import finished, leftovers
+from headscope.pipeline.config.compose import find_root, groups
+from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.store.verify import finished, leftovers
 
 
 def main(arguments: Sequence[str]) -> int:

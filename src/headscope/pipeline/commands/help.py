@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from headscope.pipeline.compose import groups
-from headscope.pipeline.options import Option, options
-from headscope.pipeline.schema import MISSING
+from headscope.pipeline.config.compose import groups
+from headscope.pipeline.config.options import Option, options
+from headscope.pipeline.config.schema import MISSING
 
 
 def options_help(root: Path) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from headscope.pipeline import plan as planning
-from headscope.pipeline.verify import is_done
+from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.store.verify import is_done
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,10 +15,10 @@ from subprocess import PIPE, STDOUT
 import yaml
 
 from headscope.errors import ConfigError
-from headscope.pipeline import plan as planning
 from headscope.pipeline.commands.help import options_help
-from headscope.pipeline.compose import compose, find_root
-from headscope.pipeline.plan import Plan
+from headscope.pipeline.config.compose import compose, find_root
+from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.progress import clock
 
 STEPS = re.compile(r"^(\d+) of (\d+) steps \(\d+%\) done")

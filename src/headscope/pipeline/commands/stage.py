@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 
 from headscope.errors import ConfigError
-from headscope.pipeline import provenance, stages
-from headscope.pipeline.code import code_digest
-from headscope.pipeline.files import atomic_folder
-from headscope.pipeline.node import KEY, key_digest, modules
-from headscope.pipeline.parents import Parents
+from headscope.pipeline import stages
+from headscope.pipeline.plan.code import code_digest
+from headscope.pipeline.plan.node import KEY, key_digest, modules
+from headscope.pipeline.store import provenance
+from headscope.pipeline.store.files import atomic_folder
+from headscope.pipeline.store.parents import Parents
 
 
 def names() -> list[str]:

@@ -6,9 +6,9 @@ Exit code 1 if something is damaged. Sound results of older code or other option
 from collections.abc import Sequence
 from itertools import chain
 
-from headscope.pipeline import plan as planning
+from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.progress import progress
-from headscope.pipeline.verify import external_files, finished, is_done, verify
+from headscope.pipeline.store.verify import external_files, finished, is_done, verify
 
 
 def main(arguments: Sequence[str]) -> int:

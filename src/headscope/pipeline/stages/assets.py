@@ -5,8 +5,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from headscope.pipeline.files import choose
-from headscope.pipeline.parents import Parents
+from headscope.pipeline.store.files import choose
+from headscope.pipeline.store.parents import Parents
 
 KINDS = {kind: f"headscope.pipeline.assets.{kind}" for kind in ("model", "data", "packaged")}
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headscope.heads.calibration import head_means, static_labels, threshold_for
-from headscope.heads.margin_fits import fit
-from headscope.heads.margin_maps import MarginMap
+from headscope.heads.calibration.fits import fit
+from headscope.heads.calibration.maps import MarginMap
+from headscope.heads.calibration.rules import RULES, bulk_share
+from headscope.heads.calibration.thresholds import head_means, static_labels, threshold_for
 from headscope.heads.quality import label_quality, pair_weights
-from headscope.heads.rules import RULES, bulk_share
-from headscope.pipeline.calibration_pairs import Pairs, read_pairs
-from headscope.pipeline.node import LOST_OUTPUT
-from headscope.pipeline.parents import Parents
+from headscope.pipeline.plan.node import LOST_OUTPUT
+from headscope.pipeline.store.calibration_pairs import Pairs, read_pairs
+from headscope.pipeline.store.parents import Parents
 
 Array = NDArray[Any]
 LOCAL = float(np.log(0.9 / 0.1))

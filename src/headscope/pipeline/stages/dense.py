@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 
 from headscope.models.generation import greedy_answer, stop_tokens
 from headscope.models.loading import LoadedModel
-from headscope.pipeline.cells import Cells
-from headscope.pipeline.inputs import Prompt, load_model, load_prompts, open_cells
-from headscope.pipeline.parents import Parents
 from headscope.pipeline.progress import progress
+from headscope.pipeline.stages.inputs import Prompt, load_model, load_prompts, open_cells
+from headscope.pipeline.store.cells import Cells
+from headscope.pipeline.store.parents import Parents
 
 SCHEMA = pa.schema(
     {"id": pa.string(), "split": pa.string(), "tokens": pa.list_(pa.int32()), "text": pa.string(), "stop": pa.string()}

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headscope.heads.window import Window
-from headscope.models.diagnosis import LayerDiagnosis, diagnose
-from headscope.pipeline.inputs import fed_tokens, load_answers, load_model, load_prompts
-from headscope.pipeline.parents import Parents
+from headscope.lab.diagnosis import LayerDiagnosis, diagnose
 from headscope.pipeline.progress import progress
+from headscope.pipeline.stages.inputs import fed_tokens, load_answers, load_model, load_prompts
+from headscope.pipeline.store.parents import Parents
 
 Row = dict[str, Any]
 MEASURES = ("bias", "rmse", "lost_share", "score_std", "skewness", "kurtosis", "top_1", "top_8", "top_64")

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 from headscope.benchmarks.scoring import score
 from headscope.heads.criteria import build
 from headscope.heads.window import Window
-from headscope.models.engine import decode
+from headscope.lab.evaluation import answer_rows
+from headscope.lab.shared_prefix import Rows
 from headscope.models.generation import stop_tokens
 from headscope.models.loading import LoadedModel
-from headscope.models.shared_prefix import Rows
-from headscope.pipeline.files import digest
-from headscope.pipeline.inputs import (
+from headscope.pipeline.progress import progress
+from headscope.pipeline.stages.inputs import (
     Prompt,
     build_estimators,
     build_outliers,
@@ -29,8 +29,8 @@ from headscope.pipeline.inputs import (
     load_prompts,
     open_cells,
 )
-from headscope.pipeline.parents import Parents
-from headscope.pipeline.progress import progress
+from headscope.pipeline.store.files import digest
+from headscope.pipeline.store.parents import Parents
 
 ROWS = pa.schema(
     {
@@ -123,7 +123,7 @@ class _Evaluation:
             spec,
             self.loaded,
             out,
-            "headscope.models.engine",
+            "headscope.lab.evaluation",
             "headscope.models.generation",
             "headscope.benchmarks.encoding",
         )
@@ -163,7 +163,7 @@ class _Evaluation:
         eos = stop_tokens(model, self.loaded.tokenizer, asked["stop_text"])
         limits = asked["max_new_tokens"], eos, asked["min_new_tokens"]
         given = self.probes.fitted if self.probes else None, self.spec.get("chunk")
-        answers = decode(model, encoded.ids, encoded.boundary, criteria, self.window, *limits, *given)
+        answers = answer_rows(model, encoded.ids, encoded.boundary, criteria, self.window, *limits, *given)
         ordered = [row for members in grouped.values() for row in members]
         decoded = [self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
         return {

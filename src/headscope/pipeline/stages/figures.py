@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from headscope.errors import ConfigError
-from headscope.figures import style
-from headscope.figures.tables import Tables
-from headscope.pipeline.parents import Parents
+from headscope.figures.common import style
+from headscope.figures.common.tables import Tables
+from headscope.pipeline.store.parents import Parents
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:

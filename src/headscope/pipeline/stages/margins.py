@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from headscope.heads.criteria import build
 from headscope.heads.window import Window
-from headscope.models import scope
+from headscope.lab import scope
+from headscope.lab.margins import LayerMargins, margins
+from headscope.lab.shared_prefix import Rows
 from headscope.models.loading import LoadedModel
-from headscope.models.margins import LayerMargins, margins
-from headscope.models.shared_prefix import Rows
-from headscope.pipeline.files import digest
-from headscope.pipeline.inputs import (
+from headscope.pipeline.progress import progress
+from headscope.pipeline.stages.inputs import (
     Prompt,
     build_estimators,
     build_outliers,
@@ -28,9 +28,9 @@ from headscope.pipeline.inputs import (
     load_prompts,
     open_cells,
 )
-from headscope.pipeline.margin_tables import LISTS, NAME, PromptMargins
-from headscope.pipeline.parents import Parents
-from headscope.pipeline.progress import progress
+from headscope.pipeline.store.files import digest
+from headscope.pipeline.store.margin_tables import LISTS, NAME, PromptMargins
+from headscope.pipeline.store.parents import Parents
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -50,7 +50,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     for prompt in progress(load_prompts(parents, loaded), f"margins {spec['task']} {spec['length']}"):
         fed = fed_tokens(answers[prompt.id])
         length = len(prompt.encoded.ids) + len(fed)
-        asked = scope.recorded(recorded.window, prompt.encoded.boundary, length, recorded.chunk)
+        asked = scope.recorded_positions(recorded.window, prompt.encoded.boundary, length, recorded.chunk)
         for name, cell in recorded.cells_of(prompt, fed).items():
             table = PromptMargins.of(prompt.id, prompt.row["split"], name, asked.int().numpy(), cell).table()
             writer = writer or pq.ParquetWriter(out / NAME, table.schema)
@@ -66,9 +66,7 @@ class _Recorded:
         self.loaded, self.window, self.chunk = loaded, Window(**spec["window"]), spec.get("chunk")
         moments, self.probes = load_moments(parents), load_probes(parents)
         self.groups = {name: self._rows(criterion, moments) for name, criterion in spec["criteria"].items()}
-        self.cells = open_cells(
-            "margins", spec, loaded, out, "headscope.models.margins", "headscope.benchmarks.encoding"
-        )
+        self.cells = open_cells("margins", spec, loaded, out, "headscope.lab.margins", "headscope.benchmarks.encoding")
         self.identities = {
             # The recorded loss has the heads' weights in it, which come with the probes even without outliers.
             name: {**criterion_identity(criterion, moments, self.probes), "weights": self.probes and self.probes.sha256}

@@ -12,11 +12,11 @@ from headscope.benchmarks.prose import sentences
 from headscope.benchmarks.ruler.needles import word_list
 from headscope.errors import ConfigError
 from headscope.heads.moments import KeyMoments
+from headscope.lab.prefill import prefill_densely
 from headscope.models.attention import attention
 from headscope.models.loading import LoadedModel, geometry
-from headscope.models.prefill import prefill
-from headscope.pipeline.inputs import load_model
-from headscope.pipeline.parents import Parents
+from headscope.pipeline.stages.inputs import load_model
+from headscope.pipeline.store.parents import Parents
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
@@ -31,7 +31,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     loaded = load_model(spec, parents)
     ids = TEXTS[spec["text"]](loaded, parents, spec["length"], spec["seed"])
     with torch.inference_mode(), attention(loaded.model):
-        layers = prefill(loaded.model, ids)
+        layers = prefill_densely(loaded.model, ids)
     full = geometry(loaded.model.config).full_layers
     found = [KeyMoments.of(layers[layer].keys[:, spec["sink"] :]) for layer in full]
     tensors = {

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from headscope.heads.estimators import Estimator
 from headscope.heads.window import Window
+from headscope.lab.masses import LayerMasses, record_masses
+from headscope.lab.scope import recorded_positions
 from headscope.models.loading import LoadedModel
-from headscope.models.recording import LayerRecord, record
-from headscope.models.scope import recorded
-from headscope.pipeline.code import code_digest
-from headscope.pipeline.files import digest
-from headscope.pipeline.inputs import (
+from headscope.pipeline.plan.code import code_digest
+from headscope.pipeline.plan.node import estimator_modules
+from headscope.pipeline.progress import progress
+from headscope.pipeline.stages.inputs import (
     Prompt,
     build_estimators,
     estimator_identity,
@@ -28,10 +29,9 @@ from headscope.pipeline.inputs import (
     load_prompts,
     open_cells,
 )
-from headscope.pipeline.node import estimator_modules
-from headscope.pipeline.oracle_tables import PromptMasses, as_rows, estimates_table, masses_table
-from headscope.pipeline.parents import Parents
-from headscope.pipeline.progress import progress
+from headscope.pipeline.store.files import digest
+from headscope.pipeline.store.oracle_tables import PromptMasses, as_rows, estimates_table, masses_table
+from headscope.pipeline.store.parents import Parents
 
 Arrays = dict[str, NDArray[Any]]
 SEGMENTS = ("context", "question", "prefix", "answer")
@@ -63,9 +63,7 @@ class _Oracle:
         self.loaded, self.window, self.chunk = loaded, Window(**spec["window"]), spec.get("chunk")
         moments = load_moments(parents)
         self.estimators = build_estimators(spec["estimators"].values(), moments)
-        self.cells = open_cells(
-            "oracle", spec, loaded, out, "headscope.models.recording", "headscope.benchmarks.encoding"
-        )
+        self.cells = open_cells("oracle", spec, loaded, out, "headscope.lab.masses", "headscope.benchmarks.encoding")
         self.identities = {
             name: {
                 **estimator_identity(estimator, moments),
@@ -86,7 +84,7 @@ class _Oracle:
             layers = self._record(prompt, fed, [self.estimators[name] for name in missing])
             if masses is None:
                 length = len(prompt.encoded.ids) + len(fed)
-                position = recorded(self.window, prompt.encoded.boundary, length, self.chunk)
+                position = recorded_positions(self.window, prompt.encoded.boundary, length, self.chunk)
                 masses = _masses_arrays(layers, position.numpy())
                 self.cells.add_arrays(prompt.id, masses_key, masses)
             for name in missing:
@@ -94,12 +92,12 @@ class _Oracle:
                 self.cells.add_arrays(prompt.id, keys[name], estimates[name])
         return masses, estimates
 
-    def _record(self, prompt: Prompt, fed: Sequence[int], estimators: Sequence[Estimator]) -> dict[int, LayerRecord]:
+    def _record(self, prompt: Prompt, fed: Sequence[int], estimators: Sequence[Estimator]) -> dict[int, LayerMasses]:
         encoded = prompt.encoded
-        return record(self.loaded.model, encoded.ids, fed, encoded.boundary, self.window, estimators, self.chunk)
+        return record_masses(self.loaded.model, encoded.ids, fed, encoded.boundary, self.window, estimators, self.chunk)
 
 
-def _masses_arrays(layers: Mapping[int, LayerRecord], position: NDArray[Any]) -> Arrays:
+def _masses_arrays(layers: Mapping[int, LayerMasses], position: NDArray[Any]) -> Arrays:
     """Stack the layers' records: masses [L, H, Q], positions [Q], and the shape of one query's scores, [L, H, 99]."""
     some = next(iter(layers.values())).masses
     scores = [_numpy(layer.scores) for layer in layers.values()]

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from headscope.errors import ConfigError
-from headscope.models.probes import Answered, fit
-from headscope.pipeline.inputs import load_answers, load_model, load_prompts
-from headscope.pipeline.parents import Parents
+from headscope.lab.probes import AnsweredPrompt, fit_probes
+from headscope.pipeline.stages.inputs import load_answers, load_model, load_prompts
+from headscope.pipeline.store.parents import Parents
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
@@ -29,10 +29,10 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     if not prompts:
         raise ConfigError(f"task {spec['task']} has no calibration prompt to take probes of; ask for one at least")
     answered = [
-        Answered([*prompt.encoded.ids, *answers[prompt.id]["tokens"]], prompt.encoded.boundary)
+        AnsweredPrompt([*prompt.encoded.ids, *answers[prompt.id]["tokens"]], prompt.encoded.boundary)
         for prompt in prompts[: spec.get("prompts")]
     ]
-    found = fit(loaded.model, answered, spec["count"])
+    found = fit_probes(loaded.model, answered, spec["count"])
     layers = list(found.queries)
     tensors = {
         "layers": torch.tensor(layers),

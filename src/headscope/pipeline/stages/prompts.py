@@ -8,8 +8,8 @@ from headscope.benchmarks.registry import rows
 from headscope.benchmarks.row import OFFICIAL, Request, Row
 from headscope.errors import LengthError
 from headscope.models.folder import read_tokenizer
-from headscope.pipeline.files import canonical, digest
-from headscope.pipeline.parents import Parents
+from headscope.pipeline.store.files import canonical, digest
+from headscope.pipeline.store.parents import Parents
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:

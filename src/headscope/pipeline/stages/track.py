@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from headscope.pipeline.files import results_root
-from headscope.pipeline.parents import Parents
+from headscope.pipeline.store.files import results_root
+from headscope.pipeline.store.parents import Parents
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
@@ -53,7 +53,7 @@ def _replay(spec: dict[str, Any], mode: str, results: Path, folders: list[Path])
         report, log = Path(temporary, "report"), Path(temporary, "log")
         report.touch()
         arguments = [report, spec["experiment"], spec["project"], mode, results, *folders]
-        command = [sys.executable, "-m", "headscope.pipeline.wandb_replay", *map(str, arguments)]
+        command = [sys.executable, "-m", "headscope.pipeline.tracking.wandb_replay", *map(str, arguments)]
         # A file, not a pipe: the client's own service would hold a pipe open.
         with log.open("w") as output:
             process = subprocess.Popen(

@@ -1,0 +1,1 @@
+"""What figures share: style, reading of tables, scores with intervals, pairs of queries and heads."""

@@ -1,0 +1,185 @@
+"""`headscope.calibrate`: fits a criterion to a model on some prompts, as the workflow's stages do, in memory.
+
+Dense greedy answers, probes from them, then one dense pass a prompt in which the criterion is asked for its margins.
+
+Shapes: N rows (layer, query) of one prompt, H query heads, Q queries.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headscope.errors import ConfigError
+from headscope.heads.calibration.fits import fit as fit_map
+from headscope.heads.calibration.maps import MarginMap
+from headscope.heads.calibration.rules import RULES
+from headscope.heads.calibration.thresholds import no_pairs
+from headscope.heads.criteria import build
+from headscope.heads.window import Window
+from headscope.inference.calibration_prompt import CalibrationPrompt, Prompt, answer_prompt
+from headscope.inference.context import refuse_nested
+from headscope.inference.criterion import (
+    LOST_OUTPUT,
+    PROMPT,
+    QUESTION,
+    RECIPES,
+    SCOPES,
+    AdaptiveCriterion,
+    Recipe,
+    refuse_unserved,
+)
+from headscope.lab import probes as probing
+from headscope.lab.margins import LayerMargins, margins
+from headscope.lab.shared_prefix import Rows
+from headscope.models.attention import check_logits
+from headscope.models.generation import stop_tokens
+from headscope.models.geometry import refuse_unsupported
+from headscope.models.identity import identity
+
+Array = NDArray[Any]
+
+
+def calibrate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    criterion: str = LOST_OUTPUT,
+    sparsity: float | Sequence[float] = 0.8,
+    window: Window | None = None,
+    outliers: int | None = None,
+    probes: int = 64,
+    max_new_tokens: int = 64,
+    add_special_tokens: bool = False,
+    scope: str = QUESTION,
+    chunk: int = 256,
+) -> AdaptiveCriterion:
+    """Fit a criterion to a model: probes, each head's weight and a threshold for each target.
+
+    A handful of prompts like those to come, of about their length, is enough; a threshold holds at the length it was
+    fitted at. Every prompt costs a greedy answer and two dense passes.
+
+    Args:
+        model: in evaluation mode, on its device; of a kind that `headscope.adaptive` serves.
+        tokenizer: its fast tokenizer.
+        prompts: as the model is given them, chat template included. The queries of the generated tokens are what is
+            fitted; of (context, question) those of the question too, as if decisions began with it.
+        criterion: `lost_output`, `lost_output_even`, `lost_output_gaussian` or `qada`; README.md says what they do.
+        sparsity: targets: shares of local (query, head) pairs on these prompts, in (0, 1).
+        window: first and last keys that every head reads; None: 16 and 128.
+        outliers: keys of a KV head that belong to the window too, in the mean; None: the criterion's own number.
+        probes: queries a head that stand for those to come, of all prompts together.
+        max_new_tokens: of an answer, 2 at least.
+        add_special_tokens: whether the tokenizer adds those (a text with a chat template has them already).
+        scope: `question` reads prompts densely; `prompt` (`qada` alone) decides in them too, and fits a sample of all
+            queries: those of a chunk meet what its start found outside the window, those behind the prompt, or of a
+            (context, question) behind the context, what its end found.
+        chunk: tokens of a chunk, with `scope="prompt"`.
+
+    Raises:
+        ConfigError: an argument is out of range, or no prompt is longer than the window.
+        LengthError: a prompt leaves no context, or no room for its answer.
+        UnsupportedModelError: the model's attention is not implemented.
+    """
+    refuse_nested(model)
+    refuse_unsupported(model.config)
+    check_logits(model)
+    targets = [sparsity] if isinstance(sparsity, float | int) else list(sparsity)
+    recipe = _recipe(criterion, outliers)
+    _refuse_arguments(targets, prompts, max_new_tokens, probes)
+    chunks = _chunks(scope, chunk)
+    refuse_unserved(criterion, recipe, chunks)
+    window, eos = window or Window(), stop_tokens(model, tokenizer)
+    answered = [answer_prompt(model, tokenizer, prompt, max_new_tokens, eos, add_special_tokens) for prompt in prompts]
+    fitted = None
+    if recipe.outliers.count or recipe.kind == LOST_OUTPUT:
+        texts = [probing.AnsweredPrompt(one.prompt + one.answer, one.boundary) for one in answered]
+        fitted = probing.fit_probes(model, texts, probes)
+    recorded = (_margins(model, one, recipe, window, fitted, chunks) for one in answered)
+    found = [layers for layers in recorded if all(layer.margin.shape[1] for layer in layers.values())]
+    if not found:
+        raise no_pairs()
+    margin_map = _map(recipe, found)
+    margin, exact = [_calibrated(margin_map, layers) for layers in found], [_rows(layers, "exact") for layers in found]
+    return AdaptiveCriterion(
+        criterion,
+        recipe,
+        window,
+        {target: RULES["sparsity"].threshold(margin, exact, target) for target in targets},
+        margin_map,
+        fitted,
+        tuple(len(one.prompt) for one in answered),
+        identity(model),
+        chunks,
+    )
+
+
+def _recipe(name: str, outliers: int | None) -> Recipe:
+    if name not in RECIPES:
+        raise ConfigError(f"criterion={name!r} is unknown; choose one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    if outliers is None:
+        return recipe
+    if outliers < 0 or not recipe.outliers.rules:
+        raise ConfigError(f"outliers={outliers}: {name} takes {'0 or more' if recipe.outliers.rules else 'none'}")
+    return replace(recipe, outliers=replace(recipe.outliers, count=outliers))
+
+
+def _chunks(scope: str, chunk: int) -> int | None:
+    """Tokens of a chunk where the scope has any."""
+    if scope not in SCOPES:
+        raise ConfigError(f"scope={scope!r} is unknown; choose one of {', '.join(SCOPES)}")
+    return chunk if scope == PROMPT else None
+
+
+def _refuse_arguments(targets: Sequence[float], prompts: Sequence[Prompt], max_new_tokens: int, probes: int) -> None:
+    if not targets or not all(0 < target < 1 for target in targets):
+        raise ConfigError(f"sparsity={targets}: every target must lie between 0 and 1, as 0.8 does")
+    if isinstance(prompts, str) or not len(prompts):
+        raise ConfigError("prompts must be a list of at least one text, or (context, question) pair")
+    if max_new_tokens < 2 or probes < 1:
+        raise ConfigError(f"max_new_tokens={max_new_tokens}, probes={probes}: ask for 2 and 1 at least")
+
+
+def _margins(
+    model: PreTrainedModel,
+    one: CalibrationPrompt,
+    recipe: Recipe,
+    window: Window,
+    fitted: probing.ModelProbes | None,
+    chunk: int | None,
+) -> dict[int, LayerMargins]:
+    """Margins by layer of the queries that have a bulk, float32 on the CPU."""
+    rows = Rows(build({"kind": recipe.kind}, [{"threshold": 0.0}], recipe.built_estimator()), 1, recipe.outliers)
+    [found] = margins(model, [*one.prompt, *one.fed], one.boundary, [rows], window, fitted, chunk)
+    certain = torch.stack([layer.margin.isposinf().all(0) for layer in found.values()]).all(0)
+    return {
+        index: LayerMargins(*(getattr(layer, name)[:, ~certain].float().cpu() for name in ("margin", "exact", "lost")))
+        for index, layer in found.items()
+    }
+
+
+def _map(recipe: Recipe, found: Sequence[Mapping[int, LayerMargins]]) -> MarginMap:
+    """Weigh each head by what it loses where the criterion predicts losses; shares need no map."""
+    if recipe.kind != LOST_OUTPUT:
+        return MarginMap({})
+    layers = [np.repeat([*prompt], [layer.margin.shape[1] for layer in prompt.values()]) for prompt in found]
+    margin, lost = [_rows(prompt, "margin") for prompt in found], [-_rows(prompt, "lost") for prompt in found]
+    return fit_map("energy", margin, lost, layers, local=0.0)
+
+
+def _rows(layers: Mapping[int, LayerMargins], name: str) -> Array:
+    """One layer's queries after the other's, [N, H]."""
+    return np.concatenate([getattr(layer, name).T.numpy() for layer in layers.values()])
+
+
+def _calibrated(margin_map: MarginMap, layers: Mapping[int, LayerMargins]) -> Array:
+    """Margins as the criterion compares them with its threshold, float64 [N, H]."""
+    return np.concatenate(
+        [margin_map.apply(index, layer.margin[None].double())[0].T.numpy() for index, layer in layers.items()]
+    )

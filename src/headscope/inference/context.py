@@ -1,0 +1,109 @@
+"""`headscope.adaptive`: a model generates as always, but each head reads the long context only where it must.
+
+Forwards of several tokens (the prompt, a next turn, candidates of assisted decoding) attend densely by transformers'
+own SDPA function; where they end is a boundary. Each forward of one token behind it is decided, from the first
+generated token on. With `scope=prompt` a forward that follows no cache is decided too. Sliding layers are left alone.
+
+Shapes: B rows, H query heads, K KV heads, T keys, D head_dim.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from headscope.errors import ConfigError, UnsupportedModelError
+from headscope.inference.adaptive_decode import AdaptiveDecode
+from headscope.inference.adaptive_prefill import AdaptivePrefill
+from headscope.inference.criterion import AdaptiveCriterion, refuse_unserved
+from headscope.inference.cuda_graph import forwarding
+from headscope.inference.session import UNCOMPILED, Session
+from headscope.models.identity import refuse_other
+
+NAME = "headscope_adaptive"
+
+
+@torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
+def _forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    headscope: AdaptiveDecode | AdaptivePrefill | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The registered function; the signature is transformers'. What the cache's rows hold needs no mask."""
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    if headscope is None or layer not in headscope.layers:
+        found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return found
+    return headscope.attend(layer, query, key, value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, _forward)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _refuse_beams(*_: Any) -> NoReturn:
+    raise UnsupportedModelError("num_beams > 1 reorders rows, which is not served; use num_beams=1")
+
+
+@contextmanager
+def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: float | None = None) -> Iterator[Session]:
+    """Inside the block the model's heads read the long context only where the criterion asks for it.
+
+    Greedy decoding, sampling, several return sequences, batches padded on the left, dynamic and static caches and
+    `torch.compile` (with a graph break at each attention call) are served. At the first generated token the rows'
+    outliers and summaries are made, which takes a pass over the cache for each row; the mask is read then.
+
+    Steps on a static cache are fastest: on a GPU they are replayed from a CUDA graph
+    (`headscope.inference.cuda_graph`), the third behind a boundary first. Compiled steps are not captured; `generate`
+    compiles only where it is given a `compile_config`, not by itself as it does outside. Weights must stay where they
+    are inside the block.
+
+    Args:
+        model: in evaluation mode; the one that the criterion was calibrated for.
+        criterion: from `headscope.calibrate` or `headscope.load`.
+        sparsity: a target that was calibrated; None: the only or first one.
+
+    Yields:
+        A run whose `sparsity`, and `rows` for each row, say how many pairs of generated tokens were local, and
+        `prompts` how many of each prompt where the criterion decides there.
+
+    Raises:
+        ConfigError: blocks are nested, the target was not calibrated, the model is in training mode, or the criterion
+            cannot decide in prompts, as it says it does.
+        AssetError: the criterion belongs to another model.
+        UnsupportedModelError: beams, a mask that is no left padding, or another kind of cache; with `scope=prompt` a
+            row of several texts.
+    """
+    refuse_nested(model)
+    refuse_other(criterion.model, model)
+    refuse_unserved(criterion.name, criterion.recipe, criterion.chunk)
+    run = Session(model, criterion, criterion.threshold(sparsity))
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    model._reorder_cache = _refuse_beams  # what transformers calls to reorder rows, if it is there
+    try:
+        with forwarding(model, run.forward):
+            yield run
+    finally:
+        del model._reorder_cache
+        model.set_attn_implementation(before)
+        run.close()
+
+
+def refuse_nested(model: PreTrainedModel) -> None:
+    """Refuse a model that is inside a block.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if model.config._attn_implementation == NAME:
+        raise ConfigError("the model is inside an `adaptive` block already; leave it first, blocks do not nest")

@@ -1,0 +1,149 @@
+"""A criterion calibrated for one model, ready to decode with: what `calibrate` finds and a file holds.
+
+Shapes: B rows, H query heads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headscope.errors import ConfigError
+from headscope.heads.calibration.maps import LayerMap, MarginMap
+from headscope.heads.criteria import Criterion, build
+from headscope.heads.estimators import Estimator
+from headscope.heads.estimators import build as build_estimator
+from headscope.heads.outliers import NO_OUTLIERS, OutlierRule
+from headscope.heads.window import Window
+from headscope.kernels.common.layer import DecisionRule
+from headscope.lab.probes import ModelProbes
+
+LOST_OUTPUT = "lost_output"
+QUESTION, PROMPT = SCOPES = ("question", "prompt")
+"""Which queries decide, as the workflow names them: those behind the prompt, which is read densely, or all."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides, before any calibration; the YAML of conf/criterion with the same name says the same.
+
+    Attributes:
+        kind: a module of headscope.heads.criteria: `lost_output` or `qada`.
+        estimator: of the bulk, as `headscope.heads.estimators.build` takes it.
+        outliers: keys that belong to the window too.
+    """
+
+    kind: str
+    estimator: Mapping[str, Any]
+    outliers: OutlierRule = NO_OUTLIERS
+
+    def built_estimator(self) -> Estimator:
+        """The estimator."""
+        return build_estimator(self.estimator, {})
+
+
+CLUSTERS = {"name": "clusters_small", "kind": "clusters", "clusters": 16, "covariance": "diagonal", "bits": 8}
+GAUSSIAN = {"name": "gaussian_prompt", "kind": "gaussian", "covariance": "full", "capped": False, "moments": "prompt"}
+DIAGONAL = {**GAUSSIAN, "name": "gaussian_diagonal", "covariance": "diagonal"}
+PROBED = ("probe_attention",)
+RECIPES = {
+    "lost_output": Recipe(LOST_OUTPUT, CLUSTERS, OutlierRule(PROBED, 340, 4, 0.5)),
+    "lost_output_even": Recipe(LOST_OUTPUT, CLUSTERS, OutlierRule(PROBED, 340, 4)),
+    "lost_output_gaussian": Recipe(LOST_OUTPUT, DIAGONAL, OutlierRule(PROBED, 104, 16)),
+    "qada": Recipe("qada", GAUSSIAN),
+}
+
+
+def refuse_unserved(name: str, recipe: Recipe, chunk: int | None) -> None:
+    """Refuse to decide in the prompt, which chunks mean, where the prefill kernel cannot.
+
+    Raises:
+        ConfigError: it serves another recipe, or a chunk holds no token.
+    """
+    if chunk is not None and chunk < 1:
+        raise ConfigError(f"chunk={chunk}: a chunk of the prompt holds 1 token at least")
+    if chunk is not None and recipe != RECIPES["qada"]:
+        raise ConfigError(
+            f"scope='prompt' decides by a full Gaussian without outliers, which {name} is not; choose"
+            " criterion='qada', or scope='question'"
+        )
+
+
+@dataclass(frozen=True)
+class AdaptiveCriterion:
+    """Decides for each query which heads read the long context; made by `headscope.calibrate` or `headscope.load`.
+
+    Attributes:
+        name: of the recipe.
+        recipe: kind, estimator and outliers.
+        window: the first and last keys, which every head reads.
+        thresholds: of the calibrated margin, by the sparsity that it gave on the calibration prompts.
+        map: calibrates each head's margin; a straight line for each head.
+        probes: queries that outliers and clusters are found by, and the heads' weights; None: the recipe needs none.
+        prompt_tokens: lengths of the calibration prompts; a threshold holds at about the length it was fitted at.
+        model: identity of the model (`headscope.models.identity`).
+        chunk: with `scope=prompt`, tokens of a chunk of the prompt (`headscope.lab.scope`); None: `scope=question`.
+    """
+
+    name: str
+    recipe: Recipe
+    window: Window
+    thresholds: Mapping[float, float]
+    map: MarginMap
+    probes: ModelProbes | None
+    prompt_tokens: tuple[int, ...]
+    model: Mapping[str, Any]
+    chunk: int | None = None
+
+    @property
+    def scope(self) -> str:
+        """Which queries decide, one of SCOPES."""
+        return QUESTION if self.chunk is None else PROMPT
+
+    def threshold(self, sparsity: float | None = None) -> float:
+        """The threshold for a target that was calibrated; None: the only or first one.
+
+        Raises:
+            ConfigError: the target was not calibrated.
+        """
+        if sparsity is None:
+            return next(iter(self.thresholds.values()))
+        if sparsity not in self.thresholds:
+            known = ", ".join(map(str, self.thresholds))
+            raise ConfigError(f"sparsity={sparsity} was not calibrated, only {known}; calibrate with it")
+        return self.thresholds[sparsity]
+
+    def rule(self, layer: int, threshold: float, rows: int, heads: int, device: torch.device) -> DecisionRule:
+        """The decision of a layer for B rows of H heads, as the decoding kernels take it."""
+        slope, offset = _line(self.map.layers.get(layer), heads, device)
+        thresholds = torch.full((rows, heads), threshold, dtype=torch.float32, device=device)
+        return DecisionRule(thresholds, slope, offset, self.recipe.kind == LOST_OUTPUT)
+
+    def built(self, sparsity: float | None = None) -> Criterion:
+        """The same as a criterion of `headscope.lab.evaluation`; its rows go with `recipe.outliers`."""
+        target = {"threshold": self.threshold(sparsity)}
+        if self.map.layers:
+            target["map"] = self.map.plain()  # type: ignore[assignment]
+        return build({"kind": self.recipe.kind}, [target], self.recipe.built_estimator())
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, whole or not at all: float32 probes are most of it (4 L H P D bytes).
+
+        Raises:
+            AssetError: it cannot be written.
+        """
+        from headscope.inference.criterion_file import save
+
+        save(self, Path(path))
+
+
+def _line(found: LayerMap | None, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Slope and offset of each head's line, float32 [H] each; without a map the margin itself."""
+    if found is None:
+        one = torch.ones(heads, dtype=torch.float32, device=device)
+        return one, torch.zeros_like(one)
+    offset = found.values[:, 0] - found.slope * found.knots[:, 0]
+    return found.slope.to(device, torch.float32), offset.to(device, torch.float32)

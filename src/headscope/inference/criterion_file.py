@@ -1,0 +1,145 @@
+"""A calibrated criterion as one safetensors file: tensors, and all else as JSON in its metadata.
+
+Shapes: L full-attention layers, H query heads, P probes, D head_dim.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from headscope import __version__
+from headscope.errors import AssetError
+from headscope.heads.calibration.maps import LayerMap, MarginMap
+from headscope.heads.outliers import OutlierRule
+from headscope.heads.window import Window
+from headscope.inference.criterion import PROMPT, QUESTION, AdaptiveCriterion, Recipe
+from headscope.lab.probes import ModelProbes
+from headscope.models.identity import refuse_other
+
+FORMAT = 2
+KEY = "headscope"
+PROBES = ("queries", "weight")
+
+
+def save(criterion: AdaptiveCriterion, path: Path) -> None:
+    """Write the file: a temporary sibling, then a rename.
+
+    Tensors, in the layers' order: `layers` [L]; where there are probes `queries` [L, H, P, D] and `weight` [L, H],
+    float32; where there is a map `knots` and `values` [L, H, 1] and `slope` [L, H], float64.
+
+    Raises:
+        AssetError: it cannot be written.
+    """
+    plain = {
+        "format": FORMAT,
+        "headscope": __version__,
+        "name": criterion.name,
+        "kind": criterion.recipe.kind,
+        "estimator": dict(criterion.recipe.estimator),
+        "outliers": asdict(criterion.recipe.outliers),
+        "window": asdict(criterion.window),
+        "thresholds": [[target, threshold.hex()] for target, threshold in criterion.thresholds.items()],
+        "prompt_tokens": list(criterion.prompt_tokens),
+        "scope": criterion.scope,
+        "chunk": criterion.chunk,
+        "model": dict(criterion.model),
+    }
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(_tensors(criterion), temporary, {KEY: json.dumps(plain)})
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise AssetError(f"cannot write {path}: {error}; choose another path") from error
+
+
+def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
+    """Read a criterion that was saved for this model.
+
+    Raises:
+        AssetError: the file is missing, damaged or of another format, or the model differs from the one it was
+            calibrated for in a size, its RoPE parameters or its weights, or window or scope are none.
+    """
+    path = Path(path)
+    plain, tensors = _read(path)
+    refuse_other(plain["model"], model)
+    window, positions = Window(**plain["window"]), plain["model"]["positions"]
+    if not (window.sink >= 0 and window.recent > 0 and window.sink + window.recent < positions):
+        raise AssetError(f"{path} has the window {plain['window']} for {positions} positions; calibrate again")
+    _refuse_scope(path, plain)
+    outliers = OutlierRule(**{**plain["outliers"], "rules": tuple(plain["outliers"]["rules"])})
+    layers = plain["model"]["full_layers"]
+    probes, maps = (_by_layer(layers, tensors, names) for names in (PROBES, LayerMap._fields))
+    return AdaptiveCriterion(
+        name=plain["name"],
+        recipe=Recipe(plain["kind"], plain["estimator"], outliers),
+        window=window,
+        thresholds={target: float.fromhex(threshold) for target, threshold in plain["thresholds"]},
+        map=MarginMap({layer: LayerMap(*found) for layer, found in maps.items()}),
+        probes=ModelProbes(*({layer: found[i] for layer, found in probes.items()} for i in (0, 1))) if probes else None,
+        prompt_tokens=tuple(plain["prompt_tokens"]),
+        model=plain["model"],
+        chunk=plain["chunk"],
+    )
+
+
+def _refuse_scope(path: Path, plain: Mapping[str, Any]) -> None:
+    """Refuse chunks that are none, or that `scope=question` has no use for."""
+    scope, chunk = plain["scope"], plain["chunk"]
+    served = isinstance(chunk, int) and chunk > 0 if scope == PROMPT else scope == QUESTION and chunk is None
+    if not served:
+        raise AssetError(f"{path} has the scope {scope!r} with a chunk of {chunk}; calibrate again")
+
+
+def _tensors(criterion: AdaptiveCriterion) -> dict[str, Tensor]:
+    """What is no plain data, each of all layers; an empty file holds at least the layers' indices."""
+    found = {"layers": torch.tensor(criterion.model["full_layers"])}
+    if criterion.probes is not None:
+        for name in PROBES:
+            found[name] = torch.stack(list(getattr(criterion.probes, name).values()))
+    if criterion.map.layers:
+        for name in LayerMap._fields:
+            found[name] = torch.stack([getattr(layer, name) for layer in criterion.map.layers.values()])
+    return found
+
+
+def _by_layer(layers: Sequence[int], tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[int, list[Tensor]]:
+    """Some tensors of each layer; nothing where the file has none of them."""
+    if names[0] not in tensors:
+        return {}
+    return {layer: [tensors[name][i] for name in names] for i, layer in enumerate(layers)}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The metadata and all tensors.
+
+    Raises:
+        AssetError: there is no such file, it is damaged, or of another format.
+    """
+    if not path.is_file():
+        raise AssetError(f"{path} does not exist; make it with headscope.calibrate(...).save({str(path)!r})")
+    try:
+        with safe_open(path, "pt") as file:
+            plain = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, ValueError) as error:
+        raise AssetError(f"{path} is damaged: {error}; calibrate again") from error
+    if plain.get("format") != FORMAT:
+        raise AssetError(
+            f"{path} has format {plain.get('format')} of headscope {plain.get('headscope')}, this is {__version__} and"
+            f" reads format {FORMAT}; calibrate again, or install that version"
+        )
+    return plain, tensors

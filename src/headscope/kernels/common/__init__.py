@@ -1,0 +1,1 @@
+"""What kernels of several operations share: which tensors they serve, inputs, outputs, softmax tiles, Gluon's names."""

@@ -1,0 +1,5 @@
+"""The measuring engine: many criteria over one shared prompt, with everything recorded and nothing made fast.
+
+Exact masses, margins, probes, answers under every criterion at once, and diagnosis of the Gaussian model. The
+workflow's stages call it; the library uses it to calibrate.
+"""

@@ -1,0 +1,130 @@
+"""Probes: queries that questions and answers of other prompts asked, and how much each head counts.
+
+Rules for outlier keys ask what such queries would attend to. Queries are kept as if they stood at position 0 and turned
+to where they are needed, for keys are rotated.
+
+Shapes: L full-attention layers, H query heads, Q queries, P probes, D head_dim.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from headscope.heads.bulk import Probes
+from headscope.models.attention import LayerCall, attention, causal_attention
+from headscope.models.geometry import geometry
+from headscope.models.rotary import turn
+
+
+@dataclass(frozen=True)
+class ModelProbes:
+    """Probes of a whole model.
+
+    Attributes:
+        queries: of each full-attention layer, turned to position 0, [H, P, D], float32.
+        weight: norm of the layer's output for a unit value of the head, as a share of the residual stream's norm, [H].
+    """
+
+    queries: dict[int, Tensor]
+    weight: dict[int, Tensor]
+
+    def joined(self, layers: Sequence[int]) -> "ModelProbes":
+        """Those of several layers as if all heads were the first one's: their queries are turned alike."""
+        return ModelProbes(
+            *({layers[0]: torch.cat([of[layer] for layer in layers])} for of in (self.queries, self.weight))
+        )
+
+    def at(self, model: PreTrainedModel, layer: int, position: int) -> Probes:
+        """The probes of a layer as if they stood at `position`."""
+        device = model.get_input_embeddings().weight.device
+        queries = self.queries[layer].to(device)
+        origin = torch.zeros(queries.shape[1], dtype=torch.long, device=device)
+        return Probes(turn(model, layer, queries, origin, origin + position), self.weight[layer].to(device))
+
+
+@dataclass(frozen=True)
+class AnsweredPrompt:
+    """A prompt with the dense model's answer.
+
+    Attributes:
+        ids: token ids of both.
+        boundary: first token of the question.
+    """
+
+    ids: list[int]
+    boundary: int
+
+
+class _Recorder:
+    """Keeps some of the queries from the boundary on, turned to position 0."""
+
+    def __init__(self, model: PreTrainedModel, boundary: int, count: int):
+        self.model, self.boundary, self.count = model, boundary, count
+        self.queries: dict[int, Tensor] = {}
+
+    def attend(self, call: LayerCall) -> Tensor:
+        if call.sliding is None:
+            last = call.query.shape[2] - 1
+            position = torch.linspace(self.boundary, last, self.count, device=call.query.device).round().long()
+            queries = call.query[0, :, position]
+            self.queries[call.layer] = turn(self.model, call.layer, queries, position, torch.zeros_like(position))
+        return causal_attention(call)
+
+
+@torch.inference_mode()
+def fit_probes(model: PreTrainedModel, prompts: Sequence[AnsweredPrompt], count: int) -> ModelProbes:
+    """Take about `count` queries a head, as many of each prompt, evenly from question and answer.
+
+    Args:
+        model: in evaluation mode.
+        prompts: teacher-forced, one forward pass each.
+        count: probes a head, at least one a prompt.
+    """
+    layers = geometry(model.config).full_layers
+    found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    norms: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for prompt in prompts:
+        recorder = _Recorder(model, prompt.boundary, max(1, round(count / len(prompts))))
+        ids = torch.tensor([prompt.ids], device=model.get_input_embeddings().weight.device)
+        with attention(model), _residual_norms(model, prompt.boundary, norms):
+            model(ids, use_cache=False, logits_to_keep=1, headscope=recorder)
+        for layer, queries in recorder.queries.items():
+            found[layer].append(queries.cpu())
+    weight = {layer: _output_norms(model, layer) / torch.stack(norms[layer]).mean() for layer in layers}
+    return ModelProbes({layer: torch.cat(queries, 1) for layer, queries in found.items()}, weight)
+
+
+@contextmanager
+def _residual_norms(model: PreTrainedModel, boundary: int, norms: dict[int, list[Tensor]]) -> Iterator[None]:
+    """Collect the mean norm of the states that enter each layer, from the boundary on."""
+
+    def keep(layer: int, states: Tensor) -> None:
+        norms[layer].append(states[0, boundary:].float().norm(dim=-1).mean().cpu())
+
+    hooks = [
+        model.get_decoder()
+        .layers[layer]
+        .register_forward_pre_hook(
+            lambda _, given, named, layer=layer: keep(layer, given[0] if given else named["hidden_states"]),
+            with_kwargs=True,
+        )
+        for layer in norms
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _output_norms(model: PreTrainedModel, layer: int) -> Tensor:
+    """Root mean square norm of the output projection of a unit vector of each head, [H]."""
+    heads = geometry(model.config).heads
+    weight = model.get_decoder().layers[layer].self_attn.o_proj.weight.float()
+    by_head = weight.view(len(weight), heads, -1)
+    norms: Tensor = by_head.square().sum((0, 2)).div(by_head.shape[2]).sqrt().cpu()
+    return norms

@@ -1,0 +1,91 @@
+"""Digest of the code that makes a result: syntax trees only, so comments, docstrings and layout do not count.
+
+Imports are read from the source and nothing is imported: a plan costs milliseconds and needs no torch.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from headscope.errors import ConfigError
+
+SOURCE = Path(__file__).resolve().parents[2]
+ROOT = "headscope"
+
+# Their text reaches a terminal, never a result, so that a better message renews nothing.
+IGNORED = frozenset({ROOT, "headscope.errors", "headscope.pipeline.progress"})
+
+
+def code_digest(*modules: str) -> str:
+    """Digest the syntax trees of `modules` and of all `headscope` modules they import, however deep.
+
+    Raises:
+        ConfigError: a module has no source file.
+    """
+    trees = [[name, _read(name)[0]] for name in sorted(closure(*modules))]
+    return hashlib.sha256(repr(trees).encode()).hexdigest()[:10]
+
+
+def closure(*modules: str) -> set[str]:
+    """Return `modules` and all `headscope` modules they import, packages' own files included."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in IGNORED:
+            continue
+        found.add(name)
+        waiting += [*_read(name)[1], name.rpartition(".")[0]]
+    return found
+
+
+def source_file(module: str) -> Path | None:
+    """Return the file of a `headscope` module or package, or None if there is none."""
+    path = SOURCE.joinpath(*module.split(".")[1:])
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+@cache
+def _read(module: str) -> tuple[str, tuple[str, ...]]:
+    """Return the digest of one module's tree and the `headscope` modules it names."""
+    file = source_file(module)
+    if file is None:
+        if SOURCE.joinpath(*module.split(".")[1:]).is_dir():
+            return "", ()  # a package without a file of its own
+        raise ConfigError(f"module {module} has no source file under {SOURCE}")
+    tree = ast.parse(file.read_bytes(), filename=str(file))
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    imports = tuple(sorted({name for node in ast.walk(tree) for name in _imported(node, package)}))
+    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), imports
+
+
+def _imported(node: ast.AST, package: str) -> Iterator[str]:
+    """Yield the `headscope` modules that an import statement names."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if alias.name.split(".")[0] == ROOT)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*above, base]).rstrip(".")
+        if base.split(".")[0] == ROOT:
+            yield base
+            yield from (name for alias in node.names if source_file(name := f"{base}.{alias.name}"))
+
+
+def _plain(value: Any) -> Any:
+    """Turn a tree into tuples without docstrings and empty fields (new Pythons add empty fields to old trees)."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if not isinstance(value, ast.AST):
+        return value
+    fields = {name: getattr(value, name, None) for name in value._fields}
+    if isinstance(value, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+        value, clean=False
+    ):
+        fields["body"] = value.body[1:]
+    return type(value).__name__, [(name, _plain(field)) for name, field in fields.items() if field not in (None, [])]

@@ -1,0 +1,127 @@
+"""One job of the plan: a stage, a slice of the options, and parents; its key says all that makes its result."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from headscope.benchmarks import registry
+from headscope.pipeline.assets.packaged import MAKERS
+from headscope.pipeline.plan.code import code_digest
+from headscope.pipeline.store.files import canonical, digest
+
+Spec = dict[str, Any]
+LOST_OUTPUT = ("lost_output", "oracle_output")
+"""Kinds of criteria that weigh heads by what their output loses."""
+ASK_PROBES = ("clusters", "low_rank_keys", "query_metric", "probe_attention")
+"""Estimators and rules for outliers that look at the probes, where there are some."""
+ACROSS_HEADS = ("probe_attention",)
+"""Rules for outliers whose importances compare between heads, so that heads can share outliers."""
+KEY = re.compile(r"(?P<name>[\w.-]+)--(?P<digest>[0-9a-f]{10})")
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One job.
+
+    Attributes:
+        stage: module of headscope.pipeline.stages.
+        name: for people.
+        spec: the slice, as canonical JSON.
+        parents: nodes that it reads, in the order of the command line.
+    """
+
+    stage: str
+    name: str
+    spec: str
+    parents: tuple["Node", ...] = ()
+
+    @cached_property
+    def code(self) -> str:
+        """Digest of the code that makes it."""
+        return code_digest(*modules(self.stage, json.loads(self.spec)))
+
+    @cached_property
+    def key(self) -> str:
+        """Name of its folder: readable, then the digest of slice, parents and code."""
+        parents = [parent.key for parent in self.parents]
+        return f"{self.name}--{key_digest(self.stage, json.loads(self.spec), parents, self.code)}"
+
+    @property
+    def address(self) -> str:
+        """Its folder below the results folder."""
+        return f"{self.stage}/{self.key}"
+
+
+def key_digest(stage: str, spec: Spec, parents: Sequence[str], code: str) -> str:
+    """Digest all that makes a result: slice, parents' keys and code."""
+    return digest([stage, spec, list(parents), code])
+
+
+def modules(stage: str, spec: Spec) -> list[str]:
+    """Name the modules whose code makes a node: its stage and what its slice names; those they import follow."""
+    found = {f"headscope.pipeline.stages.{stage}"}
+    if stage in ("evaluation", "margins"):
+        found |= {module for criterion in spec["criteria"].values() for module in criterion_modules(criterion)}
+    if stage == "calibration":
+        found.add(f"headscope.heads.criteria.{spec['kind']}")
+    if stage == "oracle":
+        found |= {module for estimator in spec["estimators"].values() for module in estimator_modules(estimator)}
+    if stage == "assets":
+        found.add(f"headscope.pipeline.assets.{spec['kind']}")
+        found |= {MAKERS[spec["source"]][0]} if spec["kind"] == "packaged" else set()
+    if stage == "prompts":
+        found |= {registry.module_of(spec["kind"], spec["task"]), f"headscope.benchmarks.{spec['kind']}.prompts"}
+    if stage == "evaluation":
+        found.add(f"headscope.benchmarks.{spec['kind']}.metrics")
+    if stage == "figures":
+        found.add(f"headscope.figures.{spec['figure']}")
+    return sorted(found)
+
+
+def criterion_modules(criterion: Mapping[str, Any]) -> list[str]:
+    """Name the modules that make a criterion: its own, its estimator's, a correction's, those that choose outliers."""
+    estimator, outliers = criterion["estimator"], criterion["outliers"]
+    found = [f"headscope.heads.criteria.{criterion['kind']}"]
+    found += estimator_modules(estimator) if estimator else []
+    found += ["headscope.heads.corrected"] if criterion.get("correction") else []
+    return found + _rule_modules(outliers)
+
+
+def asks_probes(criterion: Mapping[str, Any]) -> bool:
+    """Whether a criterion's margins depend on the probes."""
+    return any(module.rpartition(".")[2] in ASK_PROBES for module in criterion_modules(criterion))
+
+
+def estimator_modules(estimator: Mapping[str, Any]) -> list[str]:
+    """Name the modules that make an estimator."""
+    found = [f"headscope.heads.estimators.{estimator['kind']}"]
+    if estimator.get("scored"):
+        found += ["headscope.heads.estimators.scored", *_rule_modules(estimator["scored"])]
+    return found
+
+
+def _rule_modules(outliers: Mapping[str, Any] | None) -> list[str]:
+    return [f"headscope.heads.outliers.{rule}" for rule in outliers["rules"]] if outliers else []
+
+
+def ancestors(nodes: list[Node]) -> Iterator[Node]:
+    """Yield nodes and all they descend from, parents first, each address once."""
+    seen: set[str] = set()
+
+    def visit(node: Node) -> Iterator[Node]:
+        if node.address not in seen:
+            seen.add(node.address)
+            for parent in node.parents:
+                yield from visit(parent)
+            yield node
+
+    for node in nodes:
+        yield from visit(node)
+
+
+def make_node(stage: str, words: list[Any], spec: Spec, parents: list[Node]) -> Node:
+    """Make a node; `words` are its readable name."""
+    return Node(stage, "-".join(str(word) for word in words), canonical(spec), tuple(parents))

@@ -1,0 +1,162 @@
+"""What the model stages read from their parents: the model, encoded prompts, moments of other texts."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file
+
+from headscope.benchmarks.encoding import Encoded, encode
+from headscope.heads.estimators import Estimator, build
+from headscope.heads.moments import KeyMoments
+from headscope.heads.outliers import NO_OUTLIERS, OutlierRule
+from headscope.lab.probes import ModelProbes
+from headscope.models.loading import LoadedModel, load
+from headscope.pipeline.plan.code import code_digest
+from headscope.pipeline.plan.node import asks_probes, criterion_modules
+from headscope.pipeline.store.cells import Cells
+from headscope.pipeline.store.files import results_root, sha256_file
+from headscope.pipeline.store.parents import Parents
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a prompts node, encoded.
+
+    Attributes:
+        row: the dataset's columns.
+        encoded: token ids, boundary and start of the answer prefix.
+    """
+
+    row: Mapping[str, Any]
+    encoded: Encoded
+
+    @property
+    def id(self) -> str:
+        """Digest of text, question and generation budget."""
+        return str(self.row["id"])
+
+
+def load_model(spec: Mapping[str, Any], parents: Parents) -> LoadedModel:
+    """Load the assets parent's model as the slice asks."""
+    folder = parents.one("assets", kind="model").folder
+    return load(folder, spec["dtype"], spec["device"], spec["device_map"], spec["rope"])
+
+
+def load_prompts(parents: Parents, loaded: LoadedModel) -> list[Prompt]:
+    """Read and encode every prompt of the prompts parent, evaluation and calibration."""
+    rows = datasets.load_from_disk(str(parents.one("prompts").folder / "dataset"))
+    return [
+        Prompt(row, encode(loaded.tokenizer, row["text"], row["question_offset"], row["prefix_offset"])) for row in rows
+    ]
+
+
+def open_cells(kind: str, spec: Mapping[str, Any], loaded: LoadedModel, out: Path, *modules: str) -> Cells:
+    """Open a stage's cells, whose context is the model, how it computes, where criteria decide, and `modules`' code."""
+    context = {
+        "model": loaded.sha256,
+        **{name: spec[name] for name in ("dtype", "device", "rope", "window", "chunk") if name in spec},
+        "code": code_digest(*modules),
+    }
+    return Cells(results_root(out), kind, context)
+
+
+def load_answers(parents: Parents) -> dict[str, dict[str, Any]]:
+    """Read the dense parent's answers, by the prompt's id."""
+    table = pq.read_table(parents.one("dense").folder / "answers.parquet")
+    return {row["id"]: row for row in table.to_pylist()}
+
+
+def fed_tokens(answer: Mapping[str, Any]) -> list[int]:
+    """Tokens of an answer that were read again: all if it stopped by itself, all but the last at the length limit."""
+    tokens: list[int] = answer["tokens"]
+    return tokens if answer["stop"] == "eos" else tokens[:-1]
+
+
+@dataclass(frozen=True)
+class TextMoments:
+    """Key moments of another text.
+
+    Attributes:
+        by_layer: moments by layer index.
+        sha256: of the file they came from, part of every cell they made.
+    """
+
+    by_layer: Mapping[int, KeyMoments]
+    sha256: str
+
+
+def load_moments(parents: Parents) -> dict[str, TextMoments]:
+    """Read the moments parents, by the name of their text."""
+    found = {}
+    for parent in parents.all("moments"):
+        file = parent.folder / "moments.safetensors"
+        data = load_file(file)
+        layers = zip(data["layers"].tolist(), data["count"].tolist(), data["mean"], data["covariance"], strict=True)
+        by_layer = {layer: KeyMoments(count, mean, covariance) for layer, count, mean, covariance in layers}
+        found[parent.spec["text"]] = TextMoments(by_layer, sha256_file(file))
+    return found
+
+
+def build_estimators(specs: Iterable[Mapping[str, Any]], moments: Mapping[str, TextMoments]) -> dict[str, Estimator]:
+    """Make the estimators of a slice, by name."""
+    fitted = {name: text.by_layer for name, text in moments.items()}
+    return {spec["name"]: build(spec, fitted) for spec in specs}
+
+
+def estimator_identity(spec: Mapping[str, Any], moments: Mapping[str, TextMoments]) -> dict[str, Any]:
+    """What makes an estimator's numbers: its parameters and the bytes of the moments it was given; not its name.
+
+    Options that are null are left out, so that one which a later kind adds renews no cell.
+    """
+    source = moments.get(spec["moments"])
+    given = {name: value for name, value in spec.items() if name != "name" and value is not None}
+    return {**given, "fitted": source and source.sha256}
+
+
+@dataclass(frozen=True)
+class LoadedProbes:
+    """Probes of all calibration prompts.
+
+    Attributes:
+        fitted: the probes of every parent, one after the other, and the mean of the heads' weights.
+        sha256: of the files they came from, part of every cell they made.
+    """
+
+    fitted: ModelProbes
+    sha256: list[str]
+
+
+def load_probes(parents: Parents) -> LoadedProbes | None:
+    """Read and join the probes parents; None where there are none."""
+    files = [parent.folder / "probes.safetensors" for parent in parents.all("probes")]
+    if not files:
+        return None
+    found = [load_file(file) for file in files]
+    layers = found[0]["layers"].tolist()
+    queries = {layer: torch.cat([data["queries"][i] for data in found], 1) for i, layer in enumerate(layers)}
+    weight = {layer: torch.stack([data["weight"][i] for data in found]).mean(0) for i, layer in enumerate(layers)}
+    return LoadedProbes(ModelProbes(queries, weight), [sha256_file(file) for file in files])
+
+
+def build_outliers(spec: Mapping[str, Any] | None) -> OutlierRule:
+    """Make the outliers that a slice names."""
+    return (
+        NO_OUTLIERS if spec is None else OutlierRule(tuple(spec["rules"]), spec["count"], spec["bits"], spec["shared"])
+    )
+
+
+def criterion_identity(
+    spec: Mapping[str, Any], moments: Mapping[str, TextMoments], probes: LoadedProbes | None
+) -> dict[str, Any]:
+    """What makes a criterion: kind, estimator, outliers, correction, what they were given, and the code of all."""
+    estimator = spec["estimator"] and estimator_identity(spec["estimator"], moments)
+    # A head's weight is in what calibration found.
+    used = probes.sha256 if probes is not None and (spec["outliers"] or asks_probes(spec)) else None
+    identity = {"kind": spec["kind"], "estimator": estimator, "outliers": spec["outliers"], "probes": used}
+    identity |= {"correction": True} if spec.get("correction") else {}
+    return {**identity, "code": code_digest(*criterion_modules(spec))}

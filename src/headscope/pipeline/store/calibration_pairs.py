@@ -1,0 +1,59 @@
+"""What calibration knows of every pair of a split, from oracle tables or from recorded margins.
+
+Shapes: N rows (layer, query) of one prompt, H query heads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from numpy.typing import NDArray
+
+from headscope.pipeline.store.margin_tables import read_margins
+from headscope.pipeline.store.oracle_tables import read_estimates, read_masses
+from headscope.pipeline.store.parents import Parents
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Pairs:
+    """Pairs of a split, one entry a prompt.
+
+    Attributes:
+        layer: layer of each row, [N].
+        margin: as the criterion sees it, before any map, [N, H].
+        exact: exact log-odds of the share of the criterion's own window, [N, H].
+        lost: exact log norm of the lost output, [N, H]; only with recorded margins.
+    """
+
+    layer: list[Array] = field(default_factory=list)
+    margin: list[Array] = field(default_factory=list)
+    exact: list[Array] = field(default_factory=list)
+    lost: list[Array] = field(default_factory=list)
+
+
+def read_pairs(spec: Mapping[str, Any], parents: Parents, split: str) -> Pairs:
+    """Read the pairs of one split.
+
+    Args:
+        spec: criterion, estimator (a name or null) and, where not all are used, prompts: how many of each task's
+            calibration prompts.
+        parents: margins nodes, or else oracle nodes.
+        split: "evaluation" or "calibration".
+    """
+    pairs, most = Pairs(), spec.get("prompts") if split == "calibration" else None
+    for parent in parents.all("margins"):
+        for found in islice(read_margins(parent.folder, spec["criterion"], split), most):
+            for name in ("layer", "margin", "exact", "lost"):
+                getattr(pairs, name).append(getattr(found, name))
+    for parent in parents.all("oracle"):
+        masses = list(islice(read_masses(parent.folder, split), most))
+        bulk = {m.prompt: m.bulk for m in masses}
+        if spec["estimator"] is not None:
+            bulk = read_estimates(parent.folder, spec["estimator"], set(bulk))
+        pairs.layer += [m.layer for m in masses]
+        pairs.margin += [m.local - bulk[m.prompt] for m in masses]
+        pairs.exact += [m.local - m.bulk for m in masses]
+    return pairs

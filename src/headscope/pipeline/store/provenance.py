@@ -1,0 +1,131 @@
+"""What made a result, written beside it: code, parents, packages, machine, time and memory."""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from headscope.pipeline.plan.code import SOURCE
+from headscope.pipeline.store.files import sha256_file
+
+FILE = "provenance.json"
+SPEC = "spec.yaml"
+Provenance = dict[str, Any]
+PACKAGES = ("headscope", "torch", "transformers", "safetensors", "numpy", "datasets", "pyarrow", "wonderwords")
+
+
+class Clock:
+    """Notes when a job starts."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return round(time.monotonic() - self._start, 3)
+
+
+def collect(folder: Path, code: str, parents: Sequence[Path], clock: Clock) -> Provenance:
+    """Describe a finished folder.
+
+    Args:
+        folder: its files are hashed.
+        code: digest of the code that made it.
+        parents: the folders it was made from; their files' hashes are copied from their own provenance.
+        clock: when the job started.
+    """
+    return {
+        "code": code,
+        "files": hash_files(folder),
+        "parents": {f"{parent.parent.name}/{parent.name}": read(parent).get("files", {}) for parent in parents},
+        "git": git_state(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": hardware(),
+        "started": clock.started,
+        "seconds": clock.seconds,
+        **peak_memory(),
+    }
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a folder by its relative path, provenance itself excepted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder) != Path(FILE))
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def read(folder: Path) -> Provenance:
+    """Return a folder's provenance, or an empty one if there is none that can be read."""
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write(folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Write a folder's provenance."""
+    (folder / FILE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the source tree and whether it has uncommitted changes; None outside a repository."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(SOURCE), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ":/src"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """Name the processor, its cores, the memory and, where one was used, the GPU."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found: dict[str, Any] = {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": round(memory / 2**30, 1)}
+    if (cuda := _cuda()) is not None:
+        found["gpu"] = [cuda.get_device_name(index) for index in range(cuda.device_count())]
+    return found
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the largest memory the process held, in MiB, and the largest on each GPU it used."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB on Linux, bytes on macOS
+    found = {"peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
+    if (cuda := _cuda()) is not None:
+        peaks = [cuda.max_memory_allocated(index) for index in range(cuda.device_count())]
+        found["peak_gpu_memory_mib"] = round(max(peaks) / 2**20, 1)
+    return found
+
+
+def _cuda() -> Any:
+    """torch.cuda if this process used it; never imports torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Replays finished results into a tracker; no result depends on it."""

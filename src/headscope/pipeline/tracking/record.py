@@ -1,0 +1,104 @@
+"""What a finished folder says to any tracker: config, metrics, tables, pictures, files."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from headscope.pipeline.store.parents import Parent
+
+MEANS = ("score", "sparsity", "sparsity_group")
+
+
+@dataclass
+class Record:
+    """One finished node, as one run of a tracker.
+
+    Attributes:
+        id: digest of the node's key.
+        name: readable part of the key.
+        stage: what made the folder.
+        config: the node's slice.
+        metrics: numbers by name.
+        tables: tables by name.
+        pictures: PNG files by name.
+        files: SHA-256 of the folder's files, by path in the folder.
+    """
+
+    id: str
+    name: str
+    stage: str
+    config: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def read_record(folder: Path) -> Record:
+    """Read a finished folder of any stage, `<results>/<stage>/<name>--<digest>`."""
+    parent = Parent(folder)
+    name, _, digest = folder.name.rpartition("--")
+    record = Record(digest, name, parent.stage, parent.spec)
+    for path in sorted(folder.iterdir()):
+        if reader := READERS.get(path.name) or READERS.get(path.suffix):
+            reader(record, path)
+    return record
+
+
+def _provenance(record: Record, path: Path) -> None:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    record.files = found["files"]
+    record.metrics.update(_numbers({name: found[name] for name in found if name == "seconds" or "memory" in name}))
+
+
+def _rows(record: Record, path: Path) -> None:
+    """Evaluation: every text, and the means of each criterion and target over prompts."""
+    rows = pd.read_parquet(path).drop(columns=["tokens", "sparsity_layer"])
+    means = rows.groupby(["criterion", "target"], dropna=False)[list(MEANS)].mean().reset_index()
+    record.tables |= {"rows": rows, "means": means}
+    for row in means.to_dict("records"):
+        label = row["criterion"] if pd.isna(row["target"]) else f"{row['criterion']}@{row['target']:g}"
+        record.metrics.update({f"{mean}/{label}": row[mean] for mean in MEANS if not pd.isna(row[mean])})
+
+
+def _answers(record: Record, path: Path) -> None:
+    record.tables["answers"] = pd.read_parquet(path).drop(columns="tokens")
+
+
+def _seconds(record: Record, path: Path) -> None:
+    record.metrics["evaluation_seconds"] = float(pd.read_parquet(path, columns=["seconds"])["seconds"].sum())
+
+
+def _calibration(record: Record, path: Path) -> None:
+    quality: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["quality"]
+    record.tables["quality"] = pd.DataFrame([{"target": float(target), **row} for target, row in quality.items()])
+    for target, row in quality.items():
+        record.metrics.update({f"{name}@{target}": value for name, value in _numbers(row).items()})
+
+
+def _csv(record: Record, path: Path) -> None:
+    record.tables[f"{path.stem}_table"] = pd.read_csv(path)
+
+
+def _picture(record: Record, path: Path) -> None:
+    record.pictures[path.stem] = path
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    """Keep what a metric can be."""
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+READERS: dict[str, Callable[[Record, Path], None]] = {
+    "provenance.json": _provenance,
+    "rows.parquet": _rows,
+    "answers.parquet": _answers,
+    "seconds.parquet": _seconds,
+    "calibration.json": _calibration,
+    ".csv": _csv,
+    ".png": _picture,
+}

@@ -1,0 +1,33 @@
+"""What holds tensors goes to a device whole."""
+
+import torch
+
+from headscope.heads.criteria import build
+from headscope.heads.estimators import build as build_estimator
+from headscope.heads.moments import KeyMoments
+from headscope.heads.to_device import to_device
+
+MAP = {"layers": [0, 2], "knots": [[[0.0]]] * 2, "values": [[[1.0]]] * 2, "slope": [[1.0]] * 2}
+
+
+def tensors(found: object) -> list[torch.Tensor]:
+    """Every tensor inside, found by what it refers to and not by its type."""
+    if isinstance(found, torch.Tensor):
+        return [found]
+    parts = found.values() if isinstance(found, dict) else found if isinstance(found, tuple) else []
+    parts = list(vars(found).values()) if hasattr(found, "__dict__") else list(parts)
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def test_every_tensor_of_every_criterion_moves_and_no_value_changes() -> None:
+    moments = {"text": {0: KeyMoments.of(torch.randn(1, 9, 4))}}
+    spec = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "text"}
+    estimator = build_estimator(spec, moments)
+    targets = [{"threshold": 0.5, "map": MAP, "layers": [0, 2], "long": [[True], [False]]}] * 2
+    for kind, count in {"dense": 0, "static": 2, "oracle": 1, "qada": 9, "lost_output": 9}.items():
+        criterion = build({"kind": kind}, targets, estimator)
+        assert len(tensors(criterion)) == count
+        assert all(tensor.is_meta for tensor in tensors(to_device(criterion, torch.device("meta"))))
+        same = to_device(criterion, torch.device("cpu"))
+        assert type(same) is type(criterion)
+        assert all(torch.equal(*pair) for pair in zip(tensors(criterion), tensors(same), strict=True))
