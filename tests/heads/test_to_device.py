@@ -7,7 +7,7 @@ from headscope.heads.estimators import build as build_estimator
 from headscope.heads.moments import KeyMoments
 from headscope.heads.to_device import to_device
 
-MAP = {"layers": [0, 2], "knots": [[[0.0]]] * 2, "values": [[[1.0]]] * 2, "slope": [[1.0]] * 2}
+MAP = {"layers": [0, 2], "slope": [[1.0]] * 2, "offset": [[1.0]] * 2}
 
 
 def tensors(found: object) -> list[torch.Tensor]:
@@ -24,7 +24,7 @@ def test_every_tensor_of_every_criterion_moves_and_no_value_changes() -> None:
     spec = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "text"}
     estimator = build_estimator(spec, moments)
     targets = [{"threshold": 0.5, "map": MAP, "layers": [0, 2], "long": [[True], [False]]}] * 2
-    for kind, count in {"dense": 0, "static": 2, "oracle": 1, "qada": 9, "lost_output": 9}.items():
+    for kind, count in {"dense": 0, "static": 2, "oracle": 1, "qada": 7, "lost_output": 7}.items():
         criterion = build({"kind": kind}, targets, estimator)
         assert len(tensors(criterion)) == count
         assert all(tensor.is_meta for tensor in tensors(to_device(criterion, torch.device("meta"))))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headscope.errors import ConfigError, ShapeError
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.calibration.maps import MarginMap, affine
+from headscope.heads.calibration.maps import LayerMap, MarginMap
 from headscope.heads.criteria.lost_output import LostOutput
 from headscope.heads.criteria.qada import Qada
 from headscope.heads.estimators.clusters import Clusters
@@ -172,7 +172,9 @@ def test_labels_are_those_of_the_criteria(device, dtype, estimator, kind) -> Non
     asked = [Window(SINK, RECENT).summarised(cache.keys.shape[1]) for cache in caches]
     summaries = [estimator.summarise(Bulk.between(c, *between)) for c, between in zip(caches, asked, strict=True)]
     layer = replace(layer, rest=rest_of(estimator, summaries, dtype))
-    criterion = kind(torch.zeros(1), estimator, MarginMap({0: affine(layer.rule.slope, layer.rule.offset)}))
+    criterion = kind(
+        torch.zeros(1), estimator, MarginMap({0: LayerMap(layer.rule.slope.double(), layer.rule.offset.double())})
+    )
     each = zip(layer.query.double(), caches, summaries, strict=True)
     margin = torch.stack([margin_of(criterion, *one) for one in each])
     for shift in (-1.0, 0.0, 1.0):

@@ -26,12 +26,7 @@ ROUNDED = OutlierRule(OUTLIERS.rules, OUTLIERS.count, bits=3)
 SHARED, LEAST = OutlierRule(("value_norm",), 6, bits=3, shared=2 / 3), 2
 GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "diagonal", "capped": False, "moments": "prompt"}
 SLOPES, OFFSETS = [1.0, 1.2, 0.8, 1.0], [0.0, -0.3, 0.2, -0.1]
-MAP = {
-    "layers": [0, 1, 2],
-    "knots": [[[0.0]] * 4] * 3,
-    "values": [[[offset] for offset in OFFSETS]] * 3,
-    "slope": [SLOPES] * 3,
-}
+MAP = {"layers": [0, 1, 2], "slope": [SLOPES] * 3, "offset": [OFFSETS] * 3}
 VALUES = {**GAUSSIAN, "name": "v", "values": "covariance"}
 ESTIMATED = ("qada", "lost_output")
 CORRECTED = "corrected "

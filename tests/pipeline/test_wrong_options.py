@@ -30,12 +30,9 @@ WRONG = {
     "calibration.targets=[0.5,1.5]": ["calibration.targets", "1.5", "nearest is 0.999"],
     "calibration.targets=[0.5,0.5]": ["calibration.targets", "none twice"],
     "criterion.qada.fit=platt": ["criterion.qada.fit", "'platt'", "nearest is"],
-    "criterion.oracle.fit=offset": ["criterion.oracle.fit: offset", "kind oracle", "leave it out", "qada"],
+    "criterion.oracle.fit=logistic": ["criterion.oracle.fit: logistic", "kind oracle", "leave it out", "qada"],
     "criterion.static.fit=none": ["criterion.static.fit: none", "kind static", "leave it out"],
     "criterion.qada.fit=energy": ["criterion.qada.fit: energy", "kind qada", "lost_output"],
-    "calibration.rule=share": ["calibration.rule", "'share'", "nearest is"],
-    "calibration.rule=tau": ["calibration.rule: tau", "criterion static", "~criterion.static", "sparsity"],
-    "calibration.rule=lost_mass": ["calibration.rule: lost_mass", "criterion static", "~criterion.static"],
     "calibration.length=2048": ["calibration.length: 2048", "benchmark.ruler.lengths [1024]", "add it there"],
     "calibration.length=10": ["calibration.length: 10", "the nearest is 64"],
     "calibration.tasks=[vt,fve]": ["calibration.tasks: 'fve'", "benchmark ruler", "did you mean 'fwe'?"],
@@ -111,21 +108,6 @@ WRONG = {
 
 
 TOGETHER = {
-    ("criterion=[dense,oracle,lost_output]", "calibration.rule=tau"): ["criterion lost_output", "no shares"],
-    ("criterion=[dense,oracle,qada_logistic]", "calibration.rule=tau"): ["criterion.qada_logistic.fit logistic"],
-    (
-        "criterion=[oracle]",
-        "calibration.rule=coverage",
-        "benchmark.ruler.tasks=[vt]",
-        "calibration.targets=[0.5,0.99]",
-    ): [
-        "calibration.targets: coverage 0.99",
-        "calibration prompts of ruler",
-        "raise benchmark.ruler.samples.calibration",
-    ],
-    ("criterion=[oracle]", "calibration={rule: coverage, targets: [0.7], tasks: [vt], prompts: 1}"): [
-        "coverage 0.7 is beyond what 1 calibration prompts of ruler",
-    ],
     (
         "benchmark.longbench_local.calibrated_on=null",
         "benchmark.longbench_local.samples.calibration=2",
@@ -154,13 +136,6 @@ def test_options_that_do_not_go_together_are_named_with_the_remedy(build, overri
         build(*overrides)
     for words in TOGETHER[overrides]:
         assert words in str(caught.value)
-
-
-def test_rules_and_fits_that_go_together_pass(build):
-    shares = "criterion=[dense,oracle,qada,qada_logistic]"
-    for rule in ("sparsity", "lost_mass", "coverage"):
-        build(shares, f"calibration.rule={rule}", "calibration.targets=[0.3]")
-    build("criterion=[oracle,qada]", "criterion.qada.fit=isotonic", "calibration.rule=tau")
 
 
 @pytest.mark.parametrize("override", WRONG)

@@ -17,8 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headscope.errors import ConfigError
 from headscope.heads.calibration.fits import fit as fit_map
 from headscope.heads.calibration.maps import MarginMap
-from headscope.heads.calibration.rules import RULES
-from headscope.heads.calibration.thresholds import no_pairs
+from headscope.heads.calibration.thresholds import no_pairs, threshold_for
 from headscope.heads.criteria import build
 from headscope.heads.window import Window
 from headscope.inference.calibration_prompt import CalibrationPrompt, Prompt, answer_prompt
@@ -105,12 +104,12 @@ def calibrate(
     if not found:
         raise no_pairs()
     margin_map = _map(recipe, found)
-    margin, exact = [_calibrated(margin_map, layers) for layers in found], [_rows(layers, "exact") for layers in found]
+    margin = [_calibrated(margin_map, layers) for layers in found]
     return AdaptiveCriterion(
         criterion,
         recipe,
         window,
-        {target: RULES["sparsity"].threshold(margin, exact, target) for target in targets},
+        {target: threshold_for(margin, target) for target in targets},
         margin_map,
         fitted,
         tuple(len(one.prompt) for one in answered),

@@ -145,5 +145,4 @@ def _line(found: LayerMap | None, heads: int, device: torch.device) -> tuple[Ten
     if found is None:
         one = torch.ones(heads, dtype=torch.float32, device=device)
         return one, torch.zeros_like(one)
-    offset = found.values[:, 0] - found.slope * found.knots[:, 0]
-    return found.slope.to(device, torch.float32), offset.to(device, torch.float32)
+    return found.slope.to(device, torch.float32), found.offset.to(device, torch.float32)

@@ -26,7 +26,7 @@ from headscope.inference.criterion import PROMPT, QUESTION, AdaptiveCriterion, R
 from headscope.lab.probes import ModelProbes
 from headscope.models.identity import refuse_other
 
-FORMAT = 2
+FORMAT = 3
 KEY = "headscope"
 PROBES = ("queries", "weight")
 
@@ -35,7 +35,7 @@ def save(criterion: AdaptiveCriterion, path: Path) -> None:
     """Write the file: a temporary sibling, then a rename.
 
     Tensors, in the layers' order: `layers` [L]; where there are probes `queries` [L, H, P, D] and `weight` [L, H],
-    float32; where there is a map `knots` and `values` [L, H, 1] and `slope` [L, H], float64.
+    float32; where there is a map `slope` and `offset` [L, H], float64.
 
     Raises:
         AssetError: it cannot be written.

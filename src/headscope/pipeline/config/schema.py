@@ -211,8 +211,8 @@ class Criterion:
     fit: str | None = option(
         None,
         "map of each head's margin, fitted to the exact one; null: energy for lost outputs, none for shares"
-        " (offset, slope, logistic and isotonic are controls that lose retrieval)",
-        choices=("none", "energy", "offset", "slope", "logistic", "isotonic"),
+        " (logistic is a control that loses retrieval)",
+        choices=("none", "energy", "logistic"),
     )
     correction: bool = option(
         False, "qada, lost_output: local heads are given the bulk's output by the estimator instead of dropping it"
@@ -224,13 +224,7 @@ class Calibration:
     """What criteria are fitted to."""
 
     probes: int = option(64, "queries a head, of each task's calibration prompts, that stand for those to come", low=1)
-    rule: str = option(
-        "sparsity",
-        "what targets are: the share of local pairs; the local share tau itself; the most lost mass; or the share of"
-        " pairs with over .9 of their mass outside the window that new prompts must still call long",
-        choices=("sparsity", "tau", "lost_mass", "coverage"),
-    )
-    targets: list[float] = option(MISSING, "values to reach, in the rule's unit", low=0.001, high=0.999)
+    targets: list[float] = option(MISSING, "shares of local (query, head) pairs to reach", low=0.001, high=0.999)
     length: int | None = option(
         None,
         "length of the calibration prompts, whatever is evaluated; null: the one nearest to each evaluated length",

@@ -220,7 +220,6 @@ class _Builder:
                 "calibrated_on": criterion.calibrated_on,
                 "estimator": None if estimator is None else estimator.name,
                 "fit": criterion.fit or ("energy" if criterion.kind in LOST_OUTPUT else "none"),
-                "rule": self.config.calibration.rule,
                 "targets": self.config.calibration.targets,
                 "benchmark": source,
                 "length": length,
