@@ -15,7 +15,7 @@ from headscope.figures.common.tables import Tables
 from headscope.heads import quality as measures
 from headscope.heads.calibration.maps import LayerMap, MarginMap
 
-OUTLIERS = {"rules": ["recent"], "count": 72, "bits": 16}
+OUTLIERS = {"rule": "recent", "count": 72, "bits": 16}
 CRITERIA = {
     **{name: fake.CRITERIA[name] for name in ("dense", "oracle", "static", "qada", "qada_random_words")},
     "sharp": {"kind": "qada", "calibrated_on": "calibration", "estimator": None, "outliers": OUTLIERS},

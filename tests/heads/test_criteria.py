@@ -5,7 +5,7 @@ import torch
 
 from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.criteria import Correction, below, build
+from headscope.heads.criteria import below, build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.view import LayerView, Summaries
 
@@ -19,7 +19,7 @@ MAP = {
 TARGETS = [{"threshold": 0.5}, {"threshold": -2.0}]
 MAPPED = [{**target, "map": MAP} for target in TARGETS]
 RANKING = [{"layers": [1, 3], "long": [[1, 0, 0, 1], [0, 0, 1, 1]]}, {"layers": [1, 3], "long": [[0] * 4, [1] * 4]}]
-GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "prompt"}
+GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "prompt"}
 
 
 def view(layer: int = 3) -> LayerView:
@@ -128,52 +128,6 @@ def test_an_estimator_that_knows_no_values_is_refused_for_lost_output() -> None:
     for estimator in (None, of_masses_alone):
         with pytest.raises(ConfigError, match="estimator"):
             build({"kind": "lost_output"}, TARGETS, estimator)
-
-
-@pytest.mark.parametrize("kind", ["qada", "lost_output"])
-def test_a_correction_leaves_the_labels_and_gives_the_estimate_without_reading_the_bulk(kind: str) -> None:
-    estimator, seen = build_estimator({**GAUSSIAN, "values": "covariance"}, {}), view()
-    summary = estimator.summarise(Bulk.between(LayerCache(3, QUERY[0, :2].repeat(1, 9, 1), KEYS), 0, 20))
-    seen.summaries = [Summaries(slice(0, 4), 0, {"g": summary})]
-    plain, corrected = (build({"kind": kind, "correction": c}, TARGETS, estimator) for c in (False, True))
-    found, without = corrected.select(QUERY, seen), plain.select(QUERY, seen)
-    assert torch.equal(found.long, without.long) and without.correction is None and not seen.peeked
-    torch.testing.assert_close(found.correction.value, estimator.value(QUERY, summary, seen.scale))
-    mass = estimator.log_mass(QUERY, summary, seen.outside, seen.scale)
-    torch.testing.assert_close(found.correction.log_mass, mass)
-    alone = corrected.take(torch.tensor([1]))
-    assert alone.criterion.thresholds.tolist() == [-2.0] and alone.estimator is corrected.estimator
-
-
-def test_both_sides_are_merged_by_their_masses() -> None:
-    window, bulk = QUERY, QUERY.flip(0)
-    masses = [torch.linspace(-2, 2, 24).view(2, 4, 3), torch.linspace(3, -3, 24).view(2, 4, 3)]
-    shares = torch.stack(masses).softmax(0)[..., None]
-    found = Correction(bulk, masses[1]).merged(window, masses[0])
-    torch.testing.assert_close(found, shares[0] * window + shares[1] * bulk)
-    # Beyond what exponentials hold, and where there is no bulk.
-    for apart, expected in ((-2000.0, window), (2000.0, bulk), (-torch.inf, window)):
-        far = torch.full((2, 4, 3), 1000.0)
-        torch.testing.assert_close(Correction(bulk, far + apart).merged(window, far), expected, rtol=0, atol=0)
-
-
-def test_a_correction_by_an_estimator_that_keeps_every_key_makes_the_output_whole() -> None:
-    keys, values, query = KEYS.double(), KEYS.flip(1).double(), QUERY.double()
-    estimator = build_estimator({"kind": "sampled", "name": "all", "count": 40}, {})
-    summary = estimator.summarise(Bulk.between(LayerCache(0, keys, values), 10, 40))
-    scores = query @ keys.repeat_interleave(2, 0).transpose(1, 2) * 0.35
-    window = scores[..., :10].softmax(-1) @ values.repeat_interleave(2, 0)[:, :10]
-    mass = estimator.log_mass(query, summary, torch.full((3,), 30), 0.35)
-    correction = Correction(estimator.value(query, summary, 0.35), mass)
-    whole = scores.softmax(-1) @ values.repeat_interleave(2, 0)
-    torch.testing.assert_close(correction.merged(window, scores[..., :10].logsumexp(-1)), whole)
-
-
-@pytest.mark.parametrize("kind", ["dense", "local", "oracle", "oracle_output", "static"])
-def test_a_correction_without_an_estimate_of_the_bulk_is_refused(kind: str) -> None:
-    targets = RANKING if kind == "static" else TARGETS
-    with pytest.raises(ConfigError, match="correction needs an `estimator` that knows values"):
-        build({"kind": kind, "correction": True}, targets, build_estimator(GAUSSIAN, {}))
 
 
 def test_an_empty_bulk_is_local_whatever_the_threshold() -> None:

@@ -21,7 +21,7 @@ def tensors(found: object) -> list[torch.Tensor]:
 
 def test_every_tensor_of_every_criterion_moves_and_no_value_changes() -> None:
     moments = {"text": {0: KeyMoments.of(torch.randn(1, 9, 4))}}
-    spec = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "text"}
+    spec = {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "text"}
     estimator = build_estimator(spec, moments)
     targets = [{"threshold": 0.5, "map": MAP, "layers": [0, 2], "long": [[True], [False]]}] * 2
     for kind, count in {"dense": 0, "static": 2, "oracle": 1, "qada": 7, "lost_output": 7}.items():

@@ -59,7 +59,7 @@ def test_a_file_says_what_made_it(tmp_path: Path) -> None:
     _, _, plain = saved(tmp_path)
     assert plain["format"] == 3 and plain["headscope"] == headscope.__version__
     assert plain["window"] == {"sink": 4, "recent": 16} and plain["prompt_tokens"] == [70, 79, 88]
-    assert plain["outliers"] == {"rules": ["probe_attention"], "count": 6, "bits": 4, "shared": 0.5}
+    assert plain["outliers"] == {"rule": "probe_attention", "count": 6, "bits": 4, "shared": 0.5}
     assert [target for target, _ in plain["thresholds"]] == [0.3, 0.7]
     assert (plain["model"]["layers"], plain["model"]["head_dim"]) == (3, 8)
 

@@ -6,7 +6,7 @@ from decoding_layers import Layer, double, drawn, in_pages, rounding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headscope.errors import ConfigError, ShapeError
+from headscope.errors import ShapeError
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.calibration.maps import LayerMap, MarginMap
 from headscope.heads.criteria.lost_output import LostOutput
@@ -182,8 +182,3 @@ def test_labels_are_those_of_the_criteria(device, dtype, estimator, kind) -> Non
         near = (margin - layer.rule.threshold).abs() < UNDECIDED
         assert ((found(layer).long == ~(margin >= layer.rule.threshold)) | near).all()
     assert not margin[:2].isinf().any() and margin[2].isinf().all()
-
-
-def test_estimators_without_a_kernel_are_refused() -> None:
-    with pytest.raises(ConfigError, match="estimator 'capped' has no kernel; choose clusters"):
-        rest_of(Gaussian("capped", capped=True), [], torch.float16)

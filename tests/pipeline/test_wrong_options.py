@@ -49,42 +49,15 @@ WRONG = {
     "criterion.qada.estimator=null": ["criterion.qada.estimator must be given"],
     "criterion.oracle.calibrated_on=null": ["criterion.oracle.calibrated_on must be given"],
     "criterion.qada.estimator.name=gaussian_random_words": ["already another estimator", "a name of its own"],
-    "criterion.qada.estimator.rank=8": ["criterion.qada.estimator.rank: 8 has no meaning for gaussian"],
-    "criterion.qada.estimator.covariance=low_rank": ["criterion.qada.estimator.rank must be given: low_rank needs it"],
-    "criterion.qada.estimator={covariance: low_rank, rank: 65}": ["estimator.rank: 65", "head_dim 64"],
+    "criterion.qada.estimator.clusters=8": ["criterion.qada.estimator.clusters: 8 has no meaning for gaussian"],
     "criterion.qada.estimator={kind: clusters, bits: 16}": ["criterion.qada.estimator.clusters must be given"],
     "criterion.qada.estimator={kind: clusters, clusters: 4, bits: 8, covariance: none}": [
         "criterion.qada.estimator.covariance: 'none'",
         "choose full or diagonal",
     ],
-    "criterion.qada.estimator.kind=blocks": ["criterion.qada.estimator.block must be given"],
-    "criterion.qada.estimator.kind=low_rank_keys": ["criterion.qada.estimator.bits must be given"],
-    "criterion.qada.estimator.kind=sampled": ["criterion.qada.estimator.count must be given"],
-    "criterion.qada.estimator={kind: sampled, count: 1}": ["criterion.qada.estimator.count: 1", "nearest is 2"],
-    "criterion.qada.estimator.values=variance": ["criterion.qada.estimator.values", "'variance'", "nearest is"],
-    "criterion.qada.estimator={kind: sampled, count: 8, values: covariance}": [
-        "criterion.qada.estimator.values: covariance is for kind gaussian, not sampled",
-        "leave it out",
-    ],
-    "criterion.qada_random_words.estimator.values=covariance": [
-        "criterion.qada_random_words.estimator.values: covariance",
-        "random_words",
-        "estimator.moments=prompt or criterion.qada_random_words.estimator.values=mean",
-    ],
-    "criterion.oracle.correction=true": [
-        "criterion.oracle.correction: true has no meaning for kind oracle",
-        "leave it out",
-        "qada, lost_output",
-    ],
-    "criterion.local.correction=true": ["criterion.local.correction: true", "kind local", "qada, lost_output"],
-    "criterion.qada.correction=maybe": ["criterion.qada.correction", "'maybe'", "true or false"],
-    "criterion.qada.estimator.kind=scored": ["scored is no kind", "give criterion.qada.estimator.scored"],
-    "criterion.qada.estimator.scored.count=8": ["scored is null here", "+outliers@criterion.qada.estimator.scored="],
     "criterion.oracle.estimator.name=x": ["estimator is null here", "+estimator@criterion.oracle.estimator="],
-    "criterion.qada.estimator.scored={count: 8}": ["scored is null here", "+outliers@criterion.qada.estimator.scored="],
-    "+outliers@window.outliers=recents": ["unknown outliers 'recents'", "'recent'"],
-    "window.outliers.count=8": ["window.outliers is null here", "+outliers@window.outliers="],
-    "+outliers@criterion.qada.estimator.scored=mahalanobi": ["unknown outliers 'mahalanobi'", "'mahalanobis'"],
+    "+outliers@criterion.oracle.outliers=recents": ["unknown outliers 'recents'", "'recent'"],
+    "criterion.oracle.outliers.count=8": ["outliers is null here", "+outliers@criterion.oracle.outliers="],
     "figure.roc.params.tarjet=0.5": ["figure.roc.params.tarjet", "did you mean target?"],
     "model=folder": ["must be given"],
     "model.source.type=hub": ["model.source.id must be given"],
@@ -113,19 +86,17 @@ TOGETHER = {
         "benchmark.longbench_local.samples.calibration=2",
         "calibration.tasks=[vt,fwe]",
     ): ["calibration.tasks: 'vt' is no task of benchmark longbench_local"],
-    ("+outliers@window.outliers=probe_attention", "window.outliers.shared=1.5"): [
-        "window.outliers.shared: 1.5",
+    ("+outliers@criterion.oracle.outliers=probe_attention", "criterion.oracle.outliers.shared=1.5"): [
+        "criterion.oracle.outliers.shared: 1.5",
         "nearest is 1",
     ],
-    ("+outliers@window.outliers=recent", "window.outliers.shared=0.5"): [
-        "window.outliers.shared: 0.5 needs importances that compare between heads, which recent does not give",
-        "choose window.outliers.shared=0 or rules ['probe_attention']",
+    ("+outliers@criterion.oracle.outliers=recent", "criterion.oracle.outliers.shared=0.5"): [
+        "criterion.oracle.outliers.shared: 0.5 needs importances that compare between heads, which recent does not",
+        "choose criterion.oracle.outliers.shared=0 or rule probe_attention",
     ],
-    ("+outliers@window.outliers=probe_attention", "window.outliers.rules=[probe_attention,recent]"): [
-        "which probe_attention, recent does not give",
-    ],
-    ("+outliers@criterion.qada.estimator.scored=probe_attention",): [
-        "unknown option criterion.qada.estimator.scored.shared",
+    ("+outliers@criterion.oracle.outliers=recent", "criterion.oracle.outliers.rule=resent"): [
+        "criterion.oracle.outliers.rule",
+        "nearest: recent",
     ],
 }
 

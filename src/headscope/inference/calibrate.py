@@ -124,8 +124,8 @@ def _recipe(name: str, outliers: int | None) -> Recipe:
     recipe = RECIPES[name]
     if outliers is None:
         return recipe
-    if outliers < 0 or not recipe.outliers.rules:
-        raise ConfigError(f"outliers={outliers}: {name} takes {'0 or more' if recipe.outliers.rules else 'none'}")
+    if outliers < 0 or not recipe.outliers.rule:
+        raise ConfigError(f"outliers={outliers}: {name} takes {'0 or more' if recipe.outliers.rule else 'none'}")
     return replace(recipe, outliers=replace(recipe.outliers, count=outliers))
 
 

@@ -80,7 +80,7 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
     if not (window.sink >= 0 and window.recent > 0 and window.sink + window.recent < positions):
         raise AssetError(f"{path} has the window {plain['window']} for {positions} positions; calibrate again")
     _refuse_scope(path, plain)
-    outliers = OutlierRule(**{**plain["outliers"], "rules": tuple(plain["outliers"]["rules"])})
+    outliers = OutlierRule(**plain["outliers"])
     layers = plain["model"]["full_layers"]
     probes, maps = (_by_layer(layers, tensors, names) for names in (PROBES, LayerMap._fields))
     return AdaptiveCriterion(

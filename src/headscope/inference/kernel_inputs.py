@@ -49,12 +49,9 @@ def _reader(estimator: Estimator) -> Callable[[Any], BulkSummary]:
     """What turns a summary into a `BulkSummary` without a first dimension of sequences."""
     if isinstance(estimator, Clusters):
         return _of_clusters
-    if isinstance(estimator, Gaussian) and not estimator.capped and estimator.rank is None:
+    if isinstance(estimator, Gaussian):
         return partial(_of_gaussian, estimator)
-    raise ConfigError(
-        f"estimator {estimator.name!r} has no kernel; choose clusters, or a Gaussian that is neither capped nor of"
-        " low rank nor with values that vary with the keys"
-    )
+    raise ConfigError(f"estimator {estimator.name!r} has no kernel; choose clusters or a Gaussian")
 
 
 def _of_clusters(summary: ClusterSummary) -> BulkSummary:
@@ -65,13 +62,11 @@ def _of_clusters(summary: ClusterSummary) -> BulkSummary:
 
 
 def _of_gaussian(estimator: Gaussian, summary: GaussianSummary) -> BulkSummary:
-    if summary.values.covariance is not None:
-        raise ConfigError(f"estimator {estimator.name!r}: values that vary with the keys have no kernel; values: mean")
     mean, covariance = summary.moments.mean, summary.moments.covariance
     if estimator.covariance != "full":
         covariance = covariance.diagonal(dim1=1, dim2=2) * (estimator.covariance == "diagonal")
     one = mean.new_ones(len(mean), 1)
-    return BulkSummary(one, mean[:, None], summary.values.value[:, None], covariance, one)
+    return BulkSummary(one, mean[:, None], summary.value[:, None], covariance, one)
 
 
 def _stacked(parts: Sequence[Tensor], clusters: int) -> Tensor:
