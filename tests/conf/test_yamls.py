@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headscope.benchmarks import registry
+from headscope.benchmarks import registry as benchmarks
+from headscope.errors import ConfigError
+from headscope.heads import registry
 from headscope.pipeline.config.compose import groups
 from headscope.pipeline.config.options import find, options
 from headscope.pipeline.plan import node as node_module
@@ -97,6 +99,12 @@ def test_every_option_is_explained():
         assert option.accepts
 
 
+DECLARATIONS = {
+    "criterion": registry.CriterionPlan,
+    "estimator": registry.EstimatorPlan,
+    "outlier_rule": registry.OutlierPlan,
+}
+
 # In no slice, so that they renew no result; `points` is used up in the plan.
 FREE = {"name", "results", "points", "tracking.backend", "tracking.mode", "tracking.project"}
 
@@ -113,7 +121,6 @@ def variants():
     for name in GROUPS["estimator"]:
         yield ["experiment=smoke", "criterion=[qada]", f"estimator@criterion.qada.estimator={name}"]
     yield ["experiment=smoke", "criterion=[qada_logistic]"]
-    yield ["experiment=smoke", "criterion=[qada]", "+outliers@window.outliers=probe_attention"]
     chosen = ["calibration.length=1024", "calibration.tasks=[fwe,niah_single_1]", "calibration.prompts=1"]
     yield ["experiment=smoke", "criterion=[oracle]", "benchmark.ruler.lengths=[1024,1025]", *chosen]
     yield ["experiment=smoke", "figure=[gaussian_fit]"]
@@ -123,7 +130,10 @@ def variants():
 def test_every_option_reaches_some_slice(build, monkeypatch):
     monkeypatch.setattr(node_module, "code_digest", lambda *_: "")  # of modules that do not exist
     for name, of_unknown in (("module_of", ""), ("needs", [])):
-        monkeypatch.setattr(registry, name, tolerant(getattr(registry, name), of_unknown))
+        monkeypatch.setattr(benchmarks, name, tolerant(getattr(benchmarks, name), of_unknown))
+    for name, declares_nothing in DECLARATIONS.items():
+        monkeypatch.setattr(registry, name, declaring(getattr(registry, name), declares_nothing))
+    monkeypatch.setattr(registry, "module", lambda family, kind: f"{family}.{kind}")
     read = set()
     for words in variants():
         for point in build(*words).points:
@@ -136,8 +146,20 @@ def tolerant(function, of_unknown):
 
     @functools.cache
     def answer(kind, task, *rest):
-        known = kind in registry.KINDS and task in registry.names(kind)
+        known = kind in benchmarks.KINDS and task in benchmarks.names(kind)
         return function(kind, task, *rest) if known else of_unknown
+
+    return answer
+
+
+def declaring(function, declares_nothing):
+    """A function of the registry of families that has an answer for kinds that do not exist, too."""
+
+    def answer(kind):
+        try:
+            return function(kind)
+        except ConfigError:
+            return declares_nothing()
 
     return answer
 

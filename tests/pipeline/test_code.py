@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from headscope import source
 from headscope.errors import ConfigError
 from headscope.pipeline.commands.stage import names as stage_names
 from headscope.pipeline.plan import code
@@ -17,7 +18,7 @@ def package(tmp_path, monkeypatch):
         code._read.cache_clear()
         return code.code_digest("headscope.stage")
 
-    monkeypatch.setattr(code, "SOURCE", tmp_path)
+    monkeypatch.setattr(source, "SOURCE", tmp_path)
     yield write
     code._read.cache_clear()
 

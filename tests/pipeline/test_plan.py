@@ -25,7 +25,8 @@ def test_every_node_comes_after_its_parents(build):
 
 
 def test_keys_are_equal_in_another_process_and_with_a_cold_cache(build, tmp_path):
-    code = "from headscope.pipeline import compose, plan\nfrom pathlib import Path\n"
+    code = "from pathlib import Path\nfrom headscope.pipeline.config import compose\n"
+    code += "from headscope.pipeline.plan import plan\n"
     code += f"compose.CACHE = Path({str(tmp_path / 'other')!r})\n"
     code += f"print(*(n.address for n in plan.build(['experiment=smoke'], Path({str(ROOT)!r}))))"
     environment = {**os.environ, "PYTHONHASHSEED": "1"}

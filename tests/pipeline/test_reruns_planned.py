@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from headscope import source
 from headscope.pipeline.plan import code
 from headscope.pipeline.plan.plan import STAGES
 
@@ -123,13 +124,13 @@ def test_flipping_a_value_back_leads_to_the_old_addresses(build):
 @pytest.fixture
 def edit(tmp_path, monkeypatch):
     """Edit a module in a copy of the sources."""
-    source = tmp_path / "source"
-    shutil.copytree(code.SOURCE, source)
-    monkeypatch.setattr(code, "SOURCE", source)
+    copy = tmp_path / "source"
+    shutil.copytree(source.SOURCE, copy)
+    monkeypatch.setattr(source, "SOURCE", copy)
     code._read.cache_clear()
 
     def write(module, text):
-        file = code.source_file(module)
+        file = source.source_file(module)
         file.write_text(file.read_text() + text)
         code._read.cache_clear()
 

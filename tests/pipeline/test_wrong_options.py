@@ -49,11 +49,14 @@ WRONG = {
     "criterion.qada.estimator=null": ["criterion.qada.estimator must be given"],
     "criterion.oracle.calibrated_on=null": ["criterion.oracle.calibrated_on must be given"],
     "criterion.qada.estimator.name=gaussian_random_words": ["already another estimator", "a name of its own"],
+    "criterion.qada.estimator={kind: clusters, clusters: 4}": ["estimator.moments: prompt has no meaning for clusters"],
     "criterion.qada.estimator.clusters=8": ["criterion.qada.estimator.clusters: 8 has no meaning for gaussian"],
-    "criterion.qada.estimator={kind: clusters, bits: 16}": ["criterion.qada.estimator.clusters must be given"],
-    "criterion.qada.estimator={kind: clusters, clusters: 4, bits: 8, covariance: none}": [
+    "criterion.qada.estimator={kind: clusters, bits: 16, moments: null}": [
+        "criterion.qada.estimator.clusters must be given"
+    ],
+    "criterion.qada.estimator={kind: clusters, clusters: 4, bits: 8, covariance: none, moments: null}": [
         "criterion.qada.estimator.covariance: 'none'",
-        "choose full or diagonal",
+        "one of full, diagonal",
     ],
     "criterion.oracle.estimator.name=x": ["estimator is null here", "+estimator@criterion.oracle.estimator="],
     "+outliers@criterion.oracle.outliers=recents": ["unknown outliers 'recents'", "'recent'"],

@@ -5,9 +5,9 @@ Reading is counted in windows: bytes of its keys and values.
 """
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
+from headscope.heads import registry
 from headscope.heads.quantised import vectors_bytes
 from headscope.heads.window import Window
 
@@ -28,7 +28,7 @@ def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int, k
     estimator, outliers = criterion["estimator"], criterion["outliers"]
     read = 0.0 if outliers is None else 2 * vectors_bytes(outliers["count"], outliers["bits"], head_dim, width)
     if estimator is not None:
-        values = criterion["kind"] == "lost_output"
+        values = registry.criterion(criterion["kind"]).margins == "loss"
         read += SUMMARY_BYTES * summary_numbers(estimator, head_dim, keys, values)
     return read / of_window
 
@@ -53,4 +53,4 @@ def multiply_adds(estimator: Mapping[str, Any], head_dim: int, keys: int, values
 
 
 def _module(estimator: Mapping[str, Any]) -> Any:
-    return import_module(f"headscope.heads.estimators.{estimator['kind']}")
+    return registry.load("estimators", estimator["kind"])

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from headscope.heads import registry
 from headscope.heads.estimators import Estimator
 from headscope.heads.view import LayerView
 
@@ -97,7 +98,7 @@ def build(spec: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], estimat
     Raises:
         ConfigError: the criterion needs an estimator that it was not given.
     """
-    module = import_module(f"{__name__}.{spec['kind']}")
+    module = registry.load("criteria", spec["kind"])
     criterion: Criterion = module.build(targets, estimator)
     if not spec.get("correction"):
         return criterion

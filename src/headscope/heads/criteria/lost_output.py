@@ -21,6 +21,8 @@ from headscope.heads.criteria import Selection, below, thresholds_of
 from headscope.heads.estimators import Estimator, ValueEstimator
 from headscope.heads.view import LayerView
 
+PLAN = {"needs": ["calibrated_on", "estimator"], "margins": "loss", "mapped": True}
+
 
 @dataclass(frozen=True)
 class LostOutput:

@@ -17,6 +17,8 @@ from headscope.heads.criteria.lost_output import log_lost_output
 from headscope.heads.estimators import Estimator
 from headscope.heads.view import LayerView
 
+PLAN = {"needs": ["calibrated_on"], "margins": "loss", "mapped": True}
+
 
 @dataclass(frozen=True)
 class OracleOutput:

@@ -15,6 +15,8 @@ from headscope.heads.criteria import Selection, below, thresholds_of
 from headscope.heads.estimators import Estimator
 from headscope.heads.view import LayerView
 
+PLAN = {"needs": ["calibrated_on", "estimator"], "margins": "share", "mapped": True}
+
 
 @dataclass(frozen=True)
 class Qada:

@@ -14,6 +14,8 @@ from headscope.heads.criteria import Selection
 from headscope.heads.estimators import Estimator
 from headscope.heads.view import LayerView
 
+PLAN = {"needs": ["calibrated_on"], "ranked_by": "oracle"}
+
 
 @dataclass(frozen=True)
 class Static:

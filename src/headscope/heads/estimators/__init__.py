@@ -4,11 +4,11 @@ Shapes: B rows, H query heads, K KV heads, Q queries, N tokens, D head_dim.
 """
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from headscope.heads import registry
 from headscope.heads.bulk import Bulk
 
 
@@ -50,8 +50,8 @@ def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:
     """Make the estimator that a slice of the configuration names.
 
     Args:
-        spec: `kind` (a module here), `name` and the options of that module.
+        spec: `kind`, `name` and the options that the kind declares.
         fitted: what was computed before the run, by name (moments of other texts: `random_words`, ...).
     """
-    estimator: Estimator = import_module(f"{__name__}.{spec['kind']}").build(spec, fitted)
+    estimator: Estimator = registry.load("estimators", spec["kind"]).build(spec, fitted)
     return estimator

@@ -26,6 +26,29 @@ ROUNDS = 6
 WIDTH = 4
 """Bytes of a number that is not rounded: float32."""
 
+PLAN = {
+    "options": {
+        "clusters": {"type": "int", "help": "centres a KV head", "low": 1},
+        "covariance": {
+            "type": "str",
+            "help": "covariance of the keys about their centre",
+            "choices": ["full", "diagonal"],
+            "default": "full",
+        },
+        "bits": {
+            "type": "int",
+            "help": "of a number of the centres; 16 rounds nothing",
+            "unit": "bits",
+            "low": 2,
+            "high": 16,
+            "default": 16,
+        },
+    },
+    "probes": True,
+    "ragged": True,
+    "values": True,
+}
+
 
 @dataclass(frozen=True)
 class ClusterSummary:

@@ -16,6 +16,24 @@ from headscope.heads.bulk import Bulk
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.moments import Covariance, KeyMoments, gaussian_log_mass
 
+PLAN = {
+    "options": {
+        "covariance": {
+            "type": "str",
+            "help": "covariance of the keys",
+            "choices": ["full", "diagonal", "none"],
+            "default": "full",
+        },
+        "moments": {
+            "type": "str",
+            "help": "text whose keys the moments describe",
+            "choices": ["prompt", "random_words", "prose"],
+            "default": "prompt",
+        },
+    },
+    "values": True,
+}
+
 
 @dataclass(frozen=True)
 class GaussianSummary:

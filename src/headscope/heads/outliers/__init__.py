@@ -8,11 +8,11 @@ Shapes: K KV heads, N bulk keys.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
+from headscope.heads import registry
 from headscope.heads.bulk import Bulk
 from headscope.heads.quantised import FULL
 
@@ -22,7 +22,7 @@ Measure = Callable[[str, Bulk], Tensor]
 
 def importance(rule: str, bulk: Bulk) -> Tensor:
     """Return the importance of every bulk key by a rule, [K, N], float32 or better; the largest is chosen first."""
-    importances: Tensor = import_module(f"{__name__}.{rule}").importance(bulk)
+    importances: Tensor = registry.load("outliers", rule).importance(bulk)
     return importances
 
 
@@ -31,7 +31,7 @@ class OutlierRule:
     """Which bulk keys belong to the window, how many, and at which precision.
 
     Attributes:
-        rule: module here that measures importances; None where there are no outliers.
+        rule: name of the module that measures importances; None where there are no outliers.
         count: outliers of a KV head; where KV heads share, the mean over all of them.
         bits: of a number of their keys and values, as the window holds them; 16 leaves the model's own.
         shared: share of the outliers that goes to the keys of largest importance, whatever their head and layer; of

@@ -14,6 +14,8 @@ from headscope.heads.bulk import Bulk
 NEIGHBOURS = 7
 """Width of the pooling over positions, so that a key comes with the context around it."""
 
+PLAN = {"queries": True}
+
 
 def importance(bulk: Bulk) -> Tensor:
     """Sum the attention of the group's heads over the queries and pool it over positions, [K, N]."""

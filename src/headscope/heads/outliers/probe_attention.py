@@ -12,6 +12,8 @@ from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk
 from headscope.heads.mass import query_chunks
 
+PLAN = {"probes": True, "across_heads": True}
+
 
 def importance(bulk: Bulk) -> Tensor:
     """Return the log of the group's summed attention times the value's distance from the mean value, [K, N].

@@ -1,12 +1,9 @@
 """Check which fits go with which criteria, and which calibration prompts there are. Never imports torch."""
 
 from headscope.errors import ConfigError
+from headscope.heads import registry
 from headscope.pipeline.config.options import nearest
 from headscope.pipeline.config.schema import Benchmark, Calibration, Config, Criterion
-from headscope.pipeline.plan.node import LOST_OUTPUT
-
-FITTED = ("qada", *LOST_OUTPUT)
-"""Kinds of criteria whose margins a map may calibrate."""
 
 
 def check_calibration(config: Config) -> None:
@@ -22,16 +19,23 @@ def check_calibration(config: Config) -> None:
 
 
 def _fit(option: str, criterion: Criterion) -> None:
-    if criterion.fit is not None and criterion.kind not in FITTED:
+    declared = registry.criterion(criterion.kind)
+    if criterion.fit is not None and not declared.mapped:
         raise ConfigError(
-            f"option {option}: {criterion.fit} has no meaning for kind {criterion.kind}, which has no margins to"
-            f" calibrate; leave it out (kinds with fits: {', '.join(FITTED)})"
+            f"option {option}: {criterion.fit} has no meaning for kind {criterion.kind}, whose margins no map"
+            f" calibrates; leave it out (kinds with fits: {_kinds(mapped=True)})"
         )
-    if criterion.fit == "energy" and criterion.kind not in LOST_OUTPUT:
+    if criterion.fit == "energy" and declared.margins != "loss":
         raise ConfigError(
             f"option {option}: energy matches lost outputs, and kind {criterion.kind} has none; use none"
-            f" (kinds with energies: {', '.join(LOST_OUTPUT)})"
+            f" (kinds with energies: {_kinds(margins='loss')})"
         )
+
+
+def _kinds(**declared: object) -> str:
+    """Name the kinds of criteria that declare these values."""
+    plans = {kind: vars(registry.criterion(kind)) for kind in registry.kinds("criteria")}
+    return ", ".join(kind for kind, plan in plans.items() if declared.items() <= plan.items())
 
 
 def _source(name: str, source: Benchmark, chosen: Calibration) -> None:

@@ -10,7 +10,7 @@ from headscope.benchmarks import registry
 from headscope.errors import ConfigError
 from headscope.pipeline.config.calibration_checks import check_calibration
 from headscope.pipeline.config.criterion_checks import check_criteria
-from headscope.pipeline.config.names import module_file, unique
+from headscope.pipeline.config.names import figure_file, unique
 from headscope.pipeline.config.options import find, from_plain, leaves, nearest, refuse_unknown
 from headscope.pipeline.config.schema import Benchmark, Config, Model
 
@@ -158,7 +158,7 @@ def _calibrated_on(path: str, benchmark: Benchmark, config: Config) -> None:
 
 def _figures(config: Config) -> None:
     for name, figure in config.figure.items():
-        known = _parameters(module_file(f"figure.{name}", "figures", name))
+        known = _parameters(figure_file(name))
         for param in figure.params:
             if param not in known:
                 near = f"; did you mean {nearest(param, known)}?" if known else ""

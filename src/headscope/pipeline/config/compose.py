@@ -1,7 +1,8 @@
 """Hydra: override strings in, checked configurations out, one for each point of a sweep.
 
 A composition takes 65 ms and every cluster job reads the plan again, so compositions are kept on disk. That is sound
-because the tracked configuration reads neither the environment nor the clock (a test says so).
+because the tracked configuration reads neither the environment nor the clock (a test says so). What is read from the
+cache is checked as what was just composed: a change of the checks holds at once.
 """
 
 import hashlib
@@ -16,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from headscope.errors import ConfigError
-from headscope.pipeline.config import schema
+from headscope.heads import registry
+from headscope.pipeline.config import options, schema
 from headscope.pipeline.config.checks import check
+from headscope.pipeline.config.estimator_options import declared
 from headscope.pipeline.config.options import find, nearest, refuse_unknown
 from headscope.pipeline.store.files import atomic_file, digest
 
 CHOSEN_BY_NAME = ("benchmark", "criterion", "figure")  # groups of which an experiment has several
 CACHE = Path("results/.cache/compose")  # under the project, wherever the results go
+COMPOSED_BY = tuple(Path(str(file)) for file in (schema.__file__, options.__file__, __file__))
+"""Code that a composition depends on."""
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -48,13 +53,13 @@ def compose(overrides: Sequence[str], root: Path) -> list[tuple[str, dict[str, A
     """
     found = []
     for words, sweep in expand(overrides):
-        config = _cached(words, root)
+        config = _checked(words, root)
         given = {_key(word) for word in words}
         points = [tuple(w for w in shlex.split(text) if _key(w) not in given) for text in config["points"] or [""]]
         for mine in dict.fromkeys(points):  # an override may leave several points the same
             for more, _ in expand(mine):
                 named = [_readable(word) for word in [*more, *sweep] if _key(word) != "experiment"]
-                found.append((",".join(named), _cached([*more, *words], root) if more else config))
+                found.append((",".join(named), _checked([*more, *words], root) if more else config))
     return found
 
 
@@ -105,8 +110,19 @@ def _readable(word: str) -> str:
     return "".join(char if char.isalnum() or char in "_.=-" else "_" for char in word).replace("=_", "=").rstrip("_")
 
 
+def _checked(words: Sequence[str], root: Path) -> dict[str, Any]:
+    """Compose, give every estimator the defaults of its kind, and check the result."""
+    config = _cached(words, root)
+    for criterion in config["criterion"].values():
+        kind = (criterion["estimator"] or {}).get("kind")
+        if kind in registry.kinds("estimators"):  # another is refused by its name
+            criterion["estimator"] = registry.completed(criterion["estimator"])
+    check(config)
+    return config
+
+
 def _cached(words: Sequence[str], root: Path) -> dict[str, Any]:
-    file = root / CACHE / f"{digest([_fingerprint(root), list(words)], 20)}.json"
+    file = root / CACHE / f"{digest([fingerprint(root), list(words)], 20)}.json"
     if file.is_file():
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return config
@@ -120,17 +136,13 @@ def _cached(words: Sequence[str], root: Path) -> dict[str, Any]:
 
 
 @cache
-def _fingerprint(root: Path) -> str:
-    """Digest of all that a composition depends on: the YAMLs, the schema and its checks, Hydra."""
-    here = Path(schema.__file__).parent
-    files = [
-        *sorted((root / "conf").rglob("*.yaml")),
-        *(here / f"{name}.py" for name in ("schema", "options", "checks")),
-    ]
-    state = hashlib.sha256(version("hydra-core").encode())
-    for file in files:
-        state.update(file.name.encode() + b"\0" + file.read_bytes())
-    return state.hexdigest()
+def fingerprint(root: Path) -> str:
+    """Digest all that a composition depends on: the YAMLs, the schema with what estimators declare, and Hydra."""
+    yamls = sorted((root / "conf").rglob("*.yaml"))
+    files = [(str(file.relative_to(root)), file.read_text(encoding="utf-8")) for file in yamls]
+    code = [file.read_text(encoding="utf-8") for file in COMPOSED_BY]
+    versions = [version(name) for name in ("hydra-core", "omegaconf")]
+    return hashlib.sha256(repr([files, code, declared(), versions]).encode()).hexdigest()
 
 
 def _compose(words: Sequence[str], root: Path) -> dict[str, Any]:
@@ -159,9 +171,7 @@ def _compose(words: Sequence[str], root: Path) -> dict[str, Any]:
     except (AssertionError, AttributeError) as error:  # OmegaConf has no message for an option of a group that is null
         raise _null_group(words) or error from error
     assert isinstance(config, dict)
-    plain = {str(name): value for name, value in config.items()}
-    check(plain)
-    return plain
+    return {str(name): value for name, value in config.items()}
 
 
 def _drop_unchosen(composed: Any) -> None:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from headscope import source
 from headscope.errors import ConfigError
+from headscope.heads import registry
 from headscope.pipeline.config.options import nearest
-from headscope.pipeline.plan.code import SOURCE, source_file
 
 
 def unique(option: str, values: list[Any]) -> None:
@@ -14,10 +15,18 @@ def unique(option: str, values: list[Any]) -> None:
         raise ConfigError(f"option {option}: {values} must name at least one value and none twice")
 
 
-def module_file(option: str, package: str, kind: str) -> Path:
-    """Return the file of `headscope.<package>.<kind>`, which must exist."""
-    file = source_file(f"headscope.{package}.{kind}")
+def known_kind(option: str, family: registry.Family, kind: str) -> None:
+    """Refuse a kind of criterion, estimator or outlier rule that no module makes."""
+    try:
+        registry.module(family, kind)
+    except ConfigError as error:
+        raise ConfigError(f"option {option}: {error}") from error
+
+
+def figure_file(name: str) -> Path:
+    """Return the file of `headscope.figures.<name>`, which must exist."""
+    file = source.source_file(f"headscope.figures.{name}")
     if file is None or file.name == "__init__.py":
-        known = [path.stem for path in SOURCE.joinpath(*package.split(".")).glob("*.py") if path.stem != "__init__"]
-        raise ConfigError(f"option {option}: no module headscope.{package}.{kind}; nearest: {nearest(kind, known)}")
+        known = [path.stem for path in (source.SOURCE / "figures").glob("*.py") if path.stem != "__init__"]
+        raise ConfigError(f"option figure.{name}: no module headscope.figures.{name}; nearest: {nearest(name, known)}")
     return file

@@ -100,6 +100,7 @@ def _unwrap(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
+@cache
 def find(path: str) -> Option | None:
     """Return the option at a dotted path, or None; below a free mapping every path is the mapping's."""
     return next((option for option in options() if _matches(option, path)), None)

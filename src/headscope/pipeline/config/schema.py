@@ -4,10 +4,11 @@ Nothing here imports torch: a wrong option must fail at once.
 """
 
 # ruff: noqa: RUF009 - `option` makes a new field at each call.
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Any
 
 from headscope.benchmarks.registry import KINDS
+from headscope.pipeline.config.estimator_options import declared, merged
 
 MISSING: Any = "???"  # OmegaConf's mark for "some YAML must say it"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -147,7 +148,7 @@ class Assets:
 class Outliers:
     """A few keys of each KV head, chosen at the boundary and attended with the window."""
 
-    rule: str = option(MISSING, "module of headscope.heads.outliers")
+    rule: str = option(MISSING, "module of headscope.heads.outliers, or an entry point of that group")
     count: int = option(MISSING, "outliers of a KV head", unit="keys", low=1)
     bits: int = option(16, "of a number of their keys and values; 16 keeps the model's", unit="bits", low=2, high=16)
     shared: float = option(0.0, "share of them for the heads of the whole model that need them most", low=0.0, high=1.0)
@@ -162,24 +163,33 @@ class Window:
 
 
 @dataclass
-class Estimator:
-    """Estimates the log mass of the keys outside the window."""
+class NamedEstimator:
+    """Estimates the log mass of the keys outside the window; every kind declares options of its own."""
 
     name: str = option(MISSING, "name of its column; one name, one estimator")
-    kind: str = option(MISSING, "module of headscope.heads.estimators")
-    covariance: str = option("full", "covariance of the keys", choices=("full", "diagonal", "none"))
-    clusters: int | None = option(None, "clusters: centres a KV head", low=1)
-    bits: int | None = option(
-        None, "clusters: of a number of their means; 16 rounds nothing", unit="bits", low=2, high=16
-    )
-    moments: str = option("prompt", "text whose keys the moments describe", choices=("prompt", "random_words", "prose"))
+    kind: str = option(MISSING, "module of headscope.heads.estimators, or an entry point of that group")
+
+
+def _with_options_of_all_kinds() -> type[NamedEstimator]:
+    """Add the options that estimators declare; null ones are in no slice, so that another kind's renew nothing."""
+    fields = []
+    for name, declarations in declared().items():
+        kind, metadata = merged(name, declarations)
+        fields.append((name, kind | None, field(default=None, metadata=metadata)))
+    return make_dataclass("Estimator", fields, bases=(NamedEstimator,))
+
+
+if TYPE_CHECKING:
+    Estimator = NamedEstimator
+else:
+    Estimator = _with_options_of_all_kinds()
 
 
 @dataclass
 class Criterion:
     """Decides for each query which heads read the keys outside the window."""
 
-    kind: str = option(MISSING, "module of headscope.heads.criteria")
+    kind: str = option(MISSING, "module of headscope.heads.criteria, or an entry point of that group")
     calibrated_on: str | None = option(
         None,
         "what thresholds or labels are fitted on: the calibration prompts, those of the other tasks,"

@@ -7,20 +7,17 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from headscope.errors import ConfigError
-
-SOURCE = Path(__file__).resolve().parents[2]
-ROOT = "headscope"
+from headscope.source import ROOT, source_file, source_path
 
 # Their text reaches a terminal, never a result, so that a better message renews nothing.
 IGNORED = frozenset({ROOT, "headscope.errors", "headscope.pipeline.progress"})
 
 
 def code_digest(*modules: str) -> str:
-    """Digest the syntax trees of `modules` and of all `headscope` modules they import, however deep.
+    """Digest the syntax trees of `modules` and of all that they import of `headscope` or of their own package.
 
     Raises:
         ConfigError: a module has no source file.
@@ -30,33 +27,26 @@ def code_digest(*modules: str) -> str:
 
 
 def closure(*modules: str) -> set[str]:
-    """Return `modules` and all `headscope` modules they import, packages' own files included."""
+    """Return `modules` and what they import of `headscope` or of their own package, packages' own files included."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or name in IGNORED:
+        if not name or name in found or name in IGNORED:
             continue
         found.add(name)
         waiting += [*_read(name)[1], name.rpartition(".")[0]]
     return found
 
 
-def source_file(module: str) -> Path | None:
-    """Return the file of a `headscope` module or package, or None if there is none."""
-    path = SOURCE.joinpath(*module.split(".")[1:])
-    candidates = (path.with_suffix(".py"), path / "__init__.py")
-    return next((file for file in candidates if file.is_file()), None)
-
-
 @cache
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
-    """Return the digest of one module's tree and the `headscope` modules it names."""
-    file = source_file(module)
+    """Return the digest of one module's tree, and the modules of `headscope` or its own package that it names."""
+    file, path = source_file(module), source_path(module)
     if file is None:
-        if SOURCE.joinpath(*module.split(".")[1:]).is_dir():
+        if path is not None and path.is_dir():
             return "", ()  # a package without a file of its own
-        raise ConfigError(f"module {module} has no source file under {SOURCE}")
+        raise ConfigError(f"module {module} has no source file")
     tree = ast.parse(file.read_bytes(), filename=str(file))
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     imports = tuple(sorted({name for node in ast.walk(tree) for name in _imported(node, package)}))
@@ -64,15 +54,16 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _imported(node: ast.AST, package: str) -> Iterator[str]:
-    """Yield the `headscope` modules that an import statement names."""
+    """Yield the modules of `headscope` or of the package itself that an import statement names."""
+    own = (ROOT, package.split(".")[0])
     if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names if alias.name.split(".")[0] == ROOT)
+        yield from (alias.name for alias in node.names if alias.name.split(".")[0] in own)
     elif isinstance(node, ast.ImportFrom):
         base = node.module or ""
         if node.level:
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
             base = ".".join([*above, base]).rstrip(".")
-        if base.split(".")[0] == ROOT:
+        if base.split(".")[0] in own:
             yield base
             yield from (name for alias in node.names if source_file(name := f"{base}.{alias.name}"))
 

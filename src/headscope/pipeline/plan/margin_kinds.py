@@ -2,19 +2,28 @@
 
 import dataclasses
 
+from headscope.heads import registry
 from headscope.pipeline.config.schema import Criterion
-from headscope.pipeline.plan.node import LOST_OUTPUT, asks_probes
-
-WITH_MARGINS = ("oracle", "qada", *LOST_OUTPUT)
-"""Kinds of criteria that decide by one number a pair."""
+from headscope.pipeline.plan.node import asks_probes
 
 
-def has_margins(criterion: Criterion) -> bool:
-    """Whether a criterion's margins are recorded for it: oracle tables know the plain window and no probes."""
-    own = criterion.outliers is not None or criterion.kind in LOST_OUTPUT
+def needs_recording(criterion: Criterion) -> bool:
+    """Return whether a criterion's margins are recorded: oracle tables know shares, the plain window and no probes."""
+    own = criterion.outliers is not None or registry.criterion(criterion.kind).margins in ("loss", "own")
     return own or asks_probes(dataclasses.asdict(criterion))
 
 
 def recorded_kind(criterion: Criterion) -> str:
-    """The kind whose margins are recorded: a static list with outliers ranks heads by the exact share there."""
-    return "oracle" if criterion.kind == "static" and criterion.outliers is not None else criterion.kind
+    """Return the kind whose margins are recorded: a ranking with outliers ranks heads by the exact share there."""
+    ranked_by = registry.criterion(criterion.kind).ranked_by
+    return ranked_by if ranked_by is not None and criterion.outliers is not None else criterion.kind
+
+
+def has_margins(criterion: Criterion) -> bool:
+    """Return whether there are margins to record."""
+    return registry.criterion(recorded_kind(criterion)).margins is not None
+
+
+def default_fit(kind: str) -> str:
+    """Return the fit of a criterion that names none: lost outputs match energies."""
+    return "energy" if registry.criterion(kind).margins == "loss" else "none"

@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from headscope.benchmarks import registry
+from headscope.benchmarks import registry as benchmarks
+from headscope.heads import registry
 from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.store.files import canonical, digest
 
 Spec = dict[str, Any]
-LOST_OUTPUT = ("lost_output", "oracle_output")
-"""Kinds of criteria that weigh heads by what their output loses."""
-ASK_PROBES = ("clusters", "probe_attention")
-"""Estimators and rules for outliers that look at the probes, where there are some."""
-ACROSS_HEADS = ("probe_attention",)
-"""Rules for outliers whose importances compare between heads, so that heads can share outliers."""
 KEY = re.compile(r"(?P<name>[\w.-]+)--(?P<digest>[0-9a-f]{10})")
 
 
@@ -66,14 +61,14 @@ def modules(stage: str, spec: Spec) -> list[str]:
     if stage in ("evaluation", "margins"):
         found |= {module for criterion in spec["criteria"].values() for module in criterion_modules(criterion)}
     if stage == "calibration":
-        found.add(f"headscope.heads.criteria.{spec['kind']}")
+        found.add(registry.module("criteria", spec["kind"]))
     if stage == "oracle":
-        found |= {module for estimator in spec["estimators"].values() for module in estimator_modules(estimator)}
+        found |= {registry.module("estimators", estimator["kind"]) for estimator in spec["estimators"].values()}
     if stage == "assets":
         found.add(f"headscope.pipeline.assets.{spec['kind']}")
         found |= {MAKERS[spec["source"]][0]} if spec["kind"] == "packaged" else set()
     if stage == "prompts":
-        found |= {registry.module_of(spec["kind"], spec["task"]), f"headscope.benchmarks.{spec['kind']}.prompts"}
+        found |= {benchmarks.module_of(spec["kind"], spec["task"]), f"headscope.benchmarks.{spec['kind']}.prompts"}
     if stage == "evaluation":
         found.add(f"headscope.benchmarks.{spec['kind']}.metrics")
     if stage == "figures":
@@ -84,19 +79,16 @@ def modules(stage: str, spec: Spec) -> list[str]:
 def criterion_modules(criterion: Mapping[str, Any]) -> list[str]:
     """Name the modules that make a criterion: its own, its estimator's, and the rule's that chooses outliers."""
     estimator, outliers = criterion["estimator"], criterion["outliers"]
-    found = [f"headscope.heads.criteria.{criterion['kind']}"]
-    found += estimator_modules(estimator) if estimator else []
-    return found + ([f"headscope.heads.outliers.{outliers['rule']}"] if outliers else [])
+    names = [registry.module("criteria", criterion["kind"])]
+    names += [registry.module("estimators", estimator["kind"])] if estimator else []
+    return names + ([registry.module("outliers", outliers["rule"])] if outliers else [])
 
 
 def asks_probes(criterion: Mapping[str, Any]) -> bool:
-    """Whether a criterion's margins depend on the probes."""
-    return any(module.rpartition(".")[2] in ASK_PROBES for module in criterion_modules(criterion))
-
-
-def estimator_modules(estimator: Mapping[str, Any]) -> list[str]:
-    """Name the modules that make an estimator."""
-    return [f"headscope.heads.estimators.{estimator['kind']}"]
+    """Return whether a criterion's margins depend on the probes."""
+    estimator, outliers = criterion["estimator"], criterion["outliers"]
+    of_estimator = estimator is not None and registry.estimator(estimator["kind"]).probes
+    return of_estimator or (outliers is not None and registry.outlier_rule(outliers["rule"]).probes)
 
 
 def ancestors(nodes: list[Node]) -> Iterator[Node]:

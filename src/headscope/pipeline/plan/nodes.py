@@ -13,9 +13,9 @@ from headscope.benchmarks import registry
 from headscope.benchmarks.row import OFFICIAL
 from headscope.pipeline.assets.official import official_file
 from headscope.pipeline.assets.packaged import MAKERS
-from headscope.pipeline.config.schema import Config
-from headscope.pipeline.plan.margin_kinds import WITH_MARGINS, has_margins, recorded_kind
-from headscope.pipeline.plan.node import LOST_OUTPUT, Node, Spec, make_node
+from headscope.pipeline.config.schema import Config, Criterion
+from headscope.pipeline.plan.margin_kinds import default_fit, has_margins, needs_recording, recorded_kind
+from headscope.pipeline.plan.node import Node, Spec, make_node
 
 CHUNK = 256
 
@@ -33,8 +33,13 @@ def _given(options: Any) -> Spec:
     return {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
 
 
-def _plain(given: Any) -> Spec | None:
-    return None if given is None else dataclasses.asdict(given)
+def _plain(options: Any) -> Spec | None:
+    return None if options is None else _given(options)
+
+
+def _criterion(criterion: Criterion) -> Spec:
+    """Return a criterion's options; its estimator's without those of other kinds, which are null."""
+    return {**dataclasses.asdict(criterion), "estimator": _plain(criterion.estimator)}
 
 
 class Cell(NamedTuple):
@@ -72,7 +77,7 @@ class _Builder:
         self.estimators = {
             criterion.estimator.name: criterion.estimator
             for criterion in self.criteria.values()
-            if criterion.estimator is not None and not has_margins(criterion)
+            if criterion.estimator is not None and not needs_recording(criterion)
         }
         self.cells = [
             Cell(name, length, task)
@@ -93,8 +98,8 @@ class _Builder:
         self.chosen = {name: value for name, value in chosen.items() if value is not None}
 
     def _moments(self, length: int) -> list[Node]:
-        estimators = [criterion.estimator for criterion in self.criteria.values()]
-        texts = sorted({estimator.moments for estimator in estimators if estimator is not None} - {"prompt"})
+        estimators = [_plain(criterion.estimator) or {} for criterion in self.criteria.values()]
+        texts = sorted({estimator.get("moments", "prompt") for estimator in estimators} - {"prompt"})
         common = {"length": length, "seed": self.config.seed, "sink": self.window.sink, **self.compute}
         files = {text: [self._file("prose")] if text == "prose" else [] for text in texts}
         return [
@@ -139,7 +144,7 @@ class _Builder:
         return make_node("prompts", [cell.task, cell.length, self.model.name], spec, [self.assets, *files])
 
     def _oracle(self, cell: Cell) -> Node:
-        estimators = {name: dataclasses.asdict(estimator) for name, estimator in self.estimators.items()}
+        estimators = {name: _given(estimator) for name, estimator in self.estimators.items()}
         parents = [self.assets, self.prompts[cell], self.dense[cell], *self.moments[cell.length]]
         spec = {**self._drawn(cell), **self.compute, **self.deciding, "estimators": estimators}
         return make_node("oracle", self._windowed(cell.task, cell.length), spec, parents)
@@ -163,7 +168,7 @@ class _Builder:
 
     def _records(self) -> bool:
         """Whether any criterion needs margins of its own."""
-        return any(has_margins(criterion) for criterion in self.criteria.values())
+        return any(needs_recording(criterion) for criterion in self.criteria.values())
 
     def _margins(self, cell: Cell) -> Node:
         """The node with the margins of all criteria that have any: of some, oracle tables tell them too."""
@@ -171,7 +176,7 @@ class _Builder:
             criteria = {
                 name: {"kind": recorded_kind(c), "estimator": _plain(c.estimator), "outliers": _plain(c.outliers)}
                 for name, c in self.criteria.items()
-                if recorded_kind(c) in WITH_MARGINS
+                if has_margins(c)
             }
             spec = {**self._drawn(cell), **self.compute, **self.deciding, "criteria": criteria}
             parents = [self.assets, self.prompts[cell], self.dense[cell], *self.moments[cell.length]]
@@ -217,7 +222,7 @@ class _Builder:
                 "kind": criterion.kind,
                 "calibrated_on": criterion.calibrated_on,
                 "estimator": None if estimator is None else estimator.name,
-                "fit": criterion.fit or ("energy" if criterion.kind in LOST_OUTPUT else "none"),
+                "fit": criterion.fit or default_fit(criterion.kind),
                 "targets": self.config.calibration.targets,
                 "benchmark": source,
                 "length": length,
@@ -226,7 +231,7 @@ class _Builder:
                 **({} if criterion.calibrated_on == "evaluation" else self.chosen),
             }
             words = self._windowed(name, own or source, length)
-            recorded = [self._margins(other) if has_margins(criterion) else self.oracle[other] for other in used]
+            recorded = [self._margins(other) if needs_recording(criterion) else self.oracle[other] for other in used]
             node = make_node("calibration", words, spec, recorded)
             self.calibration[name, source, length, own] = node
         return self.calibration[name, source, length, own]
@@ -239,7 +244,7 @@ class _Builder:
             "calibrating": {"benchmark": calibrating.benchmark, "length": calibrating.length},
             **self.deciding,
             "head_dim": self.model.expect.head_dim,
-            "criteria": {name: dataclasses.asdict(criterion) for name, criterion in self.criteria.items()},
+            "criteria": {name: _criterion(criterion) for name, criterion in self.criteria.items()},
             "targets": self.config.calibration.targets,
             **self.compute,
         }

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from headscope.heads import registry
 from headscope.heads.calibration.fits import fit
 from headscope.heads.calibration.maps import MarginMap
 from headscope.heads.calibration.thresholds import bulk_share, head_means, static_labels, threshold_for
 from headscope.heads.quality import label_quality, pair_weights
-from headscope.pipeline.plan.node import LOST_OUTPUT
 from headscope.pipeline.store.calibration_pairs import Pairs, read_pairs
 from headscope.pipeline.store.parents import Parents
 
@@ -56,7 +56,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
 
 def _map(spec: Mapping[str, Any], pairs: Pairs) -> MarginMap:
-    if spec["kind"] not in LOST_OUTPUT:
+    if registry.criterion(spec["kind"]).margins != "loss":
         return fit(spec["fit"], pairs.margin, pairs.exact, pairs.layer, LOCAL)
     exact = [-lost for lost in pairs.lost]
     finite = np.concatenate([part[np.isfinite(part)] for part in exact])

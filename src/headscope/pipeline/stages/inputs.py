@@ -109,13 +109,10 @@ def build_estimators(specs: Iterable[Mapping[str, Any]], moments: Mapping[str, T
 
 
 def estimator_identity(spec: Mapping[str, Any], moments: Mapping[str, TextMoments]) -> dict[str, Any]:
-    """What makes an estimator's numbers: its parameters and the bytes of the moments it was given; not its name.
-
-    Options that are null are left out, so that one which a later kind adds renews no cell.
-    """
-    source = moments.get(spec["moments"])
-    given = {name: value for name, value in spec.items() if name != "name" and value is not None}
-    return {**given, "fitted": source and source.sha256}
+    """Name all that makes an estimator's numbers: its parameters and the bytes of its moments; not its name."""
+    source = moments.get(spec.get("moments", "prompt"))
+    parameters = {name: value for name, value in spec.items() if name != "name"}
+    return {**parameters, "fitted": source and source.sha256}
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from headscope.heads import registry
 from headscope.heads.estimators import Estimator
 from headscope.heads.window import Window
 from headscope.lab.masses import LayerMasses, record_masses
 from headscope.lab.scope import recorded_positions
 from headscope.models.loading import LoadedModel
 from headscope.pipeline.plan.code import code_digest
-from headscope.pipeline.plan.node import estimator_modules
 from headscope.pipeline.progress import progress
 from headscope.pipeline.stages.inputs import (
     Prompt,
@@ -67,7 +67,7 @@ class _Oracle:
         self.identities = {
             name: {
                 **estimator_identity(estimator, moments),
-                "code": code_digest(*estimator_modules(estimator)),
+                "code": code_digest(registry.module("estimators", estimator["kind"])),
             }
             for name, estimator in spec["estimators"].items()
         }

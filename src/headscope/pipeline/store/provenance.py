@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from headscope.pipeline.plan.code import SOURCE
 from headscope.pipeline.store.files import sha256_file
+from headscope.source import SOURCE
 
 FILE = "provenance.json"
 SPEC = "spec.yaml"

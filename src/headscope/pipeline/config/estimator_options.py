@@ -1,0 +1,71 @@
+"""Options of estimators: every kind declares its own, and the schema has those of all kinds."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from headscope.errors import ConfigError
+from headscope.heads import registry
+from headscope.heads.registry import EstimatorOption
+
+TYPES = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+@cache
+def declared() -> dict[str, dict[str, EstimatorOption]]:
+    """Return the declarations of each option, by its name and by the kind that declares it."""
+    options: dict[str, dict[str, EstimatorOption]] = {}
+    for kind in registry.kinds("estimators"):
+        for name, option in registry.estimator(kind).options.items():
+            options.setdefault(name, {})[kind] = option
+    return options
+
+
+def merged(name: str, declarations: Mapping[str, EstimatorOption]) -> tuple[type, dict[str, Any]]:
+    """Return the type of an option and its metadata for all kinds together; the checks go by each kind's own.
+
+    Raises:
+        ConfigError: two kinds declare different types, or a type that there is not.
+    """
+    types = {option.type for option in declarations.values()}
+    if len(types) > 1 or not types <= set(TYPES):
+        kinds = ", ".join(f"{kind}: {option.type}" for kind, option in declarations.items())
+        raise ConfigError(f"estimators declare option {name!r} as different types, or none of {list(TYPES)}: {kinds}")
+    words = [f"{kind}: {option.help}{_default(option)}" for kind, option in declarations.items()]
+    lows, highs = ([getattr(option, end) for option in declarations.values()] for end in ("low", "high"))
+    choices = dict.fromkeys(choice for option in declarations.values() for choice in option.choices)
+    return TYPES[types.pop()], {
+        "help": "; ".join(words),
+        "unit": next(iter(declarations.values())).unit,
+        "low": None if None in lows else min(lows),
+        "high": None if None in highs else max(highs),
+        "choices": tuple(choices),
+    }
+
+
+def _default(option: EstimatorOption) -> str:
+    return "" if option.default is None else f" ({option.default} unless given)"
+
+
+def check_options(path: str, kind: str, values: Mapping[str, Any]) -> None:
+    """Refuse options of another kind, options that are missing, and values that this kind does not take.
+
+    Args:
+        path: of the estimator.
+        kind: of the estimator, which exists.
+        values: of all options of the schema, with the kind's defaults; null is not given.
+
+    Raises:
+        ConfigError: naming the option, its value and the remedy.
+    """
+    from headscope.pipeline.config.options import Option
+
+    own = registry.estimator(kind).options
+    for name, value in values.items():
+        if name not in own and value is not None:
+            raise ConfigError(f"option {path}.{name}: {value} has no meaning for {kind}; leave it out")
+    for name, option in own.items():
+        if values.get(name) is None:
+            raise ConfigError(f"option {path}.{name} must be given: {kind} needs it")
+        metadata = {"unit": option.unit, "low": option.low, "high": option.high, "choices": tuple(option.choices)}
+        Option(path, TYPES[option.type], False, False, option.default, metadata).check(f"{path}.{name}", values[name])
