@@ -59,7 +59,7 @@ def generated(model: PreTrainedModel, ids: list[list[int]], **options) -> torch.
 
 def one_by_one(
     model: PreTrainedModel, criterion: headscope.AdaptiveCriterion
-) -> tuple[torch.Tensor, list[headscope.Run]]:
+) -> tuple[torch.Tensor, list[headscope.Session]]:
     """New tokens of each of IDS on its own, [B, NEW], and the runs that they were decided in."""
     tokens, runs = [], []
     for ids in IDS:

@@ -17,7 +17,7 @@ from headscope.heads.window import Window
 from headscope.lab import shared_prefix
 from headscope.lab.evaluation import answer_rows
 from headscope.lab.prefill import prefill_densely
-from headscope.lab.shared_prefix import Rows
+from headscope.lab.rows import Rows
 from headscope.models.attention import LayerCall, attention
 
 WINDOW, IDS, BOUNDARY, BUDGET = Window(sink=4, recent=16), random_ids(80), 66, 12
@@ -32,19 +32,14 @@ MAP = {
     "values": [[[offset] for offset in OFFSETS]] * 3,
     "slope": [SLOPES] * 3,
 }
-VALUES = {**GAUSSIAN, "name": "v", "values": "covariance"}
 ESTIMATED = ("qada", "lost_output")
-CORRECTED = "corrected "
 OUTPUT = 0.0
 THRESHOLDS = {"oracle": 0.2, "qada": 0.2, "oracle_output": OUTPUT, "lost_output": OUTPUT}
 
 
 def criterion(kind: str):
-    """A criterion; a corrected one has values that vary with the keys, too."""
-    corrected, kind = kind.startswith(CORRECTED), kind.removeprefix(CORRECTED)
     targets = [{"threshold": THRESHOLDS.get(kind, 0.0), "map": MAP}]
-    estimator = build_estimator(VALUES if corrected else GAUSSIAN, {}) if kind in ESTIMATED else None
-    return build({"kind": kind, "correction": corrected}, targets, estimator)
+    return build({"kind": kind}, targets, build_estimator(GAUSSIAN, {}) if kind in ESTIMATED else None)
 
 
 def start_of(position: int, chunk: int | None) -> int | None:
@@ -59,8 +54,7 @@ class WrittenOut:
     """Attention of one sequence by the definitions, a head and query at a time; the context is dense or in chunks."""
 
     def __init__(self, kind: str, outliers: OutlierRule, chunk: int | None = None):
-        self.corrected, self.kind = kind.startswith(CORRECTED), kind.removeprefix(CORRECTED)
-        self.outliers, self.chunk, self.labels = outliers, chunk, []
+        self.kind, self.outliers, self.chunk, self.labels = kind, outliers, chunk, []
 
     def attend(self, call: LayerCall) -> torch.Tensor:
         output = torch.zeros_like(call.query)
@@ -108,30 +102,21 @@ class WrittenOut:
             masses[1] = torch.tensor(float(len(sides[1]))).log() + mean @ query * call.scale
             masses[1] = masses[1] + variance @ query.square() * call.scale**2 / 2
             outputs[1] = values[rest].sum(0) / count
-            if self.corrected:
-                centred = values[rest] - outputs[1]
-                outputs[1] = outputs[1] + ((keys[rest] - mean) @ query * call.scale) @ centred / count
         margin = masses[0] - masses[1]
         if self.kind.endswith("output"):
             lost = torch.sigmoid(-margin) * (outputs[1] - outputs[0]).norm()
             margin = -lost.log()
-        if self.kind != "oracle":
-            margin = margin * SLOPES[head] + OFFSETS[head]
+        margin = margin * SLOPES[head] + OFFSETS[head]
         long = {"dense": True, "local": False}.get(self.kind, bool(margin < THRESHOLDS.get(self.kind, 0.0)))
         self.labels.append((call.layer, head, position, long))
-        if self.corrected:
-            outputs[0] = (torch.stack(masses).softmax(0)[:, None] * torch.stack(outputs)).sum(0)
         return whole if long else outputs[0]
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 20, 100])
 @pytest.mark.parametrize("outliers", [OUTLIERS, ROUNDED], ids=["exact", "rounded"])
-@pytest.mark.parametrize(
-    "kind",
-    ["dense", "local", "oracle", "qada", "oracle_output", "lost_output", "corrected qada", "corrected lost_output"],
-)
+@pytest.mark.parametrize("kind", ["dense", "local", "oracle", "qada", "oracle_output", "lost_output"])
 def test_every_token_and_label_is_that_of_the_definitions(kind: str, outliers: OutlierRule, chunk: int | None) -> None:
-    model, rows = tiny_model("llama"), [Rows(criterion(kind), 1, outliers)]
+    model, rows = tiny_model("llama"), [Rows(criterion(kind), outliers)]
     (answer,) = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], chunk=chunk)
     fed = answer.tokens if answer.stop == "eos" else answer.tokens[:-1]
     plain = WrittenOut(kind, outliers, chunk)
@@ -171,9 +156,9 @@ class SharedWrittenOut(WrittenOut):
         return self.positions[call.layer] if start else [[]] * call.key.shape[1]
 
 
-@pytest.mark.parametrize("kind", ["local", "oracle", "qada", "oracle_output", "lost_output", "corrected lost_output"])
+@pytest.mark.parametrize("kind", ["local", "oracle", "qada", "oracle_output", "lost_output"])
 def test_heads_that_share_outliers_have_those_of_the_definitions(kind: str) -> None:
-    model, rows = tiny_model("llama"), [Rows(criterion(kind), 1, SHARED)]
+    model, rows = tiny_model("llama"), [Rows(criterion(kind), SHARED)]
     (answer,) = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS])
     fed = answer.tokens if answer.stop == "eos" else answer.tokens[:-1]
     with torch.inference_mode(), attention(model):
@@ -190,8 +175,8 @@ def test_heads_that_share_outliers_have_those_of_the_definitions(kind: str) -> N
 def test_rows_with_other_outliers_do_not_disturb_each_other(family: str, chunk: int | None) -> None:
     model = tiny_model(family, torch.float32)
     choices = [OutlierRule(), OUTLIERS, ROUNDED, SHARED, OutlierRule(("random",), 9)]
-    kinds = ("qada", "lost_output", "oracle", "corrected lost_output")
-    groups = [Rows(criterion(kind), 1, outliers) for kind in kinds for outliers in choices]
+    kinds = ("qada", "lost_output", "oracle")
+    groups = [Rows(criterion(kind), outliers) for kind in kinds for outliers in choices]
     together = answer_rows(model, IDS, BOUNDARY, groups, WINDOW, BUDGET, [EOS], chunk=chunk)
     assert len({tuple(answer.tokens) for answer in together}) > 1
     for group, answer in zip(groups, together, strict=True):
@@ -199,7 +184,7 @@ def test_rows_with_other_outliers_do_not_disturb_each_other(family: str, chunk: 
 
 
 def test_a_context_inside_the_window_has_no_outliers_and_counts_no_query() -> None:
-    rows = [Rows(criterion("oracle"), 1, OUTLIERS)]
+    rows = [Rows(criterion("oracle"), OUTLIERS)]
     (answer,) = answer_rows(tiny_model("llama"), IDS[:12], 9, rows, WINDOW, 3, [EOS])
     assert answer.queries == 0 and answer.sparsity != answer.sparsity
 
@@ -209,18 +194,17 @@ def test_outliers_that_differ_in_their_numbers_measure_every_key_once(monkeypatc
     monkeypatch.setattr(shared_prefix, "importance", lambda rule, bulk: asked.append(1) or importance(rule, bulk))
     several = [SHARED, replace(SHARED, count=4), replace(SHARED, shared=0.0)]
     model = tiny_model("llama")
-    answer_rows(model, IDS, BOUNDARY, [Rows(criterion("local"), 1, outliers) for outliers in several], WINDOW, 2, [EOS])
+    answer_rows(model, IDS, BOUNDARY, [Rows(criterion("local"), outliers) for outliers in several], WINDOW, 2, [EOS])
     assert len(asked) == model.config.num_hidden_layers
 
 
 def test_heads_that_share_are_asked_together_and_answer_as_one_by_one(monkeypatch) -> None:
     spec = {"kind": "clusters", "name": "c", "clusters": 4, "covariance": "full", "bits": 16}
-    built = build(
-        {"kind": "lost_output", "correction": True}, [{"threshold": OUTPUT, "map": MAP}], build_estimator(spec, {})
-    )
-    model, rows = tiny_model("llama"), [Rows(built, 1, SHARED)]
+    built = build({"kind": "lost_output"}, [{"threshold": OUTPUT, "map": MAP}], build_estimator(spec, {}))
+    model, rows = tiny_model("llama"), [Rows(built, SHARED)]
     parts = []
-    monkeypatch.setattr(shared_prefix, "freeze", lambda *given: parts.append(make_boundary_state(*given)) or parts[-1])
+    remembered = lambda *inputs: parts.append(make_boundary_state(*inputs)) or parts[-1]  # noqa: E731
+    monkeypatch.setattr(shared_prefix, "make_boundary_state", remembered)
     together = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS])
     assert {len(frozen.summaries) for frozen in parts} == {1}
     parts.clear()

@@ -67,6 +67,10 @@ class Gaussian:
         moments = summary.moments if self.moments is not None else summary.moments.merge(KeyMoments.of(keys))
         return self._summary(moments, summary.values.merge(self._of_values(keys, values)))
 
+    def numbers(self, head_dim: int, values: bool) -> float:
+        """Count the float32 numbers of a KV head's summary that a query reads, with those of its values or without."""
+        return numbers(vars(self), head_dim, 0, values)
+
     def log_mass(self, query: Tensor, summary: GaussianSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimated bulk log mass, [B, H, Q]; the count is the true one, not that of the summary."""
         mean, variance = summary.moments.score_moments(query, scale, summary.low_rank or self.covariance)
