@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from headscope.inference.context import adaptive
     from headscope.inference.criterion import AdaptiveCriterion
     from headscope.inference.criterion_file import load
-    from headscope.inference.session import Session, Sparsity
+    from headscope.inference.session import Session
+    from headscope.lab.counts import Shares
 
 __version__ = "0.1.0"
-__all__ = ["AdaptiveCriterion", "Session", "Sparsity", "Window", "adaptive", "calibrate", "load"]
+__all__ = ["AdaptiveCriterion", "Session", "Shares", "Window", "adaptive", "calibrate", "load"]
 _HOMES = {
     "AdaptiveCriterion": "inference.criterion",
     "Session": "inference.session",
-    "Sparsity": "inference.session",
+    "Shares": "lab.counts",
     "Window": "heads.window",
     "adaptive": "inference.context",
     "calibrate": "inference.calibrate",

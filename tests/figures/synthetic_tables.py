@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from headscope.figures.common.tables import Tables
 
 TARGETS = (0.3, 0.5, 0.65, 0.8, 0.9)
-GAUSSIAN = {"kind": "gaussian", "covariance": "full", "clusters": None, "capped": False}
+GAUSSIAN = {"kind": "gaussian", "covariance": "full"}
 CRITERIA: dict[str, dict[str, Any]] = {
     "dense": {"kind": "dense", "calibrated_on": None, "estimator": None, "outliers": None},
     "local": {"kind": "local", "calibrated_on": None, "estimator": None, "outliers": None},

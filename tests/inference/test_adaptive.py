@@ -9,9 +9,8 @@ from transformers import CompileConfig, DynamicCache
 
 from headscope import adaptive
 from headscope.heads.criteria import build
-from headscope.kernels.decode import reference
 from headscope.lab.evaluation import answer_rows
-from headscope.lab.shared_prefix import Rows
+from headscope.lab.rows import Rows
 
 FAMILIES = ["llama", "llama_mha", "mistral", "qwen2", "qwen3", "gemma3", "phi3"]
 RECIPES = ["lost_output", "lost_output_even", "lost_output_gaussian", "qada"]
@@ -36,7 +35,7 @@ def as_the_engine(model, ids: list[int], criterion, rows: Rows):
     [first] = generated(model, [ids], max_new_tokens=1, min_new_tokens=1)[0].tolist()
     given = [*ids, first], len(ids), [rows], WINDOW, NEW - 1, [EOS], NEW - 1
     [answer] = answer_rows(model, *given, criterion.probes)
-    return [first, *answer.tokens], (answer.sparsity, answer.sparsity_group, answer.queries)
+    return [first, *answer.tokens], (answer.sparsity, answer.sparsity_group, answer.kv_bytes, answer.queries)
 
 
 def test_with_every_head_local_the_tokens_are_those_of_the_window_alone() -> None:
@@ -44,23 +43,25 @@ def test_with_every_head_local_the_tokens_are_those_of_the_window_alone() -> Non
     criterion = at(calibrated(model, "qada"), -torch.inf)
     with adaptive(model, criterion) as run:
         found = generated(model, IDS[:1])[0].tolist()
-    expected, counts = as_the_engine(model, IDS[0], criterion, Rows(build({"kind": "local"}, [], None)))
+    expected, counts = as_the_engine(model, IDS[0], criterion, Rows(build({"kind": "local"}, [{}], None)))
     assert found == expected and tuple(run.sparsity) == counts and counts[0] == 1
     assert found != generated(model, IDS[:1])[0].tolist()
 
 
+@pytest.mark.parametrize("summaries", ["frozen", "streaming"])
+@pytest.mark.parametrize("unit", ["head", "group"])
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3"])
-def test_tokens_and_labels_are_those_of_the_engine(recipe: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_tokens_labels_and_bytes_are_those_of_the_lab(family: str, recipe: str, unit: str, summaries: str) -> None:
     model, total = small(family, torch.float64), 0
-    criterion = calibrated(model, recipe)
-    monkeypatch.setattr(reference, "join", lambda *_: None)  # the engine's summaries stay as the boundary found them
+    criterion = calibrated(model, recipe, unit=unit, summaries=summaries)
     for target in criterion.thresholds:
         with adaptive(model, criterion, target) as run:
             found = generated(model, IDS[:1])[0].tolist()
-        rows = Rows(criterion.built(target), 1, criterion.recipe.outliers)
+        rows = Rows(criterion.built(target), criterion.recipe.outliers)
         expected, counts = as_the_engine(model, IDS[0], criterion, rows)
-        assert found == expected and tuple(run.sparsity) == pytest.approx(counts)
+        assert found == expected and tuple(run.sparsity) == pytest.approx(counts, rel=1e-12)
+        assert unit == "head" or run.sparsity.head == run.sparsity.group
         total += counts[0]
     assert 0 < total < 2
 
@@ -83,15 +84,16 @@ def test_a_padded_batch_is_its_rows_one_by_one_in_either_cache(recipe: str, fami
 
 def test_a_key_that_leaves_the_window_joins_a_cluster_of_its_row() -> None:
     model = small()
-    criterion = calibrated(model)
-    with adaptive(model, criterion) as run:
+    with adaptive(model, calibrated(model, summaries="streaming")) as run:
         generated(model, IDS[:2])
-        sizes = [layer.rest.size.sum(-1) for layer in run._decoding.layers.values()]
-        held = [layer.outliers.count for layer in run._decoding.layers.values()]
-    keys = torch.tensor([len(ids) for ids in IDS[:2]])[:, None] - WINDOW.sink - WINDOW.recent + NEW - 1
-    for size, count in zip(sizes, held, strict=True):
-        torch.testing.assert_close(size + count, keys.expand(-1, 2).float())
-    assert len({tuple(row.flatten().tolist()) for row in held}) > 1  # layers share the outliers
+        rows = run._decoding._rows
+    for row, ids in zip(rows, IDS[:2], strict=True):
+        outside = len(ids) - WINDOW.sink - WINDOW.recent + NEW - 1
+        for (stream,) in row._streams[0].values():
+            (summary,) = stream.of.values()
+            count = summary.size.sum(-1) + stream.outliers.view(2, -1)[:, 0]
+            assert count.tolist() == [outside, outside]
+    assert len({stream.outliers.sum().item() for row in rows for (stream,) in row._streams[0].values()}) > 1
 
 
 def test_compiled_decoding_is_the_same_and_ends_with_the_block() -> None:
@@ -182,13 +184,3 @@ def test_candidates_of_assisted_decoding_are_checked_densely() -> None:
     expected = generated(model, ids)
     with adaptive(model, criterion):
         assert torch.equal(generated(model, ids, prompt_lookup_num_tokens=3), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_on_the_cpu_decides_in_single_precision(dtype: torch.dtype) -> None:
-    model = small(dtype=dtype)
-    criterion = calibrated(model)
-    with adaptive(model, criterion) as run:
-        generated(model, IDS)
-        assert {layer.rest.keys.dtype for layer in run._decoding.layers.values()} == {torch.float32}
-    assert 0 < run.sparsity.head < 1

@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 import torch
 from adaptive_cases import IDS, WINDOW, calibrated, generated, small
+from kernel_stand_in import reference_step
 
 from headscope import adaptive
-from headscope.inference import adaptive_decode as decoding
-from headscope.inference import adaptive_prefill as prefilling
+from headscope.inference import kernel_decode as decoding
 from headscope.kernels.common import device
 
 pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
@@ -23,26 +23,26 @@ def both(monkeypatch: pytest.MonkeyPatch):
     from headscope.kernels.decode.attend import Workspace
 
     monkeypatch.setattr(Workspace, "of", partial(Workspace.of, programs=5))
-    run, seen = decoding._by_kernels, []
+    run, seen = decoding.decide_and_attend, []
 
     def compared(state, query, pair, span, window):
         copies = {
             name: None if (part := getattr(state, name)) is None else _double(part)
-            for name in ("rest", "means", "outliers", "rule")
+            for name in ("summary", "means", "outliers", "rule")
         }
         exact = replace(state, **copies)
         found = run(state, query, pair, span, window)
-        true = decoding._by_reference(exact, query.double(), pair, span, window)
+        true = reference_step(exact, query.double(), pair, span, window)
         assert (found.long == true.long).float().mean() > 0.7  # rounding decides near the threshold
         same = found.long == true.long
         torch.testing.assert_close(found.output[same].double(), true.output[same], rtol=0.02, atol=0.02)
         if state.means is not None:
-            torch.testing.assert_close(state.rest.size, exact.rest.size.float(), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(state.summary.size, exact.summary.size.float(), rtol=1e-3, atol=1e-3)
             torch.testing.assert_close(state.means.keys, exact.means.keys.float(), rtol=1e-3, atol=1e-3)
         seen.append((len(query), span.starts is not None, found.long.float().mean().item()))
         return found
 
-    monkeypatch.setattr(decoding, "_by_kernels", compared)
+    monkeypatch.setattr(decoding, "decide_and_attend", compared)
     return seen
 
 
@@ -62,7 +62,7 @@ def test_kernels_decide_and_attend_as_the_reference(
     for rows in (IDS, IDS[:1]):
         with adaptive(model, criterion) as run:
             generated(model, rows, max_new_tokens=4, min_new_tokens=4, cache_implementation=cache)
-            assert {layer.rest.keys.dtype for layer in run._decoding.layers.values()} == {DTYPE}
+            assert {layer.summary.keys.dtype for layer in run._decoding.layers.values()} == {DTYPE}
     assert {(count, padded) for count, padded, _ in both} == {(3, True), (1, False)}
     assert 0 < sum(share for *_, share in both) < len(both)
     assert min(len(ids) for ids in IDS) < WINDOW.recent
@@ -71,18 +71,21 @@ def test_kernels_decide_and_attend_as_the_reference(
 @pytest.fixture
 def prompts(monkeypatch: pytest.MonkeyPatch):
     """Prompts go through the kernels and through the reference in float64; what was seen of each."""
-    run, seen = prefilling._by_kernels, []
+    from headscope.kernels.prefill import attend, reference
 
-    def compared(query, key, value, *given):
-        found = run(query, key, value, *given)
-        true = prefilling._by_reference(query.double(), key.double(), value.double(), *given)
+    run, seen = attend.attend_prompt, []
+
+    def compared(query, key, value, prefix, rule, *ends):
+        found = run(query, key, value, prefix, rule, *ends)
+        exact = (x.double() for x in (query, key, value, prefix.mean, prefix.covariance))
+        true = reference.attend_prompt(*exact, prefix.meets.long(), _double(rule), *ends)
         assert (found.long == true.long).float().mean() > 0.9  # rounding decides near the threshold
         same = found.long == true.long
         torch.testing.assert_close(found.output[same].double(), true.output[same], rtol=0.02, atol=0.02)
         seen.append((*query.shape[::2], found.long.float().mean().item()))
         return found
 
-    monkeypatch.setattr(prefilling, "_by_kernels", compared)
+    monkeypatch.setattr(attend, "attend_prompt", compared)
     return seen
 
 

@@ -8,11 +8,11 @@ from adaptive_cases import IDS, NEW, WINDOW, at, calibrated, generated, one_by_o
 from tiny_models import EOS, random_ids
 from transformers import DynamicCache
 
-from headscope import Sparsity, adaptive
+from headscope import Shares, adaptive
 from headscope.errors import ConfigError, UnsupportedModelError
-from headscope.inference import adaptive_prefill as prefilling
+from headscope.inference.adaptive_prefill import AdaptivePrefill
 from headscope.lab.evaluation import answer_rows
-from headscope.lab.shared_prefix import Rows
+from headscope.lab.rows import Rows
 
 CHUNK = 11
 FAMILIES = ["llama", "qwen2", "gemma3"]
@@ -23,7 +23,7 @@ def scoped(model, **options):
     return calibrated(model, "qada", **{"scope": "prompt", "chunk": CHUNK, **options})
 
 
-def both(prompt: Sparsity, answer: Sparsity) -> tuple[float, float, int]:
+def both(prompt: Shares, answer: Shares) -> tuple[float, float, int]:
     """Shares over the queries of prompt and answer, as the engine counts them."""
     queries = prompt.queries + answer.queries
     head, group = (
@@ -174,13 +174,12 @@ def test_targets_are_about_what_prompts_and_answers_reach() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_on_the_cpu_decides_in_single_precision(dtype: torch.dtype) -> None:
     model, generator = small(dtype=dtype), torch.Generator().manual_seed(0)
-    deciding = prefilling.AdaptivePrefill(model, scoped(model), 0.0, [0], 60)
+    criterion = at(scoped(model), 0.0)
     layer = [torch.randn(1, heads, 60, 8, generator=generator).to(dtype) for heads in (4, 2, 2)]
-    found = deciding.attend(0, *layer)
-    again = prefilling.AdaptivePrefill(model, scoped(model), 0.0, [0], 60)
-    expected = again.attend(0, *(x.float() for x in layer))
-    assert torch.equal(found, expected.to(dtype)) and deciding.counts.sparsity(0) == again.counts.sparsity(0)
-    assert 0 < deciding.counts.sparsity(0)[0] < 1
+    half, single = (AdaptivePrefill(model, criterion, criterion.built(), [0], 60) for _ in range(2))
+    output, expected = half.attend(0, *layer), single.attend(0, *(x.float() for x in layer))
+    assert torch.equal(output, expected.to(dtype)) and half.counts.shares() == single.counts.shares()
+    assert 0 < half.counts.shares()[0].head < 1
 
 
 def test_prompts_that_are_no_causal_text_a_row_are_refused() -> None:
@@ -209,7 +208,7 @@ def test_prompts_that_are_no_causal_text_a_row_are_refused() -> None:
     ],
 )
 def test_scopes_that_cannot_be_are_refused_before_anything_runs(options: dict, message: str, monkeypatch) -> None:
-    monkeypatch.setattr("headscope.inference.calibrate.answer", None)
+    monkeypatch.setattr("headscope.inference.calibrate.answer_prompt", None)
     with pytest.raises(ConfigError, match=message):
         calibrated(small(), **{"criterion": "qada", "scope": "prompt", "chunk": CHUNK, **options})
 

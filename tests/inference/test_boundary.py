@@ -4,13 +4,13 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from adaptive_cases import calibrated, small
+from adaptive_cases import at, calibrated, small
 
 from headscope import Window
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.outliers import importance
 from headscope.inference import boundary
-from headscope.inference.boundary import MULTIPLE, boundary_states
+from headscope.inference.boundary import MULTIPLE, Batch, boundary_states
 
 RECIPES = ["lost_output", "lost_output_even", "lost_output_gaussian", "qada"]
 SPANS, TOKENS, LAYERS, KV_HEADS, DIM = [(0, 150), (61, 150), (140, 150)], 160, 3, 2, 8
@@ -29,13 +29,14 @@ def made(criterion, given, rows=(0, 1, 2)):
     """The states of some of the rows."""
     some = {layer: tuple(x[list(rows)] for x in pair) for layer, pair in given.items()}
     spans = [SPANS[row] for row in rows]
-    return boundary_states(small(), criterion, 0.1, some, spans, [last - first for first, last in spans])
+    built = at(criterion, 0.1).built()
+    return boundary_states(Batch(small(), criterion, built, some, spans, [last - first for first, last in spans]))
 
 
 def same(found, expected, row: slice | int = slice(None)) -> None:
     """Every number is the same up to rounding; outliers and clusters that a row does not have are zero."""
     for layer in found:
-        for part in ("rest", "means", "outliers"):
+        for part in ("summary", "means", "outliers"):
             one, other = getattr(found[layer], part), getattr(expected[layer], part)
             assert one is not None or other is None
             for name in [] if other is None else [field.name for field in fields(other)]:
@@ -77,11 +78,11 @@ def test_what_is_not_a_number_stays_in_its_layer_and_head(recipe: str) -> None:
     expected = made(criterion, given)
     given[1][0][0, 1, 70] = torch.nan
     found = made(criterion, given)
-    assert found[1].rest.covariance[0, 1].isnan().any()
-    for state, before in ((found[1].rest, expected[1].rest), (found[2].rest, expected[2].rest)):
+    assert found[1].summary.covariance[0, 1].isnan().any()
+    for state, before in ((found[1].summary, expected[1].summary), (found[2].summary, expected[2].summary)):
         assert torch.equal(state.covariance[0, 0], before.covariance[0, 0])
         assert torch.equal(state.keys[1:], before.keys[1:])
-    assert torch.equal(found[0].rest.keys, expected[0].rest.keys)
+    assert torch.equal(found[0].summary.keys, expected[0].summary.keys)
 
 
 def test_a_layers_outliers_keep_no_other_layers_alive() -> None:
@@ -93,7 +94,7 @@ def test_a_layers_outliers_keep_no_other_layers_alive() -> None:
 def test_a_window_over_all_leaves_no_bulk_and_one_key_stands_for_it() -> None:
     criterion = replace(calibrated(small()), window=Window(sink=100, recent=60))
     for state in made(criterion, caches()).values():
-        assert state.outliers is None and (state.rest.size.sum(2) > 0).all() and not state.rest.keys.any()
+        assert state.outliers is None and (state.summary.size.sum(2) > 0).all() and not state.summary.keys.any()
 
 
 def test_outliers_are_those_that_each_row_shares_among_all_of_its_layers() -> None:

@@ -14,7 +14,7 @@ from headscope.heads.estimators import build as build_estimator
 from headscope.heads.moments import KeyMoments
 from headscope.lab.evaluation import answer_rows
 from headscope.lab.masses import record_masses
-from headscope.lab.shared_prefix import Rows
+from headscope.lab.rows import Rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -45,7 +45,7 @@ def test_outliers_and_moments_of_another_text_are_those_of_the_cpu_in_float64() 
     model, moments = tiny_model("llama"), {layer: KeyMoments.of(torch.randn(2, 30, 8)) for layer in range(3)}
     other = build_estimator({**outlier_rows.GAUSSIAN, "moments": "random_words"}, {"random_words": moments})
     rows = [
-        Rows(criterion, 1, outliers)
+        Rows(criterion, outliers)
         for criterion in (outlier_rows.criterion("lost_output"), build({"kind": "qada"}, [{"threshold": 0.2}], other))
         for outliers in (outlier_rows.ROUNDED, outlier_rows.SHARED)
     ]

@@ -1,20 +1,20 @@
 """Steps that are captured and replayed against eager ones: on the CPU by a tape of operations, on a GPU by graphs."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
 from adaptive_cases import IDS, NEW, calibrated, generated, small
+from kernel_stand_in import reference_step
 from tape import Kernel, NoWaits, Tape, Waits, launched
 from tiny_models import random_ids
 from transformers import CompileConfig, DynamicCache, StaticCache
 
 from headscope import adaptive
-from headscope.inference import adaptive_decode as decoding
-from headscope.inference import boundary
 from headscope.inference import cuda_graph as captured
-from headscope.inference.cuda_graph import graphed as graphed
+from headscope.inference import kernel_decode as decoding
+from headscope.inference.cuda_graph import graphed
+from headscope.kernels.common import device
 
 STATIC = {"cache_implementation": "static"}
 
@@ -24,8 +24,8 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
     """Steps on the CPU are captured on these tapes; the reference of the kernels stands for them."""
     Tape.made.clear()
     monkeypatch.setitem(captured.GRAPHS, "cpu", Tape)
-    monkeypatch.setattr(boundary, "kernels", SimpleNamespace(serve=lambda *_: True))
-    monkeypatch.setattr(decoding, "_by_kernels", launched(decoding._by_reference))
+    monkeypatch.setattr(device, "serve", lambda *_: True)
+    monkeypatch.setattr(decoding, "decide_and_attend", launched(reference_step))
     return Tape.made
 
 
@@ -65,7 +65,7 @@ def test_kernels_are_launched_again_with_the_same_memory(ids, monkeypatch) -> No
     monkeypatch.setattr(decode.Workspace, "of", partial(decode.Workspace.of, programs=5))
     for module, name in ((decode, "decide"), (decode, "read_bulk"), (decode, "merge"), (join, "_join")):
         monkeypatch.setattr(module, name, Kernel(getattr(module, name)))
-    monkeypatch.setattr(boundary, "kernels", SimpleNamespace(serve=lambda *_: True))
+    monkeypatch.setattr(device, "serve", lambda *_: True)
     found = []
     for graphs in ({}, {"cpu": Tape}):
         Tape.made.clear()
@@ -290,7 +290,7 @@ def test_what_does_not_decide_is_not_captured(tapes) -> None:
     assert not tapes and run._captured._graph is None
 
 
-def test_the_reference_is_not_captured(monkeypatch) -> None:
+def test_plain_decoding_is_not_captured(monkeypatch) -> None:
     Tape.made.clear()
     monkeypatch.setitem(captured.GRAPHS, "cpu", Tape)
     model = small()
@@ -317,4 +317,4 @@ def test_graphs_on_a_gpu_give_the_tokens_and_labels_of_eager_steps(ids, dtype, m
     monkeypatch.delitem(captured.GRAPHS, "cuda")
     *expected, without = run()
     assert found == expected and without is None
-    assert (graph is not None) == (dtype == torch.bfloat16)  # the reference waits for its lengths
+    assert (graph is not None) == (dtype == torch.bfloat16)  # plain torch waits for the GPU

@@ -13,7 +13,7 @@ from headscope.heads.estimators import build as build_estimator
 from headscope.heads.window import Window
 from headscope.lab.evaluation import Answer, answer_rows
 from headscope.lab.prefill import prefill_densely
-from headscope.lab.shared_prefix import Rows
+from headscope.lab.rows import Rows
 from headscope.models.attention import attention
 from headscope.models.generation import greedy_answer, stop_tokens
 from headscope.models.tiny import tiny_tokenizer
@@ -28,11 +28,11 @@ def criteria(layers: int = 3, heads: int = 4) -> list:
     labels = [[[1, 0] * (heads // 2)] * layers, [[0, 0, 0, 1]] * layers]
     rankings = [{"layers": [*range(layers)], "long": long} for long in labels]
     return [
-        Rows(build({"kind": "dense"}, [], None), 1),
-        Rows(build({"kind": "local"}, [], None), 1),
-        Rows(build({"kind": "oracle"}, THRESHOLDS, None), 3),
-        Rows(build({"kind": "static"}, rankings, None), 2),
-        Rows(build({"kind": "qada"}, THRESHOLDS, build_estimator(GAUSSIAN, {})), 3),
+        Rows(build({"kind": "dense"}, [{}], None)),
+        Rows(build({"kind": "local"}, [{}], None)),
+        Rows(build({"kind": "oracle"}, THRESHOLDS, None)),
+        Rows(build({"kind": "static"}, rankings, None)),
+        Rows(build({"kind": "qada"}, THRESHOLDS, build_estimator(GAUSSIAN, {}))),
     ]
 
 
@@ -93,7 +93,7 @@ def test_sparsity_counts_the_queries_with_a_bulk_up_to_the_rows_stop() -> None:
 
 def test_sparsity_by_layer_is_each_layers_own_and_its_mean_is_the_sparsity() -> None:
     ranking = {"layers": [0, 1, 2], "long": [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]]}
-    by_layer = [Rows(build({"kind": "static"}, [ranking], None), 1)]
+    by_layer = [Rows(build({"kind": "static"}, [ranking], None))]
     [answer, *others] = run(tiny_model("llama"), [*by_layer, *criteria()])
     assert answer.sparsity_layer == [0.0, 1.0, 0.75]
     assert len({tuple(other.sparsity_layer) for other in others}) > 4

@@ -18,7 +18,7 @@ from headscope.lab import shared_prefix
 from headscope.lab.evaluation import answer_rows
 from headscope.lab.prefill import prefill_densely
 from headscope.lab.probes import AnsweredPrompt, ModelProbes, fit_probes
-from headscope.lab.shared_prefix import Rows
+from headscope.lab.rows import Rows
 from headscope.models.attention import LayerCall, attention
 
 WINDOW, IDS, BOUNDARY, BUDGET = Window(sink=4, recent=16), random_ids(80), 66, 12
@@ -35,8 +35,7 @@ THRESHOLDS = {"oracle": 0.2, "qada": 0.2, "oracle_output": OUTPUT, "lost_output"
 
 def criterion(kind: str):
     targets = [{"threshold": THRESHOLDS.get(kind, 0.0), "map": MAP}]
-    estimator = build_estimator(GAUSSIAN, {}) if kind in ESTIMATED else None
-    return build({"kind": kind}, targets, estimator)
+    return build({"kind": kind}, targets, build_estimator(GAUSSIAN, {}) if kind in ESTIMATED else None)
 
 
 def fitted(model) -> ModelProbes:
@@ -115,8 +114,7 @@ class WrittenOut:
         if self.kind.endswith("output"):
             lost = torch.sigmoid(-margin) * (outputs[1] - outputs[0]).norm()
             margin = -lost.log()
-        if self.kind != "oracle":
-            margin = margin * SLOPES[head] + OFFSETS[head]
+        margin = margin * SLOPES[head] + OFFSETS[head]
         long = {"dense": True, "local": False}.get(self.kind, bool(margin < THRESHOLDS.get(self.kind, 0.0)))
         self.labels.append((call.layer, head, position, long))
         return whole if long else outputs[0]
@@ -126,7 +124,7 @@ class WrittenOut:
 @pytest.mark.parametrize("outliers", [OUTLIERS, ROUNDED], ids=["exact", "rounded"])
 @pytest.mark.parametrize("kind", ["dense", "local", "oracle", "qada", "oracle_output", "lost_output"])
 def test_every_token_and_label_is_that_of_the_definitions(kind: str, outliers: OutlierRule, chunk: int | None) -> None:
-    model, rows = tiny_model("llama"), [Rows(criterion(kind), 1, outliers)]
+    model, rows = tiny_model("llama"), [Rows(criterion(kind), outliers)]
     (answer,) = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], chunk=chunk)
     fed = answer.tokens if answer.stop == "eos" else answer.tokens[:-1]
     plain = WrittenOut(kind, outliers, chunk)
@@ -169,7 +167,7 @@ class SharedWrittenOut(WrittenOut):
 
 @pytest.mark.parametrize("kind", ["local", "oracle", "qada", "oracle_output", "lost_output"])
 def test_heads_that_share_outliers_have_those_of_the_definitions(kind: str) -> None:
-    model, rows = tiny_model("llama"), [Rows(criterion(kind), 1, SHARED)]
+    model, rows = tiny_model("llama"), [Rows(criterion(kind), SHARED)]
     (answer,) = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], probes=fitted(model))
     fed = answer.tokens if answer.stop == "eos" else answer.tokens[:-1]
     with torch.inference_mode(), attention(model):
@@ -187,7 +185,7 @@ def test_rows_with_other_outliers_do_not_disturb_each_other(family: str, chunk: 
     model = tiny_model(family, torch.float32)
     choices = [OutlierRule(), OUTLIERS, ROUNDED, SHARED, OutlierRule("recent", 9)]
     kinds = ("qada", "lost_output", "oracle")
-    groups = [Rows(criterion(kind), 1, outliers) for kind in kinds for outliers in choices]
+    groups = [Rows(criterion(kind), outliers) for kind in kinds for outliers in choices]
     options = {"probes": fitted(model), "chunk": chunk}
     together = answer_rows(model, IDS, BOUNDARY, groups, WINDOW, BUDGET, [EOS], **options)
     assert len({tuple(answer.tokens) for answer in together}) > 1
@@ -196,7 +194,7 @@ def test_rows_with_other_outliers_do_not_disturb_each_other(family: str, chunk: 
 
 
 def test_a_context_inside_the_window_has_no_outliers_and_counts_no_query() -> None:
-    rows = [Rows(criterion("oracle"), 1, OUTLIERS)]
+    rows = [Rows(criterion("oracle"), OUTLIERS)]
     (answer,) = answer_rows(tiny_model("llama"), IDS[:12], 9, rows, WINDOW, 3, [EOS])
     assert answer.queries == 0 and answer.sparsity != answer.sparsity
 
@@ -206,7 +204,7 @@ def test_outliers_that_differ_in_their_numbers_measure_every_key_once(monkeypatc
     monkeypatch.setattr(shared_prefix, "importance", lambda rule, bulk: asked.append(1) or importance(rule, bulk))
     several = [SHARED, replace(SHARED, count=4), replace(SHARED, shared=0.0)]
     model = tiny_model("llama")
-    rows, probes = [Rows(criterion("local"), 1, outliers) for outliers in several], fitted(model)
+    rows, probes = [Rows(criterion("local"), outliers) for outliers in several], fitted(model)
     answer_rows(model, IDS, BOUNDARY, rows, WINDOW, 2, [EOS], probes=probes)
     assert len(asked) == model.config.num_hidden_layers
 
@@ -214,11 +212,10 @@ def test_outliers_that_differ_in_their_numbers_measure_every_key_once(monkeypatc
 def test_heads_that_share_are_asked_together_and_answer_as_one_by_one(monkeypatch) -> None:
     spec = {"kind": "clusters", "name": "c", "clusters": 4, "covariance": "full", "bits": 16}
     built = build({"kind": "lost_output"}, [{"threshold": OUTPUT, "map": MAP}], build_estimator(spec, {}))
-    model, rows = tiny_model("llama"), [Rows(built, 1, SHARED)]
+    model, rows = tiny_model("llama"), [Rows(built, SHARED)]
     parts = []
-    monkeypatch.setattr(
-        shared_prefix, "make_boundary_state", lambda *given: parts.append(make_boundary_state(*given)) or parts[-1]
-    )
+    remembered = lambda *inputs: parts.append(make_boundary_state(*inputs)) or parts[-1]  # noqa: E731
+    monkeypatch.setattr(shared_prefix, "make_boundary_state", remembered)
     options = {"probes": fitted(model)}
     together = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], **options)
     assert {len(frozen.summaries) for frozen in parts} == {1}

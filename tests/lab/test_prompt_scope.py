@@ -16,8 +16,9 @@ from headscope.lab.margins import margins
 from headscope.lab.masses import record_masses
 from headscope.lab.prefill import prefill_by_chunks, prefill_densely
 from headscope.lab.probes import AnsweredPrompt, fit_probes
+from headscope.lab.rows import Rows
 from headscope.lab.scope import SAMPLED, recorded_positions, summary_positions
-from headscope.lab.shared_prefix import Rows, SharedPrefix
+from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import attention, causal_attention
 
 FIRST = WINDOW.sink + WINDOW.recent  # the first query with a bulk
@@ -35,8 +36,8 @@ def reading_everything() -> Rows:
 @pytest.mark.parametrize("family", [name for name in CONFIGS if name != "mistral_sliding"])
 def test_dense_is_that_of_scope_question_and_so_is_a_criterion_that_reads_everything(family: str) -> None:
     model = tiny_model(family)
-    (plain,) = run(model, [Rows(build({"kind": "dense"}, [], None))], None)
-    for answer in run(model, [Rows(build({"kind": "dense"}, [], None)), reading_everything()], 7):
+    (plain,) = run(model, [Rows(build({"kind": "dense"}, [{}], None))], None)
+    for answer in run(model, [Rows(build({"kind": "dense"}, [{}], None)), reading_everything()], 7):
         assert (answer.tokens, answer.stop, answer.sparsity) == (plain.tokens, plain.stop, 0.0)
         assert answer.queries == plain.queries + BOUNDARY - FIRST
 
@@ -76,7 +77,7 @@ def kept_keys(model, ids, rows: Rows, chunk: int) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_query_knows_a_token_behind_it(kind: str) -> None:
-    model, rows = tiny_model("llama"), Rows(criterion(kind), 1, OUTLIERS)
+    model, rows = tiny_model("llama"), Rows(criterion(kind), OUTLIERS)
     changed = [*IDS[:50], *random_ids(16, 9)]
     for before, after in zip(kept_keys(model, IDS[:66], rows, 13), kept_keys(model, changed, rows, 13), strict=True):
         torch.testing.assert_close(before[:, :50], after[:, :50])
@@ -167,7 +168,7 @@ def test_recorded_masses_and_estimates_are_those_of_the_definitions(monkeypatch:
 def test_margins_without_outliers_are_those_of_the_recorded_masses() -> None:
     model, estimator = tiny_model("qwen3"), build_estimator(GAUSSIAN, {})
     qada = build({"kind": "qada"}, [{"threshold": 0.0}], estimator)
-    (found,) = margins(model, IDS, BOUNDARY, [Rows(qada)], WINDOW, None, 11)
+    (found,) = margins(model, IDS, BOUNDARY, [Rows(qada)], WINDOW, None, len(IDS), 11)
     for layer, expected in record_masses(model, IDS, [], BOUNDARY, WINDOW, [estimator], 11).items():
         local, bulk = expected.masses.local[0], expected.masses.bulk[0]
         torch.testing.assert_close(found[layer].exact, local - bulk)
@@ -181,11 +182,14 @@ def test_margins_are_what_decides(kind: str, outliers, chunk: int) -> None:
     """In the first layer, whose states no criterion changes, recorded margins give the labels of decoding."""
     model = tiny_model("llama")
     model.model.layers, model.config.num_hidden_layers = model.model.layers[:1], 1
-    rows = [Rows(criterion(kind), 1, outliers)]
+    rows = [Rows(criterion(kind), outliers)]
     (answer,) = run(model, rows, chunk)
     fed = answer.tokens if answer.stop == "eos" else answer.tokens[:-1]
-    ((layer,),) = (found.values() for found in margins(model, [*IDS, *fed], BOUNDARY, rows, WINDOW, None, chunk))
+    ((layer,),) = (
+        found.values() for found in margins(model, [*IDS, *fed], BOUNDARY, rows, WINDOW, None, len(IDS), chunk)
+    )
     kept = layer.exact.isfinite().all(0)
-    local = (layer.margin >= rows[0].criterion.thresholds[0])[:, kept]
+    margin = rows[0].criterion.map.apply(0, layer.margin[None])[0]
+    local = (margin >= rows[0].criterion.thresholds[0])[:, kept]
     assert answer.queries == int(kept.sum())
     assert answer.sparsity == pytest.approx(local.double().mean().item()) and 0 < answer.sparsity < 1

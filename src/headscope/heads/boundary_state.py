@@ -1,12 +1,16 @@
-"""What the boundary leaves of a layer for the rows with the same outliers: the outliers and the others' summaries.
+"""The state of one layer at the boundary: its outlier keys, and summaries of all other bulk keys.
 
-Outliers held in few bits are what a local pair attends to; a long pair reads the cache, where they are exact.
+Rows that use the same outliers share it. Outliers held in few bits are what a local pair attends to; a long pair reads
+the cache, where they are exact. Summaries stay as the boundary left them (frozen), or each row's take in the keys that
+leave its window (streaming).
 
-Shapes: r rows, H query heads, K KV heads, G = H // K, Q queries, M outlier keys, N bulk keys, D head_dim.
+Shapes: r rows, H query heads, h of them in one part, K KV heads, G = H // K, Q queries, M outlier keys, N bulk keys,
+D head_dim.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +19,48 @@ from headscope.heads.bulk import Bulk
 from headscope.heads.estimators import Estimator, RaggedEstimator
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.quantised import rounded
-from headscope.heads.view import Summaries
+from headscope.heads.to_device import map_tensors
+
+FROZEN, STREAMING = SUMMARIES = ("frozen", "streaming")
+"""What summaries do behind the boundary: stay, or take in the keys that leave the window."""
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """Summaries of the bulk of some heads of a layer.
+
+    Attributes:
+        heads: the query heads.
+        kv_heads: their KV heads.
+        outliers: how many the window of each head holds, one number or [h, 1]; all of them are outside the plain window
+            of every query from the boundary on.
+        of: each estimator's summary of the other bulk keys, by the estimator's name.
+        rows: number of rows whose own summaries lie one after the other, as more KV heads; None: all rows share them.
+    """
+
+    heads: slice
+    kv_heads: slice
+    outliers: int | Tensor
+    of: Mapping[str, Any]
+    rows: int | None = None
+
+    def for_rows(self, rows: int) -> "Summaries":
+        """Give each of some rows a copy of its own."""
+        return replace(self, of=map_tensors(self.of, lambda x: x.repeat(rows, *[1] * (x.ndim - 1))), rows=rows)
+
+    def take(self, rows: Tensor) -> "Summaries":
+        """Keep these of the rows (indices)."""
+        before = self.rows or 1
+
+        def taken(x: Tensor) -> Tensor:
+            return x.view(before, -1, *x.shape[1:])[rows.to(x.device)].flatten(0, 1)
+
+        return replace(self, of=map_tensors(self.of, taken), rows=len(rows))
+
+    def updated(self, estimator: Estimator, keys: Tensor, values: Tensor) -> "Summaries":
+        """Take in keys and values of each row that left its window, [r, K, N, D]."""
+        joined = (x[:, self.kv_heads].flatten(0, 1) for x in (keys, values))
+        return replace(self, of={estimator.name: estimator.update(self.of[estimator.name], *joined)})
 
 
 @dataclass(frozen=True)
@@ -23,63 +68,64 @@ class BoundaryState:
     """One layer as it was at the boundary.
 
     Attributes:
-        keys: of the outliers as they are held, [K, M, D]; a KV head with fewer than M has zeros behind them.
+        keys: of the outliers as the window holds them, [K, M, D]; a KV head with fewer than M has zeros behind them.
         values: the same of their values.
-        held: which of these are outliers, bool [K, M].
+        present: which of the M are outliers, bool [K, M].
         summaries: of the other bulk keys, of all heads or of one part of them after the other.
     """
 
     keys: Tensor
     values: Tensor
-    held: Tensor
+    present: Tensor
     summaries: list[Summaries]
 
     def scores(self, query: Tensor, scale: float) -> Tensor:
-        """Scores of the outliers as they are held, for queries [r, H, Q, D]: [r, H, Q, M]."""
-        found = group_heads(precise(query), len(self.keys)) @ self.keys.transpose(1, 2)[:, None] * scale
-        return found.masked_fill(~self.held[:, None, None], -torch.inf).flatten(1, 2)
+        """Compute the scores of the outliers for queries [r, H, Q, D]: [r, H, Q, M]."""
+        scores = group_heads(precise(query), len(self.keys)) @ self.keys.transpose(1, 2)[:, None] * scale
+        return scores.masked_fill(~self.present[:, None, None], -torch.inf).flatten(1, 2)
 
     def weighted_values(self, weights: Tensor) -> Tensor:
-        """Sum of the outliers' values under weights [r, H, Q, M]: [r, H, Q, D]."""
+        """Sum the outliers' values under weights [r, H, Q, M]: [r, H, Q, D]."""
         return (group_heads(weights, len(self.values)) @ self.values[:, None]).flatten(1, 2)
 
 
 def make_boundary_state(
     bulk: Bulk, outliers: Tensor, group: int, bits: int, estimators: Iterable[Estimator | None]
 ) -> BoundaryState:
-    """Hold a layer's outliers and summarise the other bulk keys.
+    """Take a layer's outliers out of its bulk and summarise the other keys.
 
     Args:
         bulk: outliers included; as many keys of each KV head.
-        outliers: which of its keys these are, bool [K, N].
+        outliers: which of its keys are outliers, bool [K, N].
         group: query heads of a KV head.
         bits: of a number of the outliers' keys and values.
-        estimators: of the rest; None is passed over.
+        estimators: of the other keys; None is passed over.
     """
-    held, rest = bulk.where(outliers), bulk.where(~outliers)
-    keys, values = (_rounded(precise(found), held, bits) for found in (held.keys, held.values))
-    there = torch.ones_like(held.index, dtype=torch.bool) if held.there is None else held.there
+    chosen, others = bulk.where(outliers), bulk.where(~outliers)
+    keys, values = (_rounded(precise(vectors), chosen, bits) for vectors in (chosen.keys, chosen.values))
+    present = torch.ones_like(chosen.index, dtype=torch.bool) if chosen.there is None else chosen.there
     used = [estimator for estimator in estimators if estimator is not None]
-    return BoundaryState(keys, values, there, _summaries(held, rest, group, used))
+    return BoundaryState(keys, values, present, _summaries(chosen, others, group, used))
 
 
-def _rounded(vectors: Tensor, held: Bulk, bits: int) -> Tensor:
-    """Vectors of the outliers, [K, M, D], about the mean of each KV head's own; zeros stay behind them."""
-    if held.there is None:
+def _rounded(vectors: Tensor, chosen: Bulk, bits: int) -> Tensor:
+    """Round vectors of the outliers, [K, M, D], about the mean of each KV head's own; zeros stay behind them."""
+    if chosen.there is None:
         return rounded(vectors, bits)
-    mean = vectors.float().sum(1, keepdim=True) / held.count.clamp(min=1)[:, None, None]
-    return rounded(vectors, bits, mean).masked_fill(~held.there[..., None], 0)
+    mean = vectors.float().sum(1, keepdim=True) / chosen.count.clamp(min=1)[:, None, None]
+    return rounded(vectors, bits, mean).masked_fill(~chosen.there[..., None], 0)
 
 
-def _summaries(held: Bulk, rest: Bulk, group: int, used: Sequence[Estimator]) -> list[Summaries]:
-    """Of all heads at once, which takes fewer calls to make and to read, where numbers of keys or estimators let it."""
-    if rest.there is None or all(isinstance(estimator, RaggedEstimator) for estimator in used):
-        made = {estimator.name: estimator.summarise(rest) for estimator in used}
-        outliers = held.index.shape[1] if held.there is None else held.count.repeat_interleave(group)[:, None]
-        return [Summaries(slice(0, len(rest.index) * group), outliers, made)]
+def _summaries(chosen: Bulk, others: Bulk, group: int, estimators: Sequence[Estimator]) -> list[Summaries]:
+    """Summarise all heads at once, which takes fewer calls, where numbers of keys or estimators allow it."""
+    if others.there is None or all(isinstance(estimator, RaggedEstimator) for estimator in estimators):
+        of = {estimator.name: estimator.summarise(others) for estimator in estimators}
+        outliers = chosen.index.shape[1] if chosen.there is None else chosen.count.repeat_interleave(group)[:, None]
+        kv_heads = len(others.index)
+        return [Summaries(slice(0, kv_heads * group), slice(0, kv_heads), outliers, of)]
     parts = []
-    for head, count in enumerate(held.count.tolist()):
-        one = rest.of_head(head)
-        made = {estimator.name: estimator.summarise(one) for estimator in used}
-        parts.append(Summaries(slice(head * group, (head + 1) * group), count, made))
+    for head, count in enumerate(chosen.count.tolist()):
+        bulk = others.of_head(head)
+        of = {estimator.name: estimator.summarise(bulk) for estimator in estimators}
+        parts.append(Summaries(slice(head * group, (head + 1) * group), slice(head, head + 1), count, of))
     return parts

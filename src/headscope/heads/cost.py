@@ -28,7 +28,7 @@ def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int, k
     estimator, outliers = criterion["estimator"], criterion["outliers"]
     read = 0.0 if outliers is None else 2 * vectors_bytes(outliers["count"], outliers["bits"], head_dim, width)
     if estimator is not None:
-        values = registry.criterion(criterion["kind"]).margins == "loss"
+        values = registry.criterion(criterion["kind"]).measures == "loss"
         read += SUMMARY_BYTES * summary_numbers(estimator, head_dim, keys, values)
     return read / of_window
 

@@ -28,16 +28,14 @@ class CriterionPlan:
 
     Attributes:
         needs: options of a criterion that must be given: `calibrated_on`, `estimator`, `outliers`.
-        margins: "share": it compares log-odds of the window's share, by the exact or the estimated bulk mass, which
-            oracle tables tell; "loss": the negative log norm of the output that a local head loses; "own": another
-            number a pair; None: it has no margins.
-        mapped: it calibrates each head's margin by the target's `map`, so that `fit` has a meaning.
+        measures: what its margins are. "share": log-odds of the window's share, by the exact or the estimated bulk
+            mass, which oracle tables tell; "loss": minus the log norm of the output that a local head loses; "own":
+            another number; None: no threshold decides.
         ranked_by: kind whose margins rank the heads where the window has outliers; None: its own margins decide.
     """
 
     needs: tuple[str, ...] = ()
-    margins: Literal["share", "loss", "own"] | None = None
-    mapped: bool = False
+    measures: Literal["share", "loss", "own"] | None = None
     ranked_by: str | None = None
 
 

@@ -1,28 +1,33 @@
 """A batch that decides while its prompts are read (`scope=prompt`): local pairs never see what is outside their window.
 
-As the workflow has it: the queries of a chunk meet the Gaussian of the keys that its start finds outside the window. In
-half precision on a GPU the kernels decide and attend, elsewhere their torch reference, which is right and not fast.
+The queries of a chunk use the Gaussian of the keys that its start finds outside the window. In half precision on a GPU
+the kernels decide and attend, elsewhere the lab's engine, chunk by chunk.
 
 Shapes: B rows, H query heads, K KV heads, T tokens, S starts of chunks, D head_dim.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from headscope.heads.bulk import LayerCache
+from headscope.heads.criteria import Criterion
+from headscope.heads.decision import LOSS
 from headscope.heads.mass import precise
-from headscope.heads.moments import KeyMoments
-from headscope.heads.window import Window
-from headscope.inference.boundary import scale_of
+from headscope.heads.quantised import FULL
+from headscope.heads.reading import Reading, decision_bytes
 from headscope.inference.criterion import AdaptiveCriterion
+from headscope.inference.kernel_inputs import decision_rule, kernels_express
 from headscope.kernels.common import device
-from headscope.kernels.common.layer import Decided, DecisionRule
-from headscope.kernels.prefill import reference
-from headscope.lab.counts import LocalCounts
+from headscope.lab.counts import ReadingCounts, Sizes
+from headscope.lab.rows import Rows
 from headscope.lab.scope import summary_positions
-from headscope.models.geometry import geometry
+from headscope.lab.shared_prefix import SharedPrefix
+from headscope.models.attention import LayerCall, causal_attention
+from headscope.models.geometry import geometry, scale_of
 
 
 class AdaptivePrefill:
@@ -30,14 +35,14 @@ class AdaptivePrefill:
 
     Attributes:
         layers: factor of the scores of the full-attention layers.
-        counts: labels given so far.
+        counts: what each row read so far.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         criterion: AdaptiveCriterion,
-        threshold: float,
+        built: Criterion,
         first_keys: Sequence[int],
         length: int,
     ):
@@ -46,29 +51,18 @@ class AdaptivePrefill:
         Args:
             model: in evaluation mode.
             criterion: calibrated for it with `scope=prompt`.
-            threshold: of the margin.
+            built: the same as a criterion of one row.
             first_keys: of each row, behind its padding.
             length: tokens of the forward, padding included.
         """
         self.layers = {layer: scale_of(model, layer) for layer in geometry(model.config).full_layers}
-        self.counts = LocalCounts(len(first_keys))
-        self._criterion, self._threshold, self._window = criterion, threshold, criterion.window
-        self._length, device = length, model.get_input_embeddings().weight.device
-        # Rows without padding go together, others one by one, each from its own first key on.
-        rows = [(slice(b, b + 1), first) for b, first in enumerate(first_keys)]
-        self._padded = any(first_keys)
-        rows = rows if self._padded else [(slice(None), 0)]
-        self._rows = [(some, first, self._starts(length - first).to(device)) for some, first in rows]
-        position = torch.arange(length, device=device) - torch.tensor(first_keys, device=device)[:, None]
-        self._counted = self._window.bulk_size(position) > 0
-
-    def _starts(self, tokens: int) -> Tensor:
-        """Where a row's chunks start, [S]; a prompt within the window meets a summary of nothing and has no bulk."""
-        return torch.tensor(summary_positions(self._window, tokens, self._criterion.chunk)[:-1] or [0])
+        self._criterion, self._built, self._window = criterion, built, criterion.window
+        self._sizes = Sizes.of(model.config, criterion.window)
+        self.counts, self._first_keys, self._length = ReadingCounts(len(first_keys), self._sizes), first_keys, length
 
     @torch.no_grad()
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Causal attention of the prompts over all keys or each query's window, [B, H, T, D]; zero at padding.
+        """Compute causal attention of the prompts over all keys or each query's window, [B, H, T, D]; zero at padding.
 
         Args:
             layer: index of the layer.
@@ -76,49 +70,62 @@ class AdaptivePrefill:
             key: rotated, [B, K, T or more, D]; what a static cache holds behind the prompt is not looked at.
             value: the same of the values.
         """
-        parts = []
-        for rows, first, starts in self._rows:
-            some = rows, slice(None), slice(first, self._length)
-            parts.append(self._decided(layer, query[some], key[some], value[some], starts.to(query.device)))
-        found = self._together(query, parts) if self._padded else parts[0]
-        self._counted = self._counted.to(query.device)
-        self.counts.add(layer, found.long, key.shape[1], self._counted)
-        return found.output
-
-    def _together(self, query: Tensor, parts: Sequence[Decided]) -> Decided:
+        key, value = (x[:, :, : self._length] for x in (key, value))
+        served = kernels_express(self._built) and device.serve(*(x.detach() for x in (query, key, value)))
+        if served and not any(self._first_keys):
+            return self._by_kernels(layer, query, key, value, self.counts)
         # In the query's memory format, tokens before heads, which is what the model goes on with.
-        output, long = torch.zeros_like(query), torch.zeros(query.shape[:3], dtype=torch.bool, device=query.device)
-        for (rows, first, _), part in zip(self._rows, parts, strict=True):
-            output[rows, :, first:], long[rows, :, first:] = part.output, part.long
-        return Decided(output, long)
+        output = torch.zeros_like(query)
+        attend = self._by_kernels if served else self._plainly
+        for row, first in enumerate(self._first_keys):
+            behind = slice(row, row + 1), slice(None), slice(first, None)
+            output[behind] = attend(layer, query[behind], key[behind], value[behind], self.counts.of_row(row))
+        return output
 
-    def _decided(self, layer: int, query: Tensor, key: Tensor, value: Tensor, starts: Tensor) -> Decided:
-        rows, heads = query.shape[:2]
-        rule = self._criterion.rule(layer, self._threshold, rows, heads, query.device)
-        attend = _by_kernels if device.serve(*(x.detach() for x in (query, key, value))) else _by_reference
-        return attend(query, key, value, starts, rule, self._window, self.layers[layer])
+    def _bounds(self, tokens: int) -> list[int]:
+        """Return where a row's chunks start, and its end."""
+        return summary_positions(self._window, tokens, self._criterion.chunk)
 
+    def _by_kernels(self, layer: int, query: Tensor, key: Tensor, value: Tensor, counts: ReadingCounts) -> Tensor:
+        """Attend of rows without padding, [B, H, T, D]."""
+        from headscope.kernels.prefill.attend import attend_prompt  # Triton is no part of a CPU build of torch
+        from headscope.kernels.prefill.prefix_moments import PrefixMoments
 
-def _by_kernels(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, rule: DecisionRule, window: Window, scale: float
-) -> Decided:
-    from headscope.kernels.prefill.attend import attend_prompt  # Triton is no part of a CPU build of torch
-    from headscope.kernels.prefill.prefix_moments import PrefixMoments
+        window, (rows, heads, tokens, _) = self._window, query.shape
+        # A prompt within the window has a summary of nothing and no bulk.
+        starts = torch.tensor(self._bounds(tokens)[:-1] or [0], device=query.device)
+        rule = decision_rule(self._built, layer, rows, heads, query.device)
+        # Triton launches on the current GPU, which may not be this layer's.
+        with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]
+            prefix = PrefixMoments.of(key, starts, window.sink, window.recent)
+            scale = self.layers[layer]
+            decided = attend_prompt(query, key, value, prefix, rule, window.sink, window.recent, scale)
+        position = torch.arange(tokens, device=query.device)
+        counted = (window.bulk_size(position) > 0).expand(rows, -1)
+        reading = Reading.of(decided.long, key.shape[1])
+        counts.add(layer, reading, counted, position + 1, self._decision_bytes(rows, key))
+        return decided.output
 
-    # Triton launches on the current GPU, which may not be this layer's.
-    with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]
-        prefix = PrefixMoments.of(key, starts, window.sink, window.recent)
-        return attend_prompt(query, key, value, prefix, rule, window.sink, window.recent, scale)
+    def _decision_bytes(self, rows: int, key: Tensor) -> Tensor:
+        """Return the bytes that a decision reads beside the plain window, over all KV heads, float64 [B]."""
+        estimator = self._built.estimator
+        assert estimator is not None
+        numbers = estimator.numbers(key.shape[3], self._built.measures == LOSS)
+        none = torch.zeros(rows, key.shape[1], device=key.device)
+        return decision_bytes(none, FULL, numbers, key.shape[3]).sum(1)
 
+    def _plainly(self, layer: int, query: Tensor, key: Tensor, value: Tensor, counts: ReadingCounts) -> Tensor:
+        """Attend of one row without padding, [1, H, T, D]: chunk after chunk by the lab's engine."""
+        bounds, scale, dtype = self._bounds(query.shape[2]), self.layers[layer], query.dtype
+        query, key, value = (precise(x) for x in (query, key, value))
 
-def _by_reference(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, rule: DecisionRule, window: Window, scale: float
-) -> Decided:
-    """In single precision or better."""
-    keys, meets = key.flatten(0, 1), reference.summary_of_each_token(starts, query.shape[2])
-    moments = [KeyMoments.of(keys[:, slice(*window.summarised(start))]) for start in starts.tolist()]
-    mean = torch.stack([found.mean for found in moments], 1).view(*key.shape[:2], len(starts), -1)
-    covariance = torch.stack([found.covariance for found in moments], 1).view(*mean.shape, -1)
-    exact = precise(query), precise(key), precise(value), mean, covariance
-    found = reference.attend_prompt(*exact, meets, rule, window.sink, window.recent, scale)
-    return Decided(found.output.to(query.dtype), found.long)
+        def call(start: int, end: int) -> LayerCall:
+            some = slice(None), slice(None), slice(start, end)
+            return LayerCall(layer, query[some], key[some], value[some], scale, None)
+
+        outputs = [causal_attention(call(0, bounds[0]))]
+        for start, end in pairwise(bounds):
+            prefix = {layer: LayerCache(layer, key[0, :, :start], value[0, :, :start], scale)}
+            chunk = SharedPrefix(prefix, [Rows(self._built)], self._window, counts)
+            outputs.append(chunk.attend(call(start, end)))
+        return torch.cat(outputs, 2).to(dtype)

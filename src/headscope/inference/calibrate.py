@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headscope.errors import ConfigError
+from headscope.heads.boundary_state import SUMMARIES
 from headscope.heads.calibration.fits import fit as fit_map
 from headscope.heads.calibration.maps import MarginMap
 from headscope.heads.calibration.thresholds import no_pairs, threshold_for
-from headscope.heads.criteria import build
+from headscope.heads.decision import GROUP, UNITS, group_margins
 from headscope.heads.window import Window
 from headscope.inference.calibration_prompt import CalibrationPrompt, Prompt, answer_prompt
 from headscope.inference.context import refuse_nested
@@ -34,10 +35,10 @@ from headscope.inference.criterion import (
 )
 from headscope.lab import probes as probing
 from headscope.lab.margins import LayerMargins, margins
-from headscope.lab.shared_prefix import Rows
+from headscope.lab.rows import Rows
 from headscope.models.attention import check_logits
 from headscope.models.generation import stop_tokens
-from headscope.models.geometry import refuse_unsupported
+from headscope.models.geometry import geometry, refuse_unsupported
 from headscope.models.identity import identity
 
 Array = NDArray[Any]
@@ -52,6 +53,8 @@ def calibrate(
     sparsity: float | Sequence[float] = 0.8,
     window: Window | None = None,
     outliers: int | None = None,
+    unit: str | None = None,
+    summaries: str | None = None,
     probes: int = 64,
     max_new_tokens: int = 64,
     add_special_tokens: bool = False,
@@ -72,6 +75,9 @@ def calibrate(
         sparsity: targets: shares of local (query, head) pairs on these prompts, in (0, 1).
         window: first and last keys that every head reads; None: 16 and 128.
         outliers: keys of a KV head that belong to the window too, in the mean; None: the criterion's own number.
+        unit: "head" decides each query head, "group" all heads of a KV head together; None: the criterion's own.
+        summaries: "frozen" or "streaming": whether the bulk's summaries stay as the prompt left them, or take in the
+            keys that leave the window; None: the criterion's own.
         probes: queries a head that stand for those to come, of all prompts together.
         max_new_tokens: of an answer, 2 at least.
         add_special_tokens: whether the tokenizer adds those (a text with a chat template has them already).
@@ -89,7 +95,7 @@ def calibrate(
     refuse_unsupported(model.config)
     check_logits(model)
     targets = [sparsity] if isinstance(sparsity, float | int) else list(sparsity)
-    recipe = _recipe(criterion, outliers)
+    recipe = _recipe(criterion, outliers, unit, summaries)
     _refuse_arguments(targets, prompts, max_new_tokens, probes)
     chunks = _chunks(scope, chunk)
     refuse_unserved(criterion, recipe, chunks)
@@ -104,7 +110,8 @@ def calibrate(
     if not found:
         raise no_pairs()
     margin_map = _map(recipe, found)
-    margin = [_calibrated(margin_map, layers) for layers in found]
+    kv_heads = geometry(model.config).kv_heads
+    margin = [_calibrated(recipe, kv_heads, margin_map, layers) for layers in found]
     return AdaptiveCriterion(
         criterion,
         recipe,
@@ -118,10 +125,14 @@ def calibrate(
     )
 
 
-def _recipe(name: str, outliers: int | None) -> Recipe:
+def _recipe(name: str, outliers: int | None, unit: str | None, summaries: str | None) -> Recipe:
     if name not in RECIPES:
         raise ConfigError(f"criterion={name!r} is unknown; choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[name]
+    for option, value, choices in (("unit", unit, UNITS), ("summaries", summaries, SUMMARIES)):
+        if value not in (None, *choices):
+            raise ConfigError(f"{option}={value!r} is unknown; choose one of {', '.join(choices)}")
+    recipe = replace(recipe, unit=unit or recipe.unit, summaries=summaries or recipe.summaries)
     if outliers is None:
         return recipe
     if outliers < 0 or not recipe.outliers.rule:
@@ -154,8 +165,9 @@ def _margins(
     chunk: int | None,
 ) -> dict[int, LayerMargins]:
     """Margins by layer of the queries that have a bulk, float32 on the CPU."""
-    rows = Rows(build({"kind": recipe.kind}, [{"threshold": 0.0}], recipe.built_estimator()), 1, recipe.outliers)
-    [found] = margins(model, [*one.prompt, *one.fed], one.boundary, [rows], window, fitted, chunk)
+    rows = Rows(recipe.criterion([{"threshold": 0.0}]), recipe.outliers)
+    answer = len(one.prompt)
+    [found] = margins(model, [*one.prompt, *one.fed], one.boundary, [rows], window, fitted, answer, chunk)
     certain = torch.stack([layer.margin.isposinf().all(0) for layer in found.values()]).all(0)
     return {
         index: LayerMargins(*(getattr(layer, name)[:, ~certain].float().cpu() for name in ("margin", "exact", "lost")))
@@ -177,8 +189,9 @@ def _rows(layers: Mapping[int, LayerMargins], name: str) -> Array:
     return np.concatenate([getattr(layer, name).T.numpy() for layer in layers.values()])
 
 
-def _calibrated(margin_map: MarginMap, layers: Mapping[int, LayerMargins]) -> Array:
+def _calibrated(recipe: Recipe, kv_heads: int, margin_map: MarginMap, layers: Mapping[int, LayerMargins]) -> Array:
     """Margins as the criterion compares them with its threshold, float64 [N, H]."""
-    return np.concatenate(
-        [margin_map.apply(index, layer.margin[None].double())[0].T.numpy() for index, layer in layers.items()]
-    )
+    margins = [margin_map.apply(index, layer.margin[None].double())[0] for index, layer in layers.items()]
+    if recipe.unit == GROUP:
+        margins = [group_margins(margin, kv_heads, recipe.measures, dim=0) for margin in margins]
+    return np.concatenate([margin.T.numpy() for margin in margins])

@@ -18,10 +18,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headscope.errors import ConfigError, UnsupportedModelError
-from headscope.inference.adaptive_decode import AdaptiveDecode
 from headscope.inference.adaptive_prefill import AdaptivePrefill
 from headscope.inference.criterion import AdaptiveCriterion, refuse_unserved
 from headscope.inference.cuda_graph import forwarding
+from headscope.inference.kernel_decode import KernelDecode
+from headscope.inference.plain_decode import PlainDecode
 from headscope.inference.session import UNCOMPILED, Session
 from headscope.models.identity import refuse_other
 
@@ -35,7 +36,7 @@ def _forward(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    headscope: AdaptiveDecode | AdaptivePrefill | None = None,
+    headscope: KernelDecode | PlainDecode | AdaptivePrefill | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The registered function; the signature is transformers'. What the cache's rows hold needs no mask."""
@@ -86,7 +87,7 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
     refuse_nested(model)
     refuse_other(criterion.model, model)
     refuse_unserved(criterion.name, criterion.recipe, criterion.chunk)
-    run = Session(model, criterion, criterion.threshold(sparsity))
+    run = Session(model, criterion, sparsity)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     model._reorder_cache = _refuse_beams  # what transformers calls to reorder rows, if it is there

@@ -1,24 +1,19 @@
-"""A criterion calibrated for one model, ready to decode with: what `calibrate` finds and a file holds.
+"""A criterion calibrated for one model, ready to decode with: what `calibrate` finds and a file holds."""
 
-Shapes: B rows, H query heads.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from headscope.errors import ConfigError
-from headscope.heads.calibration.maps import LayerMap, MarginMap
+from headscope.heads import registry
+from headscope.heads.boundary_state import FROZEN
+from headscope.heads.calibration.maps import MarginMap
 from headscope.heads.criteria import Criterion, build
-from headscope.heads.estimators import Estimator
+from headscope.heads.decision import HEAD
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.outliers import NO_OUTLIERS, OutlierRule
 from headscope.heads.window import Window
-from headscope.kernels.common.layer import DecisionRule
 from headscope.lab.probes import ModelProbes
 
 LOST_OUTPUT = "lost_output"
@@ -34,15 +29,25 @@ class Recipe:
         kind: a module of headscope.heads.criteria: `lost_output` or `qada`.
         estimator: of the bulk, as `headscope.heads.estimators.build` takes it.
         outliers: keys that belong to the window too.
+        unit: what is decided, a query "head" or a "group" of those that share a KV head.
+        summaries: "frozen" or "streaming", what the estimator's summaries do behind the boundary.
     """
 
     kind: str
     estimator: Mapping[str, Any]
     outliers: OutlierRule = NO_OUTLIERS
+    unit: str = HEAD
+    summaries: str = FROZEN
 
-    def built_estimator(self) -> Estimator:
-        """The estimator."""
-        return build_estimator(self.estimator, {})
+    @property
+    def measures(self) -> str | None:
+        """What the criterion's margins measure (`headscope.heads.decision`)."""
+        return registry.criterion(self.kind).measures
+
+    def criterion(self, targets: Sequence[Mapping[str, Any]]) -> Criterion:
+        """Make the criterion with one row for each of what calibration found."""
+        spec = {"kind": self.kind, "unit": self.unit, "summaries": self.summaries}
+        return build(spec, targets, build_estimator(self.estimator, {}))
 
 
 CLUSTERS = {"name": "clusters_small", "kind": "clusters", "clusters": 16, "covariance": "diagonal", "bits": 8}
@@ -116,18 +121,12 @@ class AdaptiveCriterion:
             raise ConfigError(f"sparsity={sparsity} was not calibrated, only {known}; calibrate with it")
         return self.thresholds[sparsity]
 
-    def rule(self, layer: int, threshold: float, rows: int, heads: int, device: torch.device) -> DecisionRule:
-        """The decision of a layer for B rows of H heads, as the decoding kernels take it."""
-        slope, offset = _line(self.map.layers.get(layer), heads, device)
-        thresholds = torch.full((rows, heads), threshold, dtype=torch.float32, device=device)
-        return DecisionRule(thresholds, slope, offset, self.recipe.kind == LOST_OUTPUT)
-
     def built(self, sparsity: float | None = None) -> Criterion:
-        """The same as a criterion of `headscope.lab.evaluation`; its rows go with `recipe.outliers`."""
-        target = {"threshold": self.threshold(sparsity)}
+        """Make the criterion of one row that decides at a target; its window holds `recipe.outliers` too."""
+        target: dict[str, Any] = {"threshold": self.threshold(sparsity)}
         if self.map.layers:
-            target["map"] = self.map.plain()  # type: ignore[assignment]
-        return build({"kind": self.recipe.kind}, [target], self.recipe.built_estimator())
+            target["map"] = self.map.plain()
+        return self.recipe.criterion([target])
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all: float32 probes are most of it (4 L H P D bytes).
@@ -138,11 +137,3 @@ class AdaptiveCriterion:
         from headscope.inference.criterion_file import save
 
         save(self, Path(path))
-
-
-def _line(found: LayerMap | None, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Slope and offset of each head's line, float32 [H] each; without a map the margin itself."""
-    if found is None:
-        one = torch.ones(heads, dtype=torch.float32, device=device)
-        return one, torch.zeros_like(one)
-    return found.slope.to(device, torch.float32), found.offset.to(device, torch.float32)

@@ -47,6 +47,8 @@ def save(criterion: AdaptiveCriterion, path: Path) -> None:
         "kind": criterion.recipe.kind,
         "estimator": dict(criterion.recipe.estimator),
         "outliers": asdict(criterion.recipe.outliers),
+        "unit": criterion.recipe.unit,
+        "summaries": criterion.recipe.summaries,
         "window": asdict(criterion.window),
         "thresholds": [[target, threshold.hex()] for target, threshold in criterion.thresholds.items()],
         "prompt_tokens": list(criterion.prompt_tokens),
@@ -85,7 +87,7 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
     probes, maps = (_by_layer(layers, tensors, names) for names in (PROBES, LayerMap._fields))
     return AdaptiveCriterion(
         name=plain["name"],
-        recipe=Recipe(plain["kind"], plain["estimator"], outliers),
+        recipe=Recipe(plain["kind"], plain["estimator"], outliers, plain["unit"], plain["summaries"]),
         window=window,
         thresholds={target: float.fromhex(threshold) for target, threshold in plain["thresholds"]},
         map=MarginMap({layer: LayerMap(*found) for layer, found in maps.items()}),

@@ -1,67 +1,85 @@
-"""Summaries of the bulk as the decoding kernels read them: clusters, of which a Gaussian is one.
+"""What the decoding kernels are given of a criterion: its rule, and summaries of the bulk as clusters.
 
-Shapes: B sequences, K KV heads, C clusters, D head_dim.
+A Gaussian is one cluster. What the kernels cannot express is served by plain torch (`plain_decode`).
+
+Shapes: B sequences, H query heads, K KV heads, C clusters, D head_dim.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from headscope.errors import ConfigError
-from headscope.heads.estimators import Estimator
+from headscope.heads.boundary_state import STREAMING
+from headscope.heads.calibration.maps import LayerMap
+from headscope.heads.criteria import Criterion
+from headscope.heads.criteria.lost_output import LostOutput
+from headscope.heads.criteria.qada import Qada
+from headscope.heads.decision import HEAD
 from headscope.heads.estimators.clusters import Clusters, ClusterSummary, with_stand_in
 from headscope.heads.estimators.gaussian import Gaussian, GaussianSummary
-from headscope.kernels.common.layer import BulkSummary, ClusterMeans
+from headscope.kernels.common.layer import BulkSummary, ClusterMeans, DecisionRule
 
 NO_KEY = 1e-6
 """Size of a cluster that stands for a bulk without keys."""
 
 
-def means_of(summaries: Sequence[ClusterSummary]) -> ClusterMeans:
-    """What streaming clusters need besides, one summary a sequence."""
+def kernels_express(criterion: Criterion) -> bool:
+    """Return True if the kernels decide as the criterion does: for each head, by clusters or a Gaussian."""
+    estimator = criterion.estimator
+    if type(criterion) not in (LostOutput, Qada) or criterion.unit != HEAD:
+        return False
+    if isinstance(estimator, Gaussian):  # a kernel for keys that join a Gaussian does not exist
+        return criterion.summaries != STREAMING and estimator.moments is None
+    return isinstance(estimator, Clusters)
+
+
+def decision_rule(criterion: Criterion, layer: int, rows: int, heads: int, device: torch.device) -> DecisionRule:
+    """Return the rule of a layer for B rows of H heads under a criterion of one row."""
+    slope, offset = _line(criterion.map.layers.get(layer), heads, device)
+    thresholds = criterion.thresholds.to(device, torch.float32).expand(rows, heads).contiguous()
+    return DecisionRule(thresholds, slope, offset, isinstance(criterion, LostOutput))
+
+
+def _line(line: LayerMap | None, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return slope and offset of each head's line, float32 [H] each; without a map the margin itself."""
+    if line is None:
+        one = torch.ones(heads, dtype=torch.float32, device=device)
+        return one, torch.zeros_like(one)
+    return line.slope.to(device, torch.float32), line.offset.to(device, torch.float32)
+
+
+def cluster_means(criterion: Criterion, summaries: Sequence[Any]) -> ClusterMeans | None:
+    """Return what streaming clusters need besides, from one summary a sequence; None if the summaries stay."""
+    if not isinstance(criterion.estimator, Clusters) or criterion.summaries != STREAMING:
+        return None
     keys, values = (_stacked(list(of), -2) for of in zip(*(summary.exact for summary in summaries), strict=True))
     return ClusterMeans(keys.float(), values.float(), torch.stack([summary.metric for summary in summaries]).float())
 
 
-def rest_of(estimator: Estimator, summaries: Sequence[Any], dtype: torch.dtype) -> BulkSummary:
-    """The summaries of one layer, one a sequence, with vectors in the model's dtype.
+def bulk_summary(criterion: Criterion, summaries: Sequence[Any], dtype: torch.dtype) -> BulkSummary:
+    """Put the summaries of one layer, one a sequence, side by side, with vectors in the model's dtype.
 
-    One with fewer clusters than others has empty ones behind them.
-
-    Raises:
-        ConfigError: the kernels do not serve this estimator.
+    A sequence with fewer clusters than others has empty ones behind them.
     """
-    read = _reader(estimator)
-    parts = [read(summary) for summary in summaries]
-    found = {part.name: [getattr(of, part.name) for of in parts] for part in fields(BulkSummary)}
-    vectors = {name: _stacked(found[name], -2).to(dtype) for name in ("keys", "values")}
-    numbers = {name: _stacked(found[name], -1).float() for name in ("size", "spread")}
-    covariance = torch.stack(found["covariance"]).to(dtype)
-    return BulkSummary(**{name: x.contiguous() for name, x in {**vectors, **numbers, "covariance": covariance}.items()})
+    parts = [_as_clusters(criterion.estimator, summary) for summary in summaries]
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(BulkSummary)}
+    vectors = {name: _stacked(columns[name], -2).to(dtype) for name in ("keys", "values")}
+    numbers = {name: _stacked(columns[name], -1).float() for name in ("size", "spread")}
+    covariance = torch.stack(columns["covariance"]).to(dtype)
+    together = {**vectors, **numbers, "covariance": covariance}
+    return BulkSummary(**{name: x.contiguous() for name, x in together.items()})
 
 
-def _reader(estimator: Estimator) -> Callable[[Any], BulkSummary]:
-    """What turns a summary into a `BulkSummary` without a first dimension of sequences."""
-    if isinstance(estimator, Clusters):
-        return _of_clusters
-    if isinstance(estimator, Gaussian):
-        return partial(_of_gaussian, estimator)
-    raise ConfigError(f"estimator {estimator.name!r} has no kernel; choose clusters or a Gaussian")
-
-
-def _of_clusters(summary: ClusterSummary) -> BulkSummary:
-    # What stands for a bulk without keys does so until a key joins.
-    return BulkSummary(
-        with_stand_in(summary.size, NO_KEY), summary.key, summary.value, summary.covariance, summary.spread
-    )
-
-
-def _of_gaussian(estimator: Gaussian, summary: GaussianSummary) -> BulkSummary:
+def _as_clusters(estimator: Any, summary: ClusterSummary | GaussianSummary) -> BulkSummary:
+    """Return the summary of one sequence, without a dimension of sequences."""
+    if isinstance(summary, ClusterSummary):
+        # What stands for a bulk without keys does so until a key joins.
+        size = with_stand_in(summary.size, NO_KEY)
+        return BulkSummary(size, summary.key, summary.value, summary.covariance, summary.spread)
     mean, covariance = summary.moments.mean, summary.moments.covariance
     if estimator.covariance != "full":
         covariance = covariance.diagonal(dim1=1, dim2=2) * (estimator.covariance == "diagonal")

@@ -1,73 +1,171 @@
-"""How many pairs each row labelled local, counted where the labels are: reading them waits for the GPU.
+"""What each row labelled local and read, counted where the labels are: reading them waits for the GPU.
 
-Shapes: R rows still decoding, L full-attention layers, H query heads, K KV heads, G = H // K, Q queries.
+Shapes: R rows still decoding, L full-attention layers, H query heads, K KV heads, Q queries.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from headscope.heads.reading import Reading, pair_bytes
+from headscope.heads.window import Window
+from headscope.models.geometry import geometry
 
-class LocalCounts:
-    """Local (query, head) and (query, KV group) pairs of every row, summed over decoding steps.
 
-    A group is local only if all of its query heads are: only then is a KV read saved.
+class Shares(NamedTuple):
+    """Shares of one row, over its queries that had a bulk; NaN without any.
 
     Attributes:
-        layers: by the layer's index, int64 [3, all rows]: queries with a bulk that each row put through, and its local
-            (query, head) and (query, KV group) pairs.
+        head: local (query, query head) pairs.
+        group: local (query, KV group) pairs; a group is local, and its bulk unread, only if all of its heads are.
+        kv_bytes: bytes of the cache and its summaries that were read, over those of reading every key and value.
+        queries: how many queries were counted.
     """
 
-    def __init__(self, rows: int):
-        self.rows, self.active = rows, torch.arange(rows)
-        self.layers: dict[int, Tensor] = {}
-        self.heads = self.groups = 1
+    head: float
+    group: float
+    kv_bytes: float
+    queries: int
+
+
+class LayerCounts(NamedTuple):
+    """Sums of one layer over the counted queries of each row, int64 [R] each.
+
+    Attributes:
+        queries: queries that had a bulk.
+        heads: local (query, query head) pairs.
+        groups: local (query, KV group) pairs.
+        keys: visible keys.
+        bulk_keys: keys of bulks that were read, summed over KV groups.
+    """
+
+    queries: Tensor
+    heads: Tensor
+    groups: Tensor
+    keys: Tensor
+    bulk_keys: Tensor
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a model's layers and the window, which turn counts into shares.
+
+    Attributes:
+        heads: query heads of a layer.
+        kv_heads: KV heads of a layer.
+        head_dim: size of a head.
+        window: the plain window, which every group reads.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: Window
 
     @classmethod
-    def summed(cls, layers: Iterable[int], queries: Tensor, heads: Tensor, groups: Tensor) -> "LocalCounts":
-        """Those of L layers by sums over queries: of those with a bulk [R], local heads [L, R, H], groups [L, R, K]."""
-        found = cls(len(queries))
-        found.heads, found.groups = heads.shape[2], groups.shape[2]
-        every = torch.stack([queries.expand(len(heads), -1), heads.sum(2), groups.sum(2)], 1)
-        found.layers = dict(zip(layers, every, strict=True))
-        return found
+    def of(cls, config: Any, window: Window) -> "Sizes":
+        """Read the sizes from a model's configuration."""
+        sizes = geometry(config)
+        return cls(sizes.heads, sizes.kv_heads, sizes.head_dim, window)
+
+
+class ReadingCounts:
+    """Counts of all rows of a batch, summed over its forwards.
+
+    Attributes:
+        layers: sums by the layer's index, [R] of all rows.
+        decision_bytes: by the layer's index, bytes that one query's decision reads beside the plain window, over all KV
+            heads, float64 [R] of all rows.
+    """
+
+    def __init__(self, rows: int, sizes: Sizes):
+        self.rows, self.sizes, self.active = rows, sizes, torch.arange(rows)
+        self.layers: dict[int, LayerCounts] = {}
+        self.decision_bytes: dict[int, Tensor] = {}
+
+    @classmethod
+    def of(
+        cls, sizes: Sizes, layers: Mapping[int, LayerCounts], decision_bytes: Mapping[int, Tensor]
+    ) -> "ReadingCounts":
+        """Wrap sums that were made elsewhere."""
+        counts = cls(len(next(iter(layers.values())).queries), sizes)
+        counts.layers, counts.decision_bytes = dict(layers), dict(decision_bytes)
+        return counts
+
+    def of_row(self, row: int) -> "ReadingCounts":
+        """Return counts that add to one row of these."""
+        counts = copy(self)
+        counts.active = torch.tensor([row])
+        return counts
 
     def keep(self, rows: Tensor) -> None:
         """Go on counting for these of the active rows."""
         self.active = self.active[rows.to(self.active.device)]
 
-    def add(self, layer: int, long: Tensor, kv_heads: int, counted: Tensor) -> None:
-        """Add one layer's labels, bool [R, H, Q], at the queries that have a bulk, bool [R, Q]."""
-        self.heads, self.groups, device = long.shape[1], kv_heads, long.device
-        local = ~long & counted[:, None]
-        groups = local.view(len(local), kv_heads, -1, local.shape[2]).all(2)
-        found = torch.stack([counted.sum(1), local.sum((1, 2)), groups.sum((1, 2))])
-        before = self.layers.get(layer)
-        if before is None:
-            before = torch.zeros(3, self.rows, dtype=torch.int64, device=device)
-        self.active = self.active.to(device)
-        self.layers[layer] = before.to(device).index_add_(1, self.active, found)
+    def add(self, layer: int, reading: Reading, counted: Tensor, keys: Tensor, decision_bytes: Tensor) -> None:
+        """Add the readings of one layer.
 
-    def sparsity(self, row: int) -> tuple[float, float]:
-        """Share of local pairs, by query head and by KV group; NaN for a row that met no bulk."""
-        queries, heads, groups = self._of_row(row).sum(0).tolist()
-        if not queries:
-            return float("nan"), float("nan")
-        return heads / (queries * self.heads), groups / (queries * self.groups)
+        Args:
+            layer: index of the layer.
+            reading: of the active rows.
+            counted: queries that count, bool [R, Q]: those with a bulk.
+            keys: visible keys of each query, [Q] or [R, Q].
+            decision_bytes: of each row, over all KV heads, float64 [R].
+        """
+        window = self.sizes.window
+        local_heads, local_groups = (~read & counted[:, None] for read in (reading.heads, reading.groups))
+        visible = torch.where(counted, keys, 0)
+        bulk = (visible - window.sink - window.recent).clamp(min=0)
+        sums = LayerCounts(
+            counted.sum(1),
+            local_heads.sum((1, 2)),
+            local_groups.sum((1, 2)),
+            visible.sum(1),
+            (reading.groups * bulk[:, None]).sum((1, 2)),
+        )
+        self.active = self.active.to(counted.device)
+        if layer not in self.layers:
+            zeros = torch.zeros(self.rows, dtype=torch.int64, device=counted.device)
+            self.layers[layer] = LayerCounts(*(zeros.clone() for _ in sums))
+            self.decision_bytes[layer] = zeros.double()
+        for total, new in zip(self.layers[layer], sums, strict=True):
+            total.index_add_(0, self.active, new)
+        self.decision_bytes[layer].index_copy_(0, self.active, decision_bytes.to(counted.device).double())
 
-    def by_layer(self, row: int) -> list[float]:
-        """Share of local pairs by query head of each layer, in their order, [L]; NaN for a row that met no bulk."""
-        queries, heads, _ = self._of_row(row).double().unbind(1)
-        shares: list[float] = (heads / (queries * self.heads)).tolist()
+    def shares(self) -> list[Shares]:
+        """Compute the shares of every row over all layers; waits for the GPU."""
+        sums, decisions = self._table()
+        return [self._shares(sums[:, :, row], decisions[:, row]) for row in range(self.rows)]
+
+    def layer_shares(self) -> list[list[float]]:
+        """Compute the share of local pairs by query head of each row and layer, in their order; NaN without any."""
+        sums, _ = self._table()
+        shares: list[list[float]] = (sums[:, 1].double() / (sums[:, 0] * self.sizes.heads)).T.tolist()
         return shares
 
-    def queries(self, row: int) -> int:
-        """Queries with a bulk that a row put through; every layer saw the same ones."""
-        return int(self._of_row(row)[:, 0].amax()) if self.layers else 0
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """Bring sums, int64 [L, 5, R], and the bytes of decisions, float64 [L, R], to the CPU."""
+        if not self.layers:
+            return torch.zeros(0, 5, self.rows, dtype=torch.int64), torch.zeros(0, self.rows, dtype=torch.float64)
+        order = sorted(self.layers)
+        sums = torch.stack([torch.stack(list(self.layers[layer])).cpu() for layer in order])
+        return sums, torch.stack([self.decision_bytes[layer].cpu() for layer in order])
 
-    def _of_row(self, row: int) -> Tensor:
-        """What `layers` has of a row, on the CPU, [L, 3]; all rows come there with the first one."""
-        self.layers = {layer: self.layers[layer].cpu() for layer in sorted(self.layers)}
-        empty = torch.zeros(0, 3, dtype=torch.int64)
-        return torch.stack([found[:, row] for found in self.layers.values()]) if self.layers else empty
+    def _shares(self, sums: Tensor, decision_bytes: Tensor) -> Shares:
+        """Compute the shares of one row from its sums [L, 5] and the bytes of its decisions [L]."""
+        queries, heads, groups, keys, bulk_keys = sums.sum(0).tolist()
+        if not queries:
+            return Shares(float("nan"), float("nan"), float("nan"), 0)
+        kv_heads, head_dim, window = self.sizes.kv_heads, self.sizes.head_dim, self.sizes.window
+        decisions = float((sums[:, 0] * decision_bytes).sum())
+        read = pair_bytes((window.sink + window.recent) * kv_heads * queries + bulk_keys, head_dim) + decisions
+        return Shares(
+            heads / (queries * self.sizes.heads),
+            groups / (queries * kv_heads),
+            read / pair_bytes(keys * kv_heads, head_dim),
+            int(sums[:, 0].max()),
+        )

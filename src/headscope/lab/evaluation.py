@@ -16,10 +16,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from headscope.errors import ShapeError
 from headscope.heads.window import Window
+from headscope.lab.counts import ReadingCounts, Sizes
 from headscope.lab.prefill import forward, prefill_densely
 from headscope.lab.probes import ModelProbes
 from headscope.lab.prompt_scope import prefill_each_row
-from headscope.lab.shared_prefix import Rows, SharedPrefix
+from headscope.lab.rows import Rows
+from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import attention
 
 
@@ -32,6 +34,7 @@ class Answer:
         stop: "eos" or "length".
         sparsity: share of (query, head) pairs labelled local, queries with a bulk only; NaN without any.
         sparsity_group: the same by KV group, local only if all of its query heads are.
+        kv_bytes: bytes of the cache and its summaries that were read, as a share of reading every key and value.
         sparsity_layer: `sparsity` of each full-attention layer, in their order, [L].
         queries: queries counted.
     """
@@ -40,6 +43,7 @@ class Answer:
     stop: str
     sparsity: float
     sparsity_group: float
+    kv_bytes: float
     sparsity_layer: list[float]
     queries: int
 
@@ -81,7 +85,8 @@ def answer_rows(
         context, order = ids[:boundary], _side_by_side(criteria)
         groups = [criteria[i].on(model.get_input_embeddings().weight.device) for i in order]
         if chunk is None:
-            batches = iter([SharedPrefix(prefill_densely(model, context, probes), groups, window)])
+            counts = ReadingCounts(sum(group.count for group in groups), Sizes.of(model.config, window))
+            batches = iter([SharedPrefix(prefill_densely(model, context, probes), groups, window, counts)])
         else:
             batches = prefill_each_row(model, context, groups, window, chunk, probes)
         limits = max_new_tokens, set(eos), min_new_tokens
@@ -127,8 +132,9 @@ def _decode_rows(
             cache.batch_select_indices(going.to(model.device))
             shared.keep(going)
         step = following[:, None]
-    counts = shared.counts
+    assert shared.counts is not None
+    results = zip(tokens, stops, shared.counts.shares(), shared.counts.layer_shares(), strict=True)
     return [
-        Answer(tokens[row], stops[row], *counts.sparsity(row), counts.by_layer(row), counts.queries(row))
-        for row in range(rows)
+        Answer(ids, stop, shares.head, shares.group, shares.kv_bytes, by_layer, shares.queries)
+        for ids, stop, shares, by_layer in results
     ]

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from headscope.heads.boundary_state import STREAMING
 from headscope.heads.bulk import LayerCache
-from headscope.heads.criteria import MarginCriterion
 from headscope.heads.criteria.lost_output import log_lost_output
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.lab.prefill import prefill_by_chunks
 from headscope.lab.probes import ModelProbes
+from headscope.lab.rows import Rows
 from headscope.lab.scope import recorded_positions, summary_positions
-from headscope.lab.shared_prefix import Rows, Scored, SharedPrefix
+from headscope.lab.scores import Scored
+from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import attention
 
 
@@ -43,7 +45,7 @@ class LayerMargins:
 
 
 class _Recorder(SharedPrefix):
-    """All groups look at the same one row, which attends densely."""
+    """Records the margins of all criteria on one row, which attends densely."""
 
     def __init__(
         self,
@@ -51,34 +53,42 @@ class _Recorder(SharedPrefix):
         groups: Sequence[Rows],
         window: Window,
         positions: Tensor,
-        found: Sequence[dict[int, list[LayerMargins]]],
+        answer: int,
+        records: Sequence[dict[int, list[LayerMargins]]],
     ):
         super().__init__(prefix, groups, window)
-        self.positions, self.found = positions, found
+        self.positions, self.answer, self.records = positions, answer, records
+        self.streams = any(group.criterion.summaries == STREAMING for group in groups)
 
     def _spans(self) -> Iterator[tuple[Rows, slice]]:
+        """Let all groups look at the same row."""
         for group in self.groups:
             yield group, slice(0, 1)
 
     def _decided(self, scored: Scored) -> Tensor:
-        """Ask about the recorded queries; every one reads every key."""
-        asked = torch.isin(scored.position, self.positions.to(scored.position.device))
-        if asked.any():
-            self._record(_some(scored, asked))
-        return self._whole(scored)
+        """Record the chosen queries; every query reads every key."""
+        for step in self._steps(scored.position):
+            self.stream(scored.call, int(step[0]))
+            self._record(_some_queries(scored, torch.isin(scored.position, step)))
+        return scored.weighted_values(scored.scores.softmax(-1))
+
+    def _steps(self, position: Tensor) -> Iterator[Tensor]:
+        """Yield the chosen positions in the steps of generation: the prompt's together, the answer's one by one."""
+        chosen = position[torch.isin(position, self.positions.to(position.device))]
+        prompt = chosen[chosen < self.answer] if self.streams else chosen
+        yield from (step for step in (prompt, *torch.split(chosen[len(prompt) :], 1)) if len(step))
 
     def _record(self, scored: Scored) -> None:
-        for (group, rows), found in zip(self._spans(), self.found, strict=True):
-            view = self._view(scored, group, rows)
-            margin = group.criterion.margin(scored.query[rows], view)  # type: ignore[attr-defined]
-            mass = view.bulk_mass()
-            exact, lost = view.window_mass - mass, self._lost(view, mass)
-            found.setdefault(scored.call.layer, []).append(LayerMargins(margin[0], exact[0], lost[0]))
+        for index, ((group, row), record) in enumerate(zip(self._spans(), self.records, strict=True)):
+            view = self.view(scored, index, row)
+            margin, mass = group.criterion.margin(scored.query[row], view), view.exact_mass()
+            margins = margin, view.window_mass - mass, self._lost(view, mass)
+            record.setdefault(scored.call.layer, []).append(LayerMargins(*(x[0] for x in margins)))
 
     def _lost(self, view: LayerView, mass: Tensor) -> Tensor:
         probes = self.prefix[view.layer].probes
         weight = torch.ones(1) if probes is None else probes.weight
-        lost = log_lost_output(view.window_mass, view.window_output(), mass, view.bulk_output())
+        lost = log_lost_output(view.window_mass, view.window_output, mass, view.exact_output())
         return lost + weight.to(lost.device).log()[:, None]
 
 
@@ -90,6 +100,7 @@ def margins(
     criteria: Sequence[Rows],
     window: Window,
     probes: ModelProbes | None,
+    answer: int,
     chunk: int | None = None,
 ) -> list[dict[int, LayerMargins]]:
     """Margins of each criterion by full-attention layer, on one sequence.
@@ -101,22 +112,22 @@ def margins(
         criteria: one row each, all with margins.
         window: the local window, without outliers.
         probes: of the model, where rules for outliers ask for them.
+        answer: first token of the answer, from which on generation feeds one token at a time.
         chunk: with `scope=prompt`, tokens of a chunk of the context; the queries are those of `scope.recorded`.
     """
-    assert all(isinstance(group.criterion, MarginCriterion) for group in criteria)
-    found: list[dict[int, list[LayerMargins]]] = [{} for _ in criteria]
+    records: list[dict[int, list[LayerMargins]]] = [{} for _ in criteria]
     positions = recorded_positions(window, boundary, len(ids), chunk)
     groups = [group.on(model.get_input_embeddings().weight.device) for group in criteria]
-    attending = partial(_Recorder, groups=groups, window=window, positions=positions, found=found)
+    attending = partial(_Recorder, groups=groups, window=window, positions=positions, answer=answer, records=records)
     with attention(model):
         prefill_by_chunks(model, ids, [*summary_positions(window, boundary, chunk), len(ids)], attending, probes)
-    return [{layer: _joined(parts) for layer, parts in layers.items()} for layers in found]
+    return [{layer: _joined(parts) for layer, parts in layers.items()} for layers in records]
 
 
-def _some(scored: Scored, asked: Tensor) -> Scored:
-    """Some of the queries, bool [Q]."""
-    masks = {name: getattr(scored, name)[asked] for name in ("position", "local", "bulk", "bulk_size")}
-    narrow = {name: getattr(scored, name)[:, :, asked] for name in ("query", "scores")}
+def _some_queries(scored: Scored, chosen: Tensor) -> Scored:
+    """Keep some of the queries, bool [Q]."""
+    masks = {name: getattr(scored, name)[chosen] for name in ("position", "local", "bulk", "bulk_size")}
+    narrow = {name: getattr(scored, name)[:, :, chosen] for name in ("query", "scores")}
     return replace(scored, **narrow, **masks, windowed={})
 
 

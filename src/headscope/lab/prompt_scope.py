@@ -10,12 +10,14 @@ import torch
 from transformers import PreTrainedModel
 
 from headscope.heads.criteria.dense import Dense
+from headscope.heads.reading import Reading
 from headscope.heads.window import Window
-from headscope.lab.counts import LocalCounts
+from headscope.lab.counts import ReadingCounts, Sizes
 from headscope.lab.prefill import prefill_by_chunks, prefill_densely
 from headscope.lab.probes import ModelProbes
+from headscope.lab.rows import Rows
 from headscope.lab.scope import summary_positions
-from headscope.lab.shared_prefix import Rows, SharedPrefix
+from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.geometry import geometry
 
 
@@ -39,24 +41,23 @@ def prefill_each_row(
         chunk: tokens of a chunk.
         probes: of the model, where rules for outliers ask for them.
     """
-    bounds = summary_positions(window, len(context), chunk)
+    bounds, sizes = summary_positions(window, len(context), chunk), Sizes.of(model.config, window)
     for group in criteria:
         if isinstance(group.criterion, Dense) and not group.outliers.count:
-            yield SharedPrefix(
-                prefill_densely(model, context, probes), [group], window, _dense_counts(model, context, group, window)
-            )
+            counts = _dense_counts(sizes, geometry(model.config).full_layers, len(context), group.count)
+            yield SharedPrefix(prefill_densely(model, context, probes), [group], window, counts)
             continue
         for row in range(group.count):
-            one = Rows(group.criterion.take(torch.tensor([row])), 1, group.outliers)
-            attending = partial(SharedPrefix, groups=[one], window=window, counts=LocalCounts(1))
+            alone = group.take(torch.tensor([row]))
+            attending = partial(SharedPrefix, groups=[alone], window=window, counts=ReadingCounts(1, sizes))
             yield attending(prefill_by_chunks(model, context, bounds, attending, probes))
 
 
-def _dense_counts(model: PreTrainedModel, context: Sequence[int], group: Rows, window: Window) -> LocalCounts:
-    """Labels of a dense prefill: every pair is long."""
-    counts, sizes = LocalCounts(group.count), geometry(model.config)
-    long = torch.ones(group.count, sizes.heads, len(context), dtype=torch.bool)
-    counted = (window.bulk_size(torch.arange(len(context))) > 0).expand(group.count, -1)
-    for layer in sizes.full_layers:
-        counts.add(layer, long, sizes.kv_heads, counted)
+def _dense_counts(sizes: Sizes, layers: Sequence[int], tokens: int, rows: int) -> ReadingCounts:
+    """Count a dense prefill, in which every pair is long."""
+    counts, position = ReadingCounts(rows, sizes), torch.arange(tokens)
+    long = torch.ones(rows, sizes.heads, tokens, dtype=torch.bool)
+    counted = (sizes.window.bulk_size(position) > 0).expand(rows, -1)
+    for layer in layers:
+        counts.add(layer, Reading.of(long, sizes.kv_heads), counted, position + 1, torch.zeros(rows).double())
     return counts

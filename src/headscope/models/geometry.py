@@ -43,6 +43,11 @@ def geometry(config: Any) -> Geometry:
     )
 
 
+def scale_of(model: Any, layer: int) -> float:
+    """Return the factor of a layer's scores."""
+    return float(model.get_decoder().layers[layer].self_attn.scaling)
+
+
 def _layer_types(text: Any) -> list[str]:
     """Return the kind of each layer's attention."""
     given = getattr(text, "layer_types", None)

@@ -1,111 +1,78 @@
-"""Criteria: for each query, which heads read the long context. One file each, found by name.
+"""Criteria: which heads read the long context for a query. One file each, found by name.
 
-Shapes: B rows of one criterion, H query heads, K KV heads, Q queries, T keys, D head_dim, L layers.
+Shapes: B rows of one criterion, H query heads, Q queries, D head_dim.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from headscope.errors import ConfigError
 from headscope.heads import registry
-from headscope.heads.estimators import Estimator
+from headscope.heads.boundary_state import FROZEN
+from headscope.heads.calibration.maps import MarginMap
+from headscope.heads.decision import HEAD, LOSS
+from headscope.heads.estimators import Estimator, ValueEstimator
 from headscope.heads.view import LayerView
 
 
 @dataclass(frozen=True)
-class Correction:
-    """What a local pair is given instead of its bulk.
+class Criterion:
+    """Labels a pair long where its margin for being local stays below the row's threshold.
+
+    A subclass in a file of its own says what the margin is; the module's `CRITERION` names it.
 
     Attributes:
-        value: estimated attention over the bulk alone, [B, H, Q, D].
-        log_mass: estimated log mass of the bulk, [B, H, Q]; -inf where there is none.
+        thresholds: of each row, [B], float64, in the unit of the calibrated margin.
+        estimator: of the bulk; None: the margin needs none.
+        map: calibrates each head's margin.
+        unit: "head" decides each query head, "group" all heads of a KV head together.
+        summaries: "frozen" or "streaming": what the estimator's summaries do behind the boundary.
+        measures: what the margin measures (`headscope.heads.registry`), as the module's `PLAN` says.
     """
 
-    value: Tensor
-    log_mass: Tensor
-
-    def merged(self, output: Tensor, log_mass: Tensor) -> Tensor:
-        """Mean of both sides by their masses, [B, H, Q, D]; the output itself where there is no bulk.
-
-        Args:
-            output: attention over the window, [B, H, Q, D].
-            log_mass: of the window, [B, H, Q].
-        """
-        share = (self.log_mass - log_mass).sigmoid()[..., None]
-        return torch.lerp(output, self.value.to(output.dtype), share.to(output.dtype))
-
-
-@dataclass(frozen=True)
-class Selection:
-    """A criterion's answer.
-
-    Attributes:
-        long: bool [B, H, Q]; True reads the bulk.
-        correction: what local pairs are given for it; None drops it.
-    """
-
-    long: Tensor
-    correction: Correction | None = None
-
-
-class Criterion(Protocol):
-    """Labels every (query, head) pair long or local, for one or several rows at once."""
-
-    @property
-    def estimator(self) -> Estimator | None:
-        """The estimator whose summaries `select` needs."""
-
-    def select(self, query: Tensor, view: LayerView) -> Selection:
-        """Label the queries [B, H, Q, D] of one layer."""
-
-    def take(self, rows: Tensor) -> "Criterion":
-        """The criterion for these of its rows (indices), after others have stopped."""
-
-
-@runtime_checkable
-class MarginCriterion(Criterion, Protocol):
-    """Labels by one number a pair, which calibration fits thresholds to."""
+    thresholds: Tensor
+    estimator: Estimator | None = None
+    map: MarginMap = field(default_factory=lambda: MarginMap({}))
+    unit: str = HEAD
+    summaries: str = FROZEN
+    measures: str | None = None
 
     def margin(self, query: Tensor, view: LayerView) -> Tensor:
-        """How well each pair can do with its window, [B, H, Q]; local iff it reaches the row's threshold."""
+        """Measure how well each pair can do with its window, before any map, for queries [B, H, Q, D]: [B, H, Q]."""
+        raise NotImplementedError
 
+    def take(self, rows: Tensor) -> Self:
+        """Keep these of the rows (indices), after others have stopped."""
+        return replace(self, thresholds=self.thresholds[rows])
 
-def below(margin: Tensor, thresholds: Tensor) -> Tensor:
-    """True where a pair's margin for being local is below the row's threshold: [B, H, Q].
-
-    A NaN reads the bulk: an undecided head must not lose its context. An empty bulk has the margin +inf.
-
-    Args:
-        margin: larger where the head can do with its window, [B, H, Q].
-        thresholds: in the margin's unit, [B].
-    """
-    return ~(margin >= thresholds.to(margin.device)[:, None, None])
+    @classmethod
+    def calibrated(cls, targets: Sequence[Mapping[str, Any]], **options: Any) -> Self:
+        """Make the criterion with one row a target, of which calibration found a `threshold` and maybe a `map`."""
+        thresholds = torch.tensor([target.get("threshold", 0.0) for target in targets], dtype=torch.float64)
+        return cls(thresholds, map=MarginMap.of(targets[0]), **options)
 
 
 def build(spec: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> Criterion:
     """Make the criterion that a slice of the configuration names.
 
     Args:
-        spec: `kind`, a module here; `correction` where local pairs are given the bulk's estimated output.
+        spec: `kind`; `unit` and `summaries`, where they are not the defaults.
         targets: what calibration found, one entry a row: a `threshold` of the margin, calibrated by a `map` where
             there is one, or the labels `long` of `layers`.
-        estimator: the estimator the slice names.
+        estimator: the estimator that the slice names.
 
     Raises:
-        ConfigError: the criterion needs an estimator that it was not given.
+        ConfigError: the criterion needs an estimator that it was not given, or one that knows values.
     """
-    module = registry.load("criteria", spec["kind"])
-    criterion: Criterion = module.build(targets, estimator)
-    if not spec.get("correction"):
-        return criterion
-    corrected: Criterion = import_module("headscope.heads.corrected").build(criterion)
-    return corrected
-
-
-def thresholds_of(targets: Sequence[Mapping[str, Any]]) -> Tensor:
-    """Stack the rows' thresholds, [B], float64."""
-    return torch.tensor([target["threshold"] for target in targets], dtype=torch.float64)
+    plan = registry.criterion(spec["kind"])
+    kind: type[Criterion] = registry.load("criteria", spec["kind"]).CRITERION
+    knows_enough = isinstance(estimator, ValueEstimator) if plan.measures == LOSS else estimator is not None
+    if "estimator" in plan.needs and not knows_enough:
+        of_what = " that knows the bulk's values" if plan.measures == LOSS else ""
+        raise ConfigError(f"criterion kind {spec['kind']} needs an `estimator`{of_what}; name one of conf/estimator")
+    options = {name: spec[name] for name in ("unit", "summaries") if name in spec}
+    return kind.calibrated(targets, estimator=estimator, measures=plan.measures, **options)

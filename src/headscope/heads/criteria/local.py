@@ -1,35 +1,18 @@
-"""No head reads beyond its window: the floor.
-
-Shapes: B rows, H query heads, Q queries, D head_dim.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+"""No head reads beyond its window: the floor."""
 
 import torch
 from torch import Tensor
 
-from headscope.heads.criteria import Selection
-from headscope.heads.estimators import Estimator
+from headscope.heads.criteria import Criterion
 from headscope.heads.view import LayerView
 
 
-@dataclass(frozen=True)
-class Local:
-    """All pairs are local."""
+class Local(Criterion):
+    """Calls every pair local."""
 
-    estimator: Estimator | None = None
-
-    def select(self, query: Tensor, view: LayerView) -> Selection:
-        """Label everything local."""
-        return Selection(torch.zeros(query.shape[:3], dtype=torch.bool, device=query.device))
-
-    def take(self, rows: Tensor) -> "Local":
-        """All rows are alike."""
-        return self
+    def margin(self, query: Tensor, view: LayerView) -> Tensor:
+        """Return margins above any threshold, [B, H, Q]."""
+        return torch.full_like(view.window_mass, torch.inf)
 
 
-def build(targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> Local:
-    """Make it; there is nothing to calibrate."""
-    return Local()
+CRITERION = Local

@@ -1,61 +1,35 @@
-"""Local iff little of the head's output would be lost: the bulk's share times how far its values are from the window's.
+"""A head is local if little of its output would be lost: the bulk's share times the distance of both sides' values.
 
 A head whose bulk holds much of the mass loses little if the bulk's values say what the window's say; the share alone
-(the oracle, QAdA) cannot see that. Mass and mean value of the bulk are estimated, so its keys are not read. With an
-output correction (headscope.heads.corrected) the margin is the same: it tells what a head without one would lose.
+(the oracle, QAdA) cannot see that. Mass and mean value of the bulk are estimated, so its keys are not read.
 
-Shapes: B rows, L layers, H query heads, Q queries, D head_dim.
+Shapes: B rows, H query heads, Q queries, D head_dim.
 """
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from headscope.errors import ConfigError
-from headscope.heads.calibration.maps import MarginMap
-from headscope.heads.criteria import Selection, below, thresholds_of
-from headscope.heads.estimators import Estimator, ValueEstimator
+from headscope.heads.criteria import Criterion
+from headscope.heads.estimators import ValueEstimator
 from headscope.heads.view import LayerView
 
-PLAN = {"needs": ["calibrated_on", "estimator"], "margins": "loss", "mapped": True}
+PLAN = {"needs": ["calibrated_on", "estimator"], "measures": "loss"}
 
 
-@dataclass(frozen=True)
-class LostOutput:
-    """Local iff the estimated norm of what the head's output loses, calibrated for each head, is small enough.
-
-    Attributes:
-        thresholds: of the calibrated negative log of the norm, for each row, [B].
-        estimator: of the bulk's log mass and mean value.
-        map: calibrates each head's margin; by default it weighs the head.
-    """
-
-    thresholds: Tensor
-    estimator: ValueEstimator
-    map: MarginMap
+class LostOutput(Criterion):
+    """Calls a pair local if the estimated norm of what its head's output loses is small enough."""
 
     def margin(self, query: Tensor, view: LayerView) -> Tensor:
-        """Negative log of the norm, calibrated, [B, H, Q]."""
+        """Return minus the log of the norm, [B, H, Q]."""
+        assert isinstance(self.estimator, ValueEstimator)
         mass = view.estimated_mass(self.estimator, query)
-        value = view.estimated_output(self.estimator, query)
-        loss = log_lost_output(view.window_mass, view.window_output(), mass, value)
-        return self.map.apply(view.layer, -loss)
-
-    def select(self, query: Tensor, view: LayerView) -> Selection:
-        """Label by the estimate; the bulk's keys are not read."""
-        return Selection(below(self.margin(query, view), self.thresholds))
-
-    def take(self, rows: Tensor) -> "LostOutput":
-        """Keep these rows' thresholds."""
-        return LostOutput(self.thresholds[rows], self.estimator, self.map)
+        output = view.estimated_output(self.estimator, query)
+        return -log_lost_output(view.window_mass, view.window_output, mass, output)
 
 
 def log_lost_output(window_mass: Tensor, window_output: Tensor, bulk_mass: Tensor, bulk_output: Tensor) -> Tensor:
-    """Log norm of the difference between a head's whole output and its output over the window, [B, H, Q].
+    """Return the log norm of the difference between a head's whole output and its output over the window, [B, H, Q].
 
     The whole output is the mean of both sides by their masses, so that the difference is
     sigmoid(bulk_mass - window_mass) (bulk_output - window_output). Without a bulk it is -inf.
@@ -70,12 +44,4 @@ def log_lost_output(window_mass: Tensor, window_output: Tensor, bulk_mass: Tenso
     return torch.where(torch.isneginf(bulk_mass), -torch.inf, logsigmoid(bulk_mass - window_mass) + distance)
 
 
-def build(targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> LostOutput:
-    """Make it from calibrated thresholds and the heads' map, which is the same for all targets.
-
-    Raises:
-        ConfigError: no estimator is named, or one that does not know the bulk's values.
-    """
-    if not isinstance(estimator, ValueEstimator):
-        raise ConfigError("criterion kind lost_output needs an `estimator`; name one of conf/estimator")
-    return LostOutput(thresholds_of(targets), estimator, MarginMap.of(targets[0]))
+CRITERION = LostOutput

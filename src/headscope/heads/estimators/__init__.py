@@ -27,6 +27,9 @@ class Estimator(Protocol):
     def update(self, summary: Any, keys: Tensor, values: Tensor) -> Any:
         """Add tokens that leave the window, rotated keys and values [K, N, D]; the given summary stays as it is."""
 
+    def numbers(self, head_dim: int, values: bool) -> float:
+        """Count the float32 numbers of a KV head's summary that a query reads, with those of its values or without."""
+
     def log_mass(self, query: Tensor, summary: Any, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimate logsumexp of the scores of `bulk_size` [Q] keys for each query [B, H, Q, D]: [B, H, Q]."""
 

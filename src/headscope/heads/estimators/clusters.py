@@ -140,6 +140,10 @@ class Clusters:
             return rest.square().sum(1) / count
         return chunked_matmul(rest, rest) / count[..., None]
 
+    def numbers(self, head_dim: int, values: bool) -> float:
+        """Count the float32 numbers of a KV head's summary that a query reads, with those of its values or without."""
+        return numbers(vars(self), head_dim, 0, values)
+
     def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimated bulk log mass, [B, H, Q]; the count, [Q] or [H, Q], is the true one, not that of the summary."""
         masses = _cluster_masses(query, summary, scale)

@@ -81,6 +81,10 @@ class Gaussian:
         share = keys.shape[1] / max(count, 1)
         return GaussianSummary(moments, count, summary.value + share * (_mean(values) - summary.value))
 
+    def numbers(self, head_dim: int, values: bool) -> float:
+        """Count the float32 numbers of a KV head's summary that a query reads, with those of its values or without."""
+        return numbers(vars(self), head_dim, 0, values)
+
     def log_mass(self, query: Tensor, summary: GaussianSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimate the bulk log mass, [B, H, Q], of the true number of keys, which is not that of the summary."""
         mean, variance = summary.moments.score_moments(query, scale, self.covariance)

@@ -20,22 +20,21 @@ def check_calibration(config: Config) -> None:
 
 def _fit(option: str, criterion: Criterion) -> None:
     declared = registry.criterion(criterion.kind)
-    if criterion.fit is not None and not declared.mapped:
+    if criterion.fit is not None and declared.measures is None:
         raise ConfigError(
-            f"option {option}: {criterion.fit} has no meaning for kind {criterion.kind}, whose margins no map"
-            f" calibrates; leave it out (kinds with fits: {_kinds(mapped=True)})"
+            f"option {option}: {criterion.fit} has no meaning for kind {criterion.kind}, which has no margins to"
+            f" calibrate; leave it out (kinds with fits: {_kinds('share', 'loss', 'own')})"
         )
-    if criterion.fit == "energy" and declared.margins != "loss":
+    if criterion.fit == "energy" and declared.measures != "loss":
         raise ConfigError(
             f"option {option}: energy matches lost outputs, and kind {criterion.kind} has none; use none"
-            f" (kinds with energies: {_kinds(margins='loss')})"
+            f" (kinds with energies: {_kinds('loss')})"
         )
 
 
-def _kinds(**declared: object) -> str:
-    """Name the kinds of criteria that declare these values."""
-    plans = {kind: vars(registry.criterion(kind)) for kind in registry.kinds("criteria")}
-    return ", ".join(kind for kind, plan in plans.items() if declared.items() <= plan.items())
+def _kinds(*measures: str) -> str:
+    """Name the kinds of criteria whose margins measure one of these."""
+    return ", ".join(kind for kind in registry.kinds("criteria") if registry.criterion(kind).measures in measures)
 
 
 def _source(name: str, source: Benchmark, chosen: Calibration) -> None:

@@ -53,7 +53,7 @@ def _estimators(config: Config) -> None:
             )
         values = {key: value for key, value in vars(estimator).items() if key not in ("name", "kind")}
         check_options(option, estimator.kind, values)
-        if registry.criterion(criterion.kind).margins == "loss" and not registry.estimator(estimator.kind).values:
+        if registry.criterion(criterion.kind).measures == "loss" and not registry.estimator(estimator.kind).values:
             raise ConfigError(
                 f"option {option}.kind: {criterion.kind} needs the bulk's mean value, which {estimator.kind} does not"
                 " know; choose another estimator"

@@ -9,7 +9,7 @@ from headscope.pipeline.plan.node import asks_probes
 
 def needs_recording(criterion: Criterion) -> bool:
     """Return whether a criterion's margins are recorded: oracle tables know shares, the plain window and no probes."""
-    own = criterion.outliers is not None or registry.criterion(criterion.kind).margins in ("loss", "own")
+    own = criterion.outliers is not None or registry.criterion(criterion.kind).measures in ("loss", "own")
     return own or asks_probes(dataclasses.asdict(criterion))
 
 
@@ -21,9 +21,9 @@ def recorded_kind(criterion: Criterion) -> str:
 
 def has_margins(criterion: Criterion) -> bool:
     """Return whether there are margins to record."""
-    return registry.criterion(recorded_kind(criterion)).margins is not None
+    return registry.criterion(recorded_kind(criterion)).measures is not None
 
 
 def default_fit(kind: str) -> str:
     """Return the fit of a criterion that names none: lost outputs match energies."""
-    return "energy" if registry.criterion(kind).margins == "loss" else "none"
+    return "energy" if registry.criterion(kind).measures == "loss" else "none"

@@ -56,7 +56,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
 
 def _map(spec: Mapping[str, Any], pairs: Pairs) -> MarginMap:
-    if registry.criterion(spec["kind"]).margins != "loss":
+    if registry.criterion(spec["kind"]).measures != "loss":
         return fit(spec["fit"], pairs.margin, pairs.exact, pairs.layer, LOCAL)
     exact = [-lost for lost in pairs.lost]
     finite = np.concatenate([part[np.isfinite(part)] for part in exact])

@@ -14,7 +14,7 @@ from headscope.benchmarks.scoring import score
 from headscope.heads.criteria import build
 from headscope.heads.window import Window
 from headscope.lab.evaluation import answer_rows
-from headscope.lab.shared_prefix import Rows
+from headscope.lab.rows import Rows
 from headscope.models.generation import stop_tokens
 from headscope.models.loading import LoadedModel
 from headscope.pipeline.progress import progress
@@ -51,6 +51,7 @@ ROWS = pa.schema(
         "metric_failed": pa.bool_(),
         "sparsity": pa.float64(),
         "sparsity_group": pa.float64(),
+        "kv_bytes": pa.float64(),
         "sparsity_layer": pa.list_(pa.float32()),
         "queries": pa.int32(),
     }
@@ -158,7 +159,7 @@ class _Evaluation:
             criterion = self.spec["criteria"][name]
             estimator = criterion["estimator"] and self.estimators[criterion["estimator"]["name"]]
             built = build(criterion, [row.found for row in members], estimator)
-            criteria.append(Rows(built, len(members), build_outliers(criterion["outliers"])))
+            criteria.append(Rows(built, build_outliers(criterion["outliers"])))
         encoded, asked, model = prompt.encoded, prompt.row, self.loaded.model
         eos = stop_tokens(model, self.loaded.tokenizer, asked["stop_text"])
         limits = asked["max_new_tokens"], eos, asked["min_new_tokens"]

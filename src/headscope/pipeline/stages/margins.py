@@ -12,7 +12,7 @@ from headscope.heads.criteria import build
 from headscope.heads.window import Window
 from headscope.lab import scope
 from headscope.lab.margins import LayerMargins, margins
-from headscope.lab.shared_prefix import Rows
+from headscope.lab.rows import Rows
 from headscope.models.loading import LoadedModel
 from headscope.pipeline.progress import progress
 from headscope.pipeline.stages.inputs import (
@@ -77,7 +77,7 @@ class _Recorded:
         """The criterion without calibration: no threshold, no map."""
         estimator = criterion["estimator"]
         built = None if estimator is None else build_estimators([estimator], moments)[estimator["name"]]
-        return Rows(build(criterion, [{"threshold": 0.0}], built), 1, build_outliers(criterion["outliers"]))
+        return Rows(build(criterion, [{"threshold": 0.0}], built), build_outliers(criterion["outliers"]))
 
     def cells_of(self, prompt: Prompt, fed: list[int]) -> dict[str, Arrays]:
         """Margins of every criterion on a prompt with its dense answer."""
@@ -90,7 +90,8 @@ class _Recorded:
             probes = self.probes.fitted if self.probes else None
             sequence = [*prompt.encoded.ids, *fed], prompt.encoded.boundary
             groups = list(missing.values())
-            layers = margins(self.loaded.model, *sequence, groups, self.window, probes, self.chunk)
+            answer = len(prompt.encoded.ids)
+            layers = margins(self.loaded.model, *sequence, groups, self.window, probes, answer, self.chunk)
             for key, of_layers in zip(missing, layers, strict=True):
                 kept[key] = _arrays(of_layers)
                 self.cells.add_arrays(prompt.id, key, kept[key])
