@@ -24,7 +24,7 @@ from headscope.heads.window import Window
 from headscope.lab.evaluation import Answer, answer_rows
 from headscope.lab.shared_prefix import Rows
 
-GAUSSIAN = {"kind": "gaussian", "name": "gaussian", "covariance": "full", "capped": False, "moments": "prompt"}
+GAUSSIAN = {"kind": "gaussian", "name": "gaussian", "covariance": "full", "moments": "prompt"}
 THRESHOLDS = [{"threshold": threshold} for threshold in (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0)]
 
 

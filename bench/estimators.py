@@ -21,17 +21,12 @@ from headscope.heads.estimators import build
 from headscope.heads.mass import group_heads
 
 KV_HEADS, GROUP = 4, 4
-GAUSSIAN = {"kind": "gaussian", "capped": False, "moments": "prompt"}
-OUTLIERS = {"rules": ["mahalanobis"], "count": 64, "bits": 16}
+GAUSSIAN = {"kind": "gaussian", "moments": "prompt"}
 SPECS: dict[str, dict[str, Any]] = {
     "gaussian": {**GAUSSIAN, "covariance": "full"},
-    "gaussian, rank 8": {**GAUSSIAN, "covariance": "low_rank", "rank": 8},
     "gaussian, diagonal": {**GAUSSIAN, "covariance": "diagonal"},
-    "gaussian, 64 outliers": {**GAUSSIAN, "covariance": "full", "scored": OUTLIERS},
     "16 clusters": {"kind": "clusters", "clusters": 16, "covariance": "full", "bits": 16},
-    "blocks of 32, top 4": {"kind": "blocks", "block": 32, "top": 4},
-    "keys in 16 x 4 bits": {"kind": "low_rank_keys", "rank": 16, "bits": 4},
-    "sample of 128": {"kind": "sampled", "count": 128},
+    "16 clusters, 8 bits": {"kind": "clusters", "clusters": 16, "covariance": "diagonal", "bits": 8},
 }
 
 
@@ -79,8 +74,7 @@ def compare(options: argparse.Namespace, count: int) -> None:
         once = median_microseconds(lambda e=estimator: e.summarise(bulk), 3)
         ours = median_microseconds(lambda e=estimator, s=summary: e.log_mass(query, s, size, scale), options.times)
         theirs = median_microseconds(lambda: exact(query, keys, scale), options.times)
-        # Outliers that are scored are beside the summary: as wide as the model's keys, here float32.
-        read = summary_numbers(spec, dim, count, values=False) + spec.get("scored", {"count": 0})["count"] * dim
+        read = summary_numbers(spec, dim, count, values=False)
         print(
             f"  {name:22} {read:8.0f} numbers, {multiply_adds(spec, dim, count, values=False):8.0f} multiply-adds; "
             f"summary {once / KV_HEADS:8.0f} us, query {ours / queries:6.2f} us, exact / ours {theirs / ours:5.2f}x"

@@ -54,13 +54,6 @@ def test_the_panels_show_the_table(tmp_path):
         assert sum(dots) == (table["task"] != "mean").sum()
 
 
-def test_targets_of_another_rule_are_no_sparsities(tmp_path):
-    [node] = fake.calibration(tmp_path, "oracle")
-    node.spec["rule"] = "lost_mass"
-    with pytest.raises(ConfigError, match=r"calibration\.rule lost_mass are no sparsities"):
-        drift.draw(experiment(tmp_path, {"a": 0}, calibrations=[node]), fake.title("a"))
-
-
 @pytest.mark.parametrize("module", [drift, layers])
 def test_without_a_target_there_is_nothing_to_draw(tmp_path, module):
     with pytest.raises(ConfigError, match="no criterion has a target; add one"):

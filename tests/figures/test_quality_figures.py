@@ -13,9 +13,9 @@ from headscope.figures import agreement, quality
 from headscope.figures.common import pairs
 from headscope.figures.common.tables import Tables
 from headscope.heads import quality as measures
-from headscope.heads.calibration.maps import MarginMap, affine
+from headscope.heads.calibration.maps import LayerMap, MarginMap
 
-OUTLIERS = {"rules": ["recent"], "count": 72, "bits": 16}
+OUTLIERS = {"rule": "recent", "count": 72, "bits": 16}
 CRITERIA = {
     **{name: fake.CRITERIA[name] for name in ("dense", "oracle", "static", "qada", "qada_random_words")},
     "sharp": {"kind": "qada", "calibrated_on": "calibration", "estimator": None, "outliers": OUTLIERS},
@@ -90,7 +90,7 @@ def test_what_calibration_fitted_for_each_head_changes_the_order(tmp_path):
     for target in found["targets"].values():
         # A straight line for each head: its margin minus its number.
         numbered = torch.arange(8.0).view(2, 4)
-        maps = {layer: affine(torch.ones(4), -numbered[layer]) for layer in (0, 1)}
+        maps = {layer: LayerMap(torch.ones(4), -numbered[layer]) for layer in (0, 1)}
         target["map"] = MarginMap(maps).plain()
     file.write_text(json.dumps(found))
     after = pairs.read(tables, 1024)

@@ -1,7 +1,5 @@
 """Tables behind figures: oracle files prompt by prompt, calibrated numbers, clear errors."""
 
-import json
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,15 +49,6 @@ def test_the_oracles_threshold_is_that_of_the_nearest_target(tmp_path):
     tables = Tables([], [], fake.calibration(tmp_path, "oracle"))
     assert tables.oracle_threshold(AT, 0.7)[0] == pytest.approx(2.5 - 8 * 0.15)
     assert "0.65" in tables.oracle_threshold(AT, 0.7)[1]
-
-
-def test_by_another_rule_the_oracles_threshold_is_the_nearest_in_sparsity(tmp_path):
-    [node] = fake.calibration(tmp_path, "oracle")
-    found = {"rule": "lost_mass", "targets": {"0.01": {"threshold": 3.0}, "0.1": {"threshold": 1.0}}}
-    found["quality"] = {"0.01": {"sparsity": 0.5}, "0.1": {"sparsity": 0.8}}
-    (node.folder / "calibration.json").write_text(json.dumps(found))
-    threshold, words = Tables([], [], [node]).oracle_threshold(AT, 0.78)
-    assert threshold == 1.0 and "calibrated for lost mass 0.1" in words
 
 
 def test_without_a_calibrated_oracle_tau_is_nine_tenths():

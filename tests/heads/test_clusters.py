@@ -10,7 +10,7 @@ from headscope.heads.estimators import build
 from headscope.heads.moments import KeyMoments, gaussian_log_mass
 from headscope.heads.quantised import rounded
 
-GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "prompt"}
+GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "prompt"}
 
 
 def clusters(count: int):

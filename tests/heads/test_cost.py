@@ -24,37 +24,6 @@ def test_costs_are_bytes_over_the_windows_bytes() -> None:
     assert cost("oracle", None, {"count": 10, "bits": 8}) == 2 * (10 * 68 + 128) / WINDOW
 
 
-def test_a_correction_reads_the_bulks_values_and_their_covariance_with_the_keys_if_there_is_one() -> None:
-    following = {**GAUSSIAN, "values": "covariance"}
-    assert cost("qada", following, None) == cost("qada", GAUSSIAN, None) == 2 * 64 * 4 / WINDOW
-    criterion = {"kind": "qada", "outliers": None, "correction": True}
-    read = [beyond_window({**criterion, "estimator": e}, Window(16, 128), 64, 1000) for e in (GAUSSIAN, following)]
-    assert read == [3 * 64 * 4 / WINDOW, (3 + 64) * 64 * 4 / WINDOW]
-    assert cost("lost_output", following, None) == read[1]
-
-
-def test_outliers_that_are_scored_are_keys_alone_unless_values_are_asked_for() -> None:
-    for bits, read in ((16, 10 * 128), (4, 10 * 36 + 128)):
-        estimator = {**GAUSSIAN, "scored": {"count": 10, "bits": bits}}
-        assert cost("qada", estimator, None) - cost("qada", GAUSSIAN, None) == pytest.approx(read / WINDOW)
-        more = cost("lost_output", estimator, None) - cost("lost_output", GAUSSIAN, None)
-        assert more == pytest.approx(2 * read / WINDOW)
-
-
-@pytest.mark.parametrize(
-    ("estimator", "numbers"),
-    [
-        ({"kind": "gaussian", "covariance": "low_rank", "rank": 8}, (8 + 1 + 1) * 64),
-        ({"kind": "blocks", "block": 32, "top": 4}, (32 + 4 * 32) * 64),  # 1,000 keys are 32 blocks
-        ({"kind": "low_rank_keys", "rank": 16, "bits": 4}, 64 + 64 * 16 + (1000 * (8 + 4) + 32) / 4),
-        ({"kind": "low_rank_keys", "rank": 16, "bits": 16}, 64 + 64 * 16 + 1000 * 16),
-        ({"kind": "sampled", "count": 128}, 128 * 64),
-    ],
-)
-def test_a_summary_costs_the_numbers_that_a_query_reads(estimator: dict, numbers: float) -> None:
-    assert cost("qada", estimator, None) == pytest.approx(numbers * 4 / WINDOW)
-
-
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_rounding_errs_by_half_a_step_of_each_vector_at_most(bits: int) -> None:
     vectors = torch.randn(2, 50, 16, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 9, 16) + 30

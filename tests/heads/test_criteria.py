@@ -17,14 +17,13 @@ QUERY = torch.randn(2, 4, 3, 8, generator=torch.Generator().manual_seed(0))
 KEYS = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(1))
 MAP = {
     "layers": [1, 3],
-    "knots": [[[0.0]] * 4] * 2,
-    "values": [[[0.0]] * 4, [[0.0], [0.5], [-1.0], [-2.0]]],
     "slope": [[1.0] * 4, [1.0, 2.0, 0.5, 1.0]],
+    "offset": [[0.0] * 4, [0.0, 0.5, -1.0, -2.0]],
 }
 TARGETS = [{"threshold": 0.5}, {"threshold": -2.0}]
 MAPPED = [{**target, "map": MAP} for target in TARGETS]
 RANKING = [{"layers": [1, 3], "long": [[1, 0, 0, 1], [0, 0, 1, 1]]}, {"layers": [1, 3], "long": [[0] * 4, [1] * 4]}]
-GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "prompt"}
+GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "prompt"}
 
 
 class Exact:
@@ -144,7 +143,7 @@ def test_lost_output_is_the_norm_of_the_difference_to_the_whole_output(exact: bo
 @pytest.mark.parametrize("kind", ["qada", "lost_output", "oracle_output"])
 def test_the_threshold_is_compared_with_the_margin_that_its_heads_map_calibrates(kind: str) -> None:
     plain, mapped, seen = criterion(kind), criterion(kind, MAPPED), view()
-    offset, slope = torch.tensor(MAP["values"][1]), torch.tensor(MAP["slope"][1])[:, None]
+    slope, offset = (torch.tensor(MAP[name][1])[:, None] for name in ("slope", "offset"))
     expected = plain.margin(QUERY, seen) * slope + offset
     assert torch.equal(decide(mapped, QUERY, seen).heads, expected < torch.tensor([0.5, -2.0])[:, None, None])
     alone = mapped.take(torch.tensor([1]))

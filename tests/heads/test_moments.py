@@ -76,25 +76,13 @@ def test_diagonal_and_mean_only_drop_what_they_say() -> None:
     assert (moments.score_moments(query, 1.0, "none")[1] == 0).all()
 
 
-def test_the_cap_never_raises_the_estimate_and_is_continuous_at_its_limit() -> None:
-    size, mean = torch.tensor([50]), torch.zeros(1, 1, 1, dtype=torch.float64)
-    limit = 2 * np.log(50)
-    for variance in (0.1, limit - 1e-9, limit + 1e-9, 40.0):
-        free = gaussian_log_mass(mean, torch.full_like(mean, variance), size)
-        capped = gaussian_log_mass(mean, torch.full_like(mean, variance), size, capped=True)
-        assert capped <= free + 1e-6
-        if abs(variance - limit) < 1e-6:
-            torch.testing.assert_close(capped, free)
-
-
 def test_no_bulk_has_no_mass() -> None:
     mean = torch.zeros(1, 1, 2)
-    for capped in (False, True):
-        assert torch.isneginf(gaussian_log_mass(mean, mean + 1, torch.tensor([0, 0]), capped)).all()
+    assert torch.isneginf(gaussian_log_mass(mean, mean + 1, torch.tensor([0, 0]))).all()
 
 
 def test_moments_of_another_text_replace_those_of_the_prompt() -> None:
-    spec = {"kind": "gaussian", "name": "other", "covariance": "full", "capped": False, "moments": "random_words"}
+    spec = {"kind": "gaussian", "name": "other", "covariance": "full", "moments": "random_words"}
     other = KeyMoments.of(keys(2, 9, 4, seed=7))
     estimator = build(spec, {"random_words": {3: other}})
     bulk = Bulk.between(LayerCache(3, keys(2, 30, 4), keys(2, 30, 4)), 2, 20)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.errors import ConfigError
-from headscope.heads.calibration.thresholds import energy_weights, head_means, static_labels, threshold_for
+from headscope.heads.calibration.thresholds import bulk_share, energy_weights, head_means, static_labels, threshold_for
 
 
 def mean_sparsity(prompts, threshold):
@@ -35,6 +35,11 @@ def test_nan_pairs_are_never_called_local() -> None:
 def test_no_pairs_at_all_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"window\.recent"):
         threshold_for([np.zeros((0, 4))], 0.5)
+
+
+def test_the_bulks_share_is_finite_everywhere() -> None:
+    share = bulk_share(np.array([-1e4, 0.0, 1e4, np.inf], dtype=np.float32))
+    assert share.dtype == np.float64 and share.tolist() == [1, 0.5, 0, 0]
 
 
 def test_a_ranking_keeps_the_most_often_long_heads_and_breaks_ties_by_lost_mass() -> None:

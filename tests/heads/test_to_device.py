@@ -7,7 +7,7 @@ from headscope.heads.estimators import build as build_estimator
 from headscope.heads.moments import KeyMoments
 from headscope.heads.to_device import to_device
 
-MAP = {"layers": [0, 2], "knots": [[[0.0]]] * 2, "values": [[[1.0]]] * 2, "slope": [[1.0]] * 2}
+MAP = {"layers": [0, 2], "slope": [[1.0]] * 2, "offset": [[1.0]] * 2}
 
 
 def tensors(found: object) -> list[torch.Tensor]:
@@ -21,7 +21,7 @@ def tensors(found: object) -> list[torch.Tensor]:
 
 def test_every_tensor_of_every_criterion_moves_and_no_value_changes() -> None:
     moments = {"text": {0: KeyMoments.of(torch.randn(1, 9, 4))}}
-    spec = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "text"}
+    spec = {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "text"}
     estimator = build_estimator(spec, moments)
     targets = [{"threshold": 0.5, "map": MAP, "layers": [0, 2], "long": [[True], [False]]}] * 2
     for kind, count in {"dense": 7, "static": 3, "oracle": 7, "qada": 9, "lost_output": 9}.items():

@@ -7,6 +7,8 @@ import torch
 from adaptive_cases import at, calibrated, small
 
 from headscope import Window
+from headscope.heads.bulk import Bulk, LayerCache
+from headscope.heads.outliers import importance
 from headscope.inference import boundary
 from headscope.inference.boundary import MULTIPLE, Batch, boundary_states
 
@@ -97,16 +99,17 @@ def test_a_window_over_all_leaves_no_bulk_and_one_key_stands_for_it() -> None:
 
 def test_outliers_are_those_that_each_row_shares_among_all_of_its_layers() -> None:
     criterion, given = calibrated(small()), caches()
-    shared = replace(criterion.recipe.outliers, rules=("value_norm",), bits=16)
+    shared = replace(criterion.recipe.outliers, bits=16)
     found = made(replace(criterion, recipe=replace(criterion.recipe, outliers=shared)), given)
     for row, (first, last) in enumerate(SPANS[:2]):
-        norms = {
-            (layer, head, j): float(given[layer][1][row, head, j].norm())
-            for layer in given
-            for head in range(KV_HEADS)
-            for j in range(first + 4, last - 16)
-        }
-        order = sorted(norms, key=norms.__getitem__, reverse=True)
+        importances = {}
+        for layer, (keys, values) in given.items():
+            probes = criterion.probes.at(small(), layer, last - first)
+            cache = LayerCache(layer, keys[row, :, first:last], values[row, :, first:last], DIM**-0.5, probes)
+            bulk = Bulk.between(cache, 4, last - first - 16)
+            for head, of_head in enumerate(importance(shared.rule, bulk).tolist()):
+                importances |= {(layer, head, first + 4 + j): value for j, value in enumerate(of_head)}
+        order = sorted(importances, key=importances.__getitem__, reverse=True)
         chosen = {key for at in range(LAYERS * KV_HEADS) for key in [k for k in order if k[:2] == divmod(at, 2)][:3]}
         chosen |= set([key for key in order if key not in chosen][: 3 * LAYERS * KV_HEADS])
         for layer in given:

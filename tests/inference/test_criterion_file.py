@@ -57,9 +57,9 @@ def saved(tmp_path: Path) -> tuple:
 
 def test_a_file_says_what_made_it(tmp_path: Path) -> None:
     _, _, plain = saved(tmp_path)
-    assert plain["format"] == 2 and plain["headscope"] == headscope.__version__
+    assert plain["format"] == 3 and plain["headscope"] == headscope.__version__
     assert plain["window"] == {"sink": 4, "recent": 16} and plain["prompt_tokens"] == [70, 79, 88]
-    assert plain["outliers"] == {"rules": ["probe_attention"], "count": 6, "bits": 4, "shared": 0.5}
+    assert plain["outliers"] == {"rule": "probe_attention", "count": 6, "bits": 4, "shared": 0.5}
     assert [target for target, _ in plain["thresholds"]] == [0.3, 0.7]
     assert (plain["model"]["layers"], plain["model"]["head_dim"]) == (3, 8)
 
@@ -67,7 +67,7 @@ def test_a_file_says_what_made_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(format=1), r"format 1 of headscope 0.1.0, this is .* reads format 2; calibrate again"),
+        (lambda p: p.update(format=2), r"format 2 of headscope 0.1.0, this is .* reads format 3; calibrate again"),
         (lambda p: p["model"].update(head_dim=16), "head_dim = 16, this one has 8; load that model, or calibrate"),
         (lambda p: p["model"]["rope_parameters"].update(rope_theta=5.0), "rope_parameters = .*5.0.*, this one has .*"),
         (lambda p: p["model"].update(weights="00ff"), "weights = 00ff, this one has "),

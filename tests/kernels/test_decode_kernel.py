@@ -6,9 +6,9 @@ from decoding_layers import Layer, double, drawn, in_pages, rounding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headscope.errors import ConfigError, ShapeError
+from headscope.errors import ShapeError
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.calibration.maps import MarginMap, affine
+from headscope.heads.calibration.maps import LayerMap, MarginMap
 from headscope.heads.criteria.lost_output import LostOutput
 from headscope.heads.criteria.qada import Qada
 from headscope.heads.estimators.clusters import Clusters
@@ -169,7 +169,9 @@ def test_labels_are_those_of_the_criteria(device, dtype, estimator, kind) -> Non
     asked = [Window(SINK, RECENT).summarised(cache.keys.shape[1]) for cache in caches]
     summaries = [estimator.summarise(Bulk.between(c, *between)) for c, between in zip(caches, asked, strict=True)]
     layer = replace(layer, rest=rest_of(estimator, summaries, dtype))
-    criterion = kind(torch.zeros(1), estimator, MarginMap({0: affine(layer.rule.slope, layer.rule.offset)}))
+    criterion = kind(
+        torch.zeros(1), estimator, MarginMap({0: LayerMap(layer.rule.slope.double(), layer.rule.offset.double())})
+    )
     each = zip(layer.query.double(), caches, summaries, strict=True)
     margin = torch.stack([margin_of(criterion, *one) for one in each])
     for shift in (-1.0, 0.0, 1.0):
@@ -177,8 +179,3 @@ def test_labels_are_those_of_the_criteria(device, dtype, estimator, kind) -> Non
         near = (margin - layer.rule.threshold).abs() < UNDECIDED
         assert ((found(layer).long == ~(margin >= layer.rule.threshold)) | near).all()
     assert not margin[:2].isinf().any() and margin[2].isinf().all()
-
-
-def test_estimators_without_a_kernel_are_refused() -> None:
-    with pytest.raises(ConfigError, match="estimator 'capped' has no kernel; choose clusters"):
-        rest_of(Gaussian("capped", capped=True), [], torch.float16)

@@ -12,7 +12,7 @@ from headscope.lab.prefill import prefill_densely
 from headscope.models.attention import attention
 
 WINDOW, BOUNDARY = Window(sink=4, recent=16), 60
-GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "prompt"}
+GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "prompt"}
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])

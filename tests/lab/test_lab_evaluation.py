@@ -21,7 +21,7 @@ from headscope.models.tiny import tiny_tokenizer
 WINDOW = Window(sink=4, recent=16)
 IDS, BOUNDARY, BUDGET = random_ids(80), 66, 24
 THRESHOLDS = [{"threshold": threshold} for threshold in (0.5, -0.5, -2.0)]
-GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "prompt"}
+GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "prompt"}
 
 
 def criteria(layers: int = 3, heads: int = 4) -> list:

@@ -11,7 +11,7 @@ from headscope.lab.masses import exact_masses, record_masses
 from headscope.models.attention import NAME, attention, causal_attention
 
 WINDOW, BOUNDARY = Window(sink=4, recent=16), 60
-GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "capped": False, "moments": "prompt"}
+GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "prompt"}
 
 
 class Keeper:

@@ -18,7 +18,7 @@ from headscope.models.attention import LayerCall
 
 WINDOW, IDS, BOUNDARY = Window(sink=4, recent=16), random_ids(80), 66
 ESTIMATORS = {
-    "gaussian": {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "prompt", "capped": False},
+    "gaussian": {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "prompt"},
     "clusters": {"kind": "clusters", "name": "c", "clusters": 4, "covariance": "full", "bits": 8},
 }
 
@@ -60,7 +60,7 @@ def test_each_row_updates_its_own_summary_with_the_keys_behind_its_window(estima
         torch.testing.assert_close(built.log_mass(later, alone, size, 0.3), built.log_mass(later, summary, size, 0.3))
 
 
-@pytest.mark.parametrize("outliers", [OutlierRule(), OutlierRule(("recent",), 6, bits=4)], ids=["plain", "outliers"])
+@pytest.mark.parametrize("outliers", [OutlierRule(), OutlierRule("recent", 6, bits=4)], ids=["plain", "outliers"])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_rows_together_answer_as_each_alone(estimator: str, outliers: OutlierRule) -> None:
     model = tiny_model("llama")

@@ -40,8 +40,6 @@ CHANGES = {
     "criterion=[dense,local,oracle,static,static_oracle]": ("oracle", "calibration", "evaluation", "figures"),
     "~criterion.local": ("evaluation", "figures"),
     "criterion.qada.estimator.covariance=diagonal": DOWN,
-    "criterion.qada.estimator.values=covariance": DOWN,
-    "criterion.qada.correction=true": ("evaluation", "figures"),
     "figure.roc.params.target=0.5": ("figures",),
     "figure=[roc]": (),
     "seed=43": tuple(stage for stage in PLAIN if stage != "assets"),
@@ -64,7 +62,7 @@ LOST_CHANGES = {
     "seed=43": tuple(stage for stage in EVERY if stage != "assets"),
     "calibration.probes=7": ("probes", "margins", "calibration", "evaluation", "figures"),
     "criterion.lost_output.outliers.count=9": ("margins", "calibration", "evaluation", "figures"),
-    "criterion.lost_output.outliers={rules: [mahalanobis], shared: 0}": (
+    "criterion.lost_output.outliers={rule: recent, shared: 0}": (
         "margins",
         "calibration",
         "evaluation",
@@ -72,7 +70,6 @@ LOST_CHANGES = {
     ),
     "criterion.lost_output.outliers.shared=0.25": ("margins", "calibration", "evaluation", "figures"),
     "criterion.lost_output.estimator.covariance=full": ("margins", "calibration", "evaluation", "figures"),
-    "criterion.lost_output.correction=true": ("evaluation", "figures"),
     "window.recent=64": (*DOWN, "margins"),
     "calibration.targets=[0.5]": ("calibration", "evaluation", "figures"),
 }
@@ -161,7 +158,7 @@ MODULES = {
 
 LOST_MODULES = {
     "headscope.heads.outliers.probe_attention": {"margins", "calibration", "evaluation", "figures"},
-    "headscope.heads.outliers.mahalanobis": set(),
+    "headscope.heads.outliers.recent": set(),
     "headscope.heads.criteria.lost_output": {"margins", "calibration", "evaluation", "figures"},
     "headscope.lab.margins": {"margins", "calibration", "evaluation", "figures"},
 }

@@ -30,12 +30,9 @@ WRONG = {
     "calibration.targets=[0.5,1.5]": ["calibration.targets", "1.5", "nearest is 0.999"],
     "calibration.targets=[0.5,0.5]": ["calibration.targets", "none twice"],
     "criterion.qada.fit=platt": ["criterion.qada.fit", "'platt'", "nearest is"],
-    "criterion.oracle.fit=offset": ["criterion.oracle.fit: offset", "kind oracle", "leave it out", "qada"],
+    "criterion.oracle.fit=logistic": ["criterion.oracle.fit: logistic", "kind oracle", "leave it out", "qada"],
     "criterion.static.fit=none": ["criterion.static.fit: none", "kind static", "leave it out"],
     "criterion.qada.fit=energy": ["criterion.qada.fit: energy", "kind qada", "lost_output"],
-    "calibration.rule=share": ["calibration.rule", "'share'", "nearest is"],
-    "calibration.rule=tau": ["calibration.rule: tau", "criterion static", "~criterion.static", "sparsity"],
-    "calibration.rule=lost_mass": ["calibration.rule: lost_mass", "criterion static", "~criterion.static"],
     "calibration.length=2048": ["calibration.length: 2048", "benchmark.ruler.lengths [1024]", "add it there"],
     "calibration.length=10": ["calibration.length: 10", "the nearest is 64"],
     "calibration.tasks=[vt,fve]": ["calibration.tasks: 'fve'", "benchmark ruler", "did you mean 'fwe'?"],
@@ -52,42 +49,15 @@ WRONG = {
     "criterion.qada.estimator=null": ["criterion.qada.estimator must be given"],
     "criterion.oracle.calibrated_on=null": ["criterion.oracle.calibrated_on must be given"],
     "criterion.qada.estimator.name=gaussian_random_words": ["already another estimator", "a name of its own"],
-    "criterion.qada.estimator.rank=8": ["criterion.qada.estimator.rank: 8 has no meaning for gaussian"],
-    "criterion.qada.estimator.covariance=low_rank": ["criterion.qada.estimator.rank must be given: low_rank needs it"],
-    "criterion.qada.estimator={covariance: low_rank, rank: 65}": ["estimator.rank: 65", "head_dim 64"],
+    "criterion.qada.estimator.clusters=8": ["criterion.qada.estimator.clusters: 8 has no meaning for gaussian"],
     "criterion.qada.estimator={kind: clusters, bits: 16}": ["criterion.qada.estimator.clusters must be given"],
     "criterion.qada.estimator={kind: clusters, clusters: 4, bits: 8, covariance: none}": [
         "criterion.qada.estimator.covariance: 'none'",
         "choose full or diagonal",
     ],
-    "criterion.qada.estimator.kind=blocks": ["criterion.qada.estimator.block must be given"],
-    "criterion.qada.estimator.kind=low_rank_keys": ["criterion.qada.estimator.bits must be given"],
-    "criterion.qada.estimator.kind=sampled": ["criterion.qada.estimator.count must be given"],
-    "criterion.qada.estimator={kind: sampled, count: 1}": ["criterion.qada.estimator.count: 1", "nearest is 2"],
-    "criterion.qada.estimator.values=variance": ["criterion.qada.estimator.values", "'variance'", "nearest is"],
-    "criterion.qada.estimator={kind: sampled, count: 8, values: covariance}": [
-        "criterion.qada.estimator.values: covariance is for kind gaussian, not sampled",
-        "leave it out",
-    ],
-    "criterion.qada_random_words.estimator.values=covariance": [
-        "criterion.qada_random_words.estimator.values: covariance",
-        "random_words",
-        "estimator.moments=prompt or criterion.qada_random_words.estimator.values=mean",
-    ],
-    "criterion.oracle.correction=true": [
-        "criterion.oracle.correction: true has no meaning for kind oracle",
-        "leave it out",
-        "qada, lost_output",
-    ],
-    "criterion.local.correction=true": ["criterion.local.correction: true", "kind local", "qada, lost_output"],
-    "criterion.qada.correction=maybe": ["criterion.qada.correction", "'maybe'", "true or false"],
-    "criterion.qada.estimator.kind=scored": ["scored is no kind", "give criterion.qada.estimator.scored"],
-    "criterion.qada.estimator.scored.count=8": ["scored is null here", "+outliers@criterion.qada.estimator.scored="],
     "criterion.oracle.estimator.name=x": ["estimator is null here", "+estimator@criterion.oracle.estimator="],
-    "criterion.qada.estimator.scored={count: 8}": ["scored is null here", "+outliers@criterion.qada.estimator.scored="],
-    "+outliers@window.outliers=recents": ["unknown outliers 'recents'", "'recent'"],
-    "window.outliers.count=8": ["window.outliers is null here", "+outliers@window.outliers="],
-    "+outliers@criterion.qada.estimator.scored=mahalanobi": ["unknown outliers 'mahalanobi'", "'mahalanobis'"],
+    "+outliers@criterion.oracle.outliers=recents": ["unknown outliers 'recents'", "'recent'"],
+    "criterion.oracle.outliers.count=8": ["outliers is null here", "+outliers@criterion.oracle.outliers="],
     "figure.roc.params.tarjet=0.5": ["figure.roc.params.tarjet", "did you mean target?"],
     "model=folder": ["must be given"],
     "model.source.type=hub": ["model.source.id must be given"],
@@ -111,39 +81,22 @@ WRONG = {
 
 
 TOGETHER = {
-    ("criterion=[dense,oracle,lost_output]", "calibration.rule=tau"): ["criterion lost_output", "no shares"],
-    ("criterion=[dense,oracle,qada_logistic]", "calibration.rule=tau"): ["criterion.qada_logistic.fit logistic"],
-    (
-        "criterion=[oracle]",
-        "calibration.rule=coverage",
-        "benchmark.ruler.tasks=[vt]",
-        "calibration.targets=[0.5,0.99]",
-    ): [
-        "calibration.targets: coverage 0.99",
-        "calibration prompts of ruler",
-        "raise benchmark.ruler.samples.calibration",
-    ],
-    ("criterion=[oracle]", "calibration={rule: coverage, targets: [0.7], tasks: [vt], prompts: 1}"): [
-        "coverage 0.7 is beyond what 1 calibration prompts of ruler",
-    ],
     (
         "benchmark.longbench_local.calibrated_on=null",
         "benchmark.longbench_local.samples.calibration=2",
         "calibration.tasks=[vt,fwe]",
     ): ["calibration.tasks: 'vt' is no task of benchmark longbench_local"],
-    ("+outliers@window.outliers=probe_attention", "window.outliers.shared=1.5"): [
-        "window.outliers.shared: 1.5",
+    ("+outliers@criterion.oracle.outliers=probe_attention", "criterion.oracle.outliers.shared=1.5"): [
+        "criterion.oracle.outliers.shared: 1.5",
         "nearest is 1",
     ],
-    ("+outliers@window.outliers=recent", "window.outliers.shared=0.5"): [
-        "window.outliers.shared: 0.5 needs importances that compare between heads, which recent does not give",
-        "choose window.outliers.shared=0 or rules ['probe_attention']",
+    ("+outliers@criterion.oracle.outliers=recent", "criterion.oracle.outliers.shared=0.5"): [
+        "criterion.oracle.outliers.shared: 0.5 needs importances that compare between heads, which recent does not",
+        "choose criterion.oracle.outliers.shared=0 or rule probe_attention",
     ],
-    ("+outliers@window.outliers=probe_attention", "window.outliers.rules=[probe_attention,recent]"): [
-        "which probe_attention, recent does not give",
-    ],
-    ("+outliers@criterion.qada.estimator.scored=probe_attention",): [
-        "unknown option criterion.qada.estimator.scored.shared",
+    ("+outliers@criterion.oracle.outliers=recent", "criterion.oracle.outliers.rule=resent"): [
+        "criterion.oracle.outliers.rule",
+        "nearest: recent",
     ],
 }
 
@@ -154,13 +107,6 @@ def test_options_that_do_not_go_together_are_named_with_the_remedy(build, overri
         build(*overrides)
     for words in TOGETHER[overrides]:
         assert words in str(caught.value)
-
-
-def test_rules_and_fits_that_go_together_pass(build):
-    shares = "criterion=[dense,oracle,qada,qada_logistic]"
-    for rule in ("sparsity", "lost_mass", "coverage"):
-        build(shares, f"calibration.rule={rule}", "calibration.targets=[0.3]")
-    build("criterion=[oracle,qada]", "criterion.qada.fit=isotonic", "calibration.rule=tau")
 
 
 @pytest.mark.parametrize("override", WRONG)

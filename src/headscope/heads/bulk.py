@@ -111,11 +111,6 @@ class Bulk:
         there = None if least == most else torch.arange(most, device=index.device) < count[:, None]
         return replace(self, index=index, there=there)
 
-    def without(self, positions: Tensor) -> "Bulk":
-        """The keys that are not at these positions of the cache, [K, M]; all of them must be in the bulk, once."""
-        taken = torch.zeros(self.cache.keys.shape[:2], dtype=torch.bool, device=positions.device)
-        return self.where(~taken.scatter(1, positions, True).gather(1, self.index))
-
     def _of(self, data: Tensor) -> Tensor:
         # By whole rows, which is many times faster than a gather of numbers.
         first = torch.arange(len(data), device=data.device)[:, None] * data.shape[1]

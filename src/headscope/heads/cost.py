@@ -18,7 +18,7 @@ def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int, k
     """Bytes that a query reads beyond its window over the bytes of the window, of a KV head in the mean.
 
     Args:
-        criterion: `kind`; `estimator` and `outliers`, each None where there is none; `correction` where there is one.
+        criterion: `kind`; `estimator` and `outliers`, each None where there is none.
         window: the plain window.
         head_dim: size of a head.
         keys: bulk keys; only costs that grow with T ask.
@@ -28,15 +28,13 @@ def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int, k
     estimator, outliers = criterion["estimator"], criterion["outliers"]
     read = 0.0 if outliers is None else 2 * vectors_bytes(outliers["count"], outliers["bits"], head_dim, width)
     if estimator is not None:
-        values = criterion["kind"] == "lost_output" or criterion.get("correction", False)
+        values = criterion["kind"] == "lost_output"
         read += SUMMARY_BYTES * summary_numbers(estimator, head_dim, keys, values)
-        if (scored := estimator.get("scored")) is not None:
-            read += (1 + values) * vectors_bytes(scored["count"], scored["bits"], head_dim, width)
     return read / of_window
 
 
 def summary_numbers(estimator: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
-    """Float32 numbers that a query reads of an estimator's summary of one KV head, outliers scored exactly left out.
+    """Float32 numbers that a query reads of an estimator's summary of one KV head.
 
     Args:
         estimator: `kind` and its options.
@@ -49,11 +47,9 @@ def summary_numbers(estimator: Mapping[str, Any], head_dim: int, keys: int, valu
 
 
 def multiply_adds(estimator: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
-    """Multiply-adds of one query of one head, outliers scored exactly included; arguments as of `summary_numbers`."""
-    scored = estimator.get("scored")
-    outliers = 0 if scored is None else scored["count"] * head_dim * (1 + values)
-    found: float = outliers + _module(estimator).multiply_adds(estimator, head_dim, keys, values)
-    return found
+    """Return the multiply-adds of one query of one head; arguments as of `summary_numbers`."""
+    multiply_adds: float = _module(estimator).multiply_adds(estimator, head_dim, keys, values)
+    return multiply_adds
 
 
 def _module(estimator: Mapping[str, Any]) -> Any:

@@ -3,7 +3,6 @@
 Shapes: B prompts, H query heads, K KV heads, G = H // K query heads a KV head, Q queries, T keys, D head_dim.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -62,15 +61,6 @@ def query_chunks(queries: int, scores_per_query: int, device: torch.device) -> I
 def masked_log_mass(scores: Tensor, keep: Tensor) -> Tensor:
     """Logsumexp over the kept keys: [..., Q, T] and bool [Q, T] to [..., Q]; -inf where none is kept."""
     return scores.masked_fill(~keep, -torch.inf).logsumexp(-1)
-
-
-def for_size(mass: Tensor, seen: int, size: Tensor) -> Tensor:
-    """Log mass of `size` [Q] keys that are like the `seen` ones of this log mass [B, H, Q]; -inf where size is 0.
-
-    Where none was seen, scores are taken to be zero.
-    """
-    log_size = size.to(mass.dtype).log()
-    return mass + log_size - math.log(seen) if seen else log_size.expand_as(mass)
 
 
 def log_masses(query: Tensor, key: Tensor, query_position: Tensor, window: Window, scale: float) -> Masses:

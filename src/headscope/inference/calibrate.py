@@ -18,8 +18,7 @@ from headscope.errors import ConfigError
 from headscope.heads.boundary_state import SUMMARIES
 from headscope.heads.calibration.fits import fit as fit_map
 from headscope.heads.calibration.maps import MarginMap
-from headscope.heads.calibration.rules import RULES
-from headscope.heads.calibration.thresholds import no_pairs
+from headscope.heads.calibration.thresholds import no_pairs, threshold_for
 from headscope.heads.decision import GROUP, UNITS, group_margins
 from headscope.heads.window import Window
 from headscope.inference.calibration_prompt import CalibrationPrompt, Prompt, answer_prompt
@@ -113,12 +112,11 @@ def calibrate(
     margin_map = _map(recipe, found)
     kv_heads = geometry(model.config).kv_heads
     margin = [_calibrated(recipe, kv_heads, margin_map, layers) for layers in found]
-    exact = [_rows(layers, "exact") for layers in found]
     return AdaptiveCriterion(
         criterion,
         recipe,
         window,
-        {target: RULES["sparsity"].threshold(margin, exact, target) for target in targets},
+        {target: threshold_for(margin, target) for target in targets},
         margin_map,
         fitted,
         tuple(len(one.prompt) for one in answered),
@@ -137,8 +135,8 @@ def _recipe(name: str, outliers: int | None, unit: str | None, summaries: str | 
     recipe = replace(recipe, unit=unit or recipe.unit, summaries=summaries or recipe.summaries)
     if outliers is None:
         return recipe
-    if outliers < 0 or not recipe.outliers.rules:
-        raise ConfigError(f"outliers={outliers}: {name} takes {'0 or more' if recipe.outliers.rules else 'none'}")
+    if outliers < 0 or not recipe.outliers.rule:
+        raise ConfigError(f"outliers={outliers}: {name} takes {'0 or more' if recipe.outliers.rule else 'none'}")
     return replace(recipe, outliers=replace(recipe.outliers, count=outliers))
 
 

@@ -50,9 +50,9 @@ class Recipe:
 
 
 CLUSTERS = {"name": "clusters_small", "kind": "clusters", "clusters": 16, "covariance": "diagonal", "bits": 8}
-GAUSSIAN = {"name": "gaussian_prompt", "kind": "gaussian", "covariance": "full", "capped": False, "moments": "prompt"}
+GAUSSIAN = {"name": "gaussian_prompt", "kind": "gaussian", "covariance": "full", "moments": "prompt"}
 DIAGONAL = {**GAUSSIAN, "name": "gaussian_diagonal", "covariance": "diagonal"}
-PROBED = ("probe_attention",)
+PROBED = "probe_attention"
 RECIPES = {
     "lost_output": Recipe(LOST_OUTPUT, CLUSTERS, OutlierRule(PROBED, 340, 4, 0.5)),
     "lost_output_even": Recipe(LOST_OUTPUT, CLUSTERS, OutlierRule(PROBED, 340, 4)),

@@ -35,7 +35,7 @@ def save(criterion: AdaptiveCriterion, path: Path) -> None:
     """Write the file: a temporary sibling, then a rename.
 
     Tensors, in the layers' order: `layers` [L]; where there are probes `queries` [L, H, P, D] and `weight` [L, H],
-    float32; where there is a map `knots` and `values` [L, H, 1] and `slope` [L, H], float64.
+    float32; where there is a map `slope` and `offset` [L, H], float64.
 
     Raises:
         AssetError: it cannot be written.
@@ -82,7 +82,7 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
     if not (window.sink >= 0 and window.recent > 0 and window.sink + window.recent < positions):
         raise AssetError(f"{path} has the window {plain['window']} for {positions} positions; calibrate again")
     _refuse_scope(path, plain)
-    outliers = OutlierRule(**{**plain["outliers"], "rules": tuple(plain["outliers"]["rules"])})
+    outliers = OutlierRule(**plain["outliers"])
     layers = plain["model"]["full_layers"]
     probes, maps = (_by_layer(layers, tensors, names) for names in (PROBES, LayerMap._fields))
     return AdaptiveCriterion(

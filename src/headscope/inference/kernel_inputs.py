@@ -49,8 +49,7 @@ def _line(line: LayerMap | None, heads: int, device: torch.device) -> tuple[Tens
     if line is None:
         one = torch.ones(heads, dtype=torch.float32, device=device)
         return one, torch.zeros_like(one)
-    offset = line.values[:, 0] - line.slope * line.knots[:, 0]
-    return line.slope.to(device, torch.float32), offset.to(device, torch.float32)
+    return line.slope.to(device, torch.float32), line.offset.to(device, torch.float32)
 
 
 def cluster_means(criterion: Criterion, summaries: Sequence[Any]) -> ClusterMeans | None:
@@ -85,7 +84,7 @@ def _as_clusters(estimator: Any, summary: ClusterSummary | GaussianSummary) -> B
     if estimator.covariance != "full":
         covariance = covariance.diagonal(dim1=1, dim2=2) * (estimator.covariance == "diagonal")
     one = mean.new_ones(len(mean), 1)
-    return BulkSummary(one, mean[:, None], summary.values.value[:, None], covariance, one)
+    return BulkSummary(one, mean[:, None], summary.value[:, None], covariance, one)
 
 
 def _stacked(parts: Sequence[Tensor], clusters: int) -> Tensor:

@@ -204,12 +204,9 @@ class Tables:
         calibration = self.calibrated("oracle", setting)
         if calibration is None:
             return float(np.log(TAU_WITHOUT_ORACLE / (1 - TAU_WITHOUT_ORACLE))), f"tau = {TAU_WITHOUT_ORACLE}"
-        rule, reached = calibration["rule"], {name: float(name) for name in calibration["targets"]}
-        if rule != "sparsity":
-            reached = {name: found["sparsity"] for name, found in calibration["quality"].items()}
-        chosen = min(reached, key=lambda name: abs(reached[name] - target))
+        chosen = min(calibration["targets"], key=lambda name: abs(float(name) - target))
         threshold = float(calibration["targets"][chosen]["threshold"])
-        return threshold, f"tau = {1 / (1 + np.exp(-threshold)):.3f}, calibrated for {rule.replace('_', ' ')} {chosen}"
+        return threshold, f"tau = {1 / (1 + np.exp(-threshold)):.3f}, calibrated for sparsity {chosen}"
 
     def _oracle_nodes(self, setting: Setting) -> list[Node]:
         return [node for node in self.oracles if _setting(node) == setting]

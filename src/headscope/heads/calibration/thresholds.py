@@ -39,6 +39,13 @@ def threshold_for(log_odds: Sequence[Floats], sparsity: float) -> float:
     return float(values[order[min(reached, len(order) - 1)]])
 
 
+def bulk_share(log_odds: Floats) -> Floats:
+    """Return the share of the mass outside the window, the shape of the log-odds; float64."""
+    with np.errstate(over="ignore"):
+        share: Floats = 1 / (1 + np.exp(log_odds.astype(np.float64)))
+    return share
+
+
 def no_pairs() -> ConfigError:
     """The error of a calibration without any pair to fit."""
     return ConfigError("calibration found no query with a bulk; lower window.recent or use longer prompts")

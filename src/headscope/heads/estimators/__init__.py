@@ -10,7 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from headscope.heads.bulk import Bulk
-from headscope.heads.outliers import OutlierRule
 
 
 class Estimator(Protocol):
@@ -54,13 +53,8 @@ def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:
     """Make the estimator that a slice of the configuration names.
 
     Args:
-        spec: `kind` (a module here), `name` and the options of that module; with `scored`, some outlier keys are scored
-            exactly and the kind estimates the rest.
+        spec: `kind` (a module here), `name` and the options of that module.
         fitted: what was computed before the run, by name (moments of other texts: `random_words`, ...).
     """
     estimator: Estimator = import_module(f"{__name__}.{spec['kind']}").build(spec, fitted)
-    if (scored := spec.get("scored")) is None:
-        return estimator
-    outliers = OutlierRule(tuple(scored["rules"]), scored["count"], scored["bits"])
-    wrapped: Estimator = import_module(f"{__name__}.scored").Scored(spec["name"], outliers, estimator)
-    return wrapped
+    return estimator

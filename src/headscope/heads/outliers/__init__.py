@@ -1,9 +1,9 @@
-"""Outlier keys: the few keys of each KV head that are attended with the window. One selection rule a file, by name.
+"""Outlier keys: the few bulk keys of each KV head that every query attends to, beside its window. One rule a file.
 
-A rule gives every bulk key an importance; the largest are chosen, once, at the boundary. KV heads have as many each, or
-share what there is.
+A rule gives every bulk key an importance; the largest are chosen, once, at the boundary. Either all KV heads have as
+many outliers, or the KV heads of all layers share a number of them.
 
-Shapes: H query heads, K KV heads, G = H // K, N bulk keys, M chosen keys, D head_dim.
+Shapes: K KV heads, N bulk keys.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,68 +17,59 @@ from headscope.heads.bulk import Bulk
 from headscope.heads.quantised import FULL
 
 Measure = Callable[[str, Bulk], Tensor]
-"""Gives the importances of a layer's bulk keys by a rule; `importance`, or what remembers it."""
+"""Gives the importances of a layer's bulk keys by a rule: `importance`, or a function that remembers its results."""
 
 
 def importance(rule: str, bulk: Bulk) -> Tensor:
-    """Importance of every bulk key by a rule (a module here), [K, N], float32 or better; larger is chosen first."""
-    found: Tensor = import_module(f"{__name__}.{rule}").importance(bulk)
-    return found
+    """Return the importance of every bulk key by a rule, [K, N], float32 or better; the largest is chosen first."""
+    importances: Tensor = import_module(f"{__name__}.{rule}").importance(bulk)
+    return importances
 
 
 @dataclass(frozen=True)
 class OutlierRule:
-    """Which keys belong to the window besides the first and the last.
+    """Which bulk keys belong to the window, how many, and at which precision.
 
     Attributes:
-        rules: that choose them, modules here; several choose in turn.
-        count: outliers of a KV head, in the mean over all where they share.
-        bits: of a number of their keys and values, as the window holds them; 16 keeps the model's own.
-        shared: share of them that goes to where their importance is largest, whatever head and layer; of the others
-            every KV head has as many.
+        rule: module here that measures importances; None where there are no outliers.
+        count: outliers of a KV head; where KV heads share, the mean over all of them.
+        bits: of a number of their keys and values, as the window holds them; 16 leaves the model's own.
+        shared: share of the outliers that goes to the keys of largest importance, whatever their head and layer; of
+            the others every KV head has as many.
     """
 
-    rules: tuple[str, ...] = ()
+    rule: str | None = None
     count: int = 0
     bits: int = FULL
     shared: float = 0.0
 
-    def choose(self, bulk: Bulk) -> Tensor:
-        """Positions of the outliers of one layer that shares with no other, ascending, [K, M]."""
-        return choose(self.rules, bulk, self.count)
-
     def marked(self, layers: Iterable[Bulk], measure: Measure = importance) -> Iterator[tuple[Bulk, Tensor]]:
-        """Every layer and which of its bulk keys are outliers, bool [K, N]; goes over the layers twice if they share.
+        """Yield every layer and which of its bulk keys are outliers, bool [K, N].
+
+        Goes over the layers twice if they share. NaN importances come last; of equal ones the earlier key comes first.
 
         Args:
             layers: bulks whose KV heads have as many keys each, in all layers where these share.
             measure: gives the importances.
         """
-        if not self.shared or not self.count:
+        if self.rule is None or not self.count:
             for bulk in layers:
-                marks = torch.zeros_like(bulk.index, dtype=torch.bool)
-                yield bulk, marks.scatter(1, _places(self.rules, bulk, self.count, measure), True)
-            return
-        importances = [measure(self.rules[0], bulk) for bulk in layers]
-        counts = allotted(importances, self.count, self.count - round(self.shared * self.count))
-        for bulk, found, count in zip(layers, importances, counts, strict=True):
-            yield bulk, _rank(found) < count[:, None]
+                yield bulk, torch.zeros_like(bulk.index, dtype=torch.bool)
+        elif not self.shared:
+            for bulk in layers:
+                yield bulk, _rank(measure(self.rule, bulk)) < self.count
+        else:
+            importances = [measure(self.rule, bulk) for bulk in layers]
+            counts = allotted(importances, self.count, self.count - round(self.shared * self.count))
+            for bulk, of_layer, count in zip(layers, importances, counts, strict=True):
+                yield bulk, _rank(of_layer) < count[:, None]
 
 
 NO_OUTLIERS = OutlierRule()
 
 
-def choose(rules: Sequence[str], bulk: Bulk, count: int, measure: Measure = importance) -> Tensor:
-    """Choose `count` keys of each KV head; returns their positions in the cache, ascending, [K, M].
-
-    Several rules choose in turn: keys are ordered by the best rank that any rule gives them. NaN comes last; of equals
-    the earlier key, and the earlier rule's, comes first. Fewer than `count` bulk keys are all chosen.
-    """
-    return bulk.index.gather(1, _places(rules, bulk, count, measure)).sort(dim=1).values
-
-
 def allotted(importances: Sequence[Tensor], count: int, least: int) -> list[Tensor]:
-    """How many outliers each KV head has, [K] for every layer: `count` in the mean, the most important of all.
+    """Return how many outliers each KV head has, [K] for every layer: `count` in the mean, the most important of all.
 
     Args:
         importances: of the bulk keys of each layer, [K, N], comparable between heads and layers; all layers have the
@@ -98,17 +89,8 @@ def allotted(importances: Sequence[Tensor], count: int, least: int) -> list[Tens
     return [part.to(layer.device) for part, layer in zip(parts, importances, strict=True)]
 
 
-def _places(rules: Sequence[str], bulk: Bulk, count: int, measure: Measure) -> Tensor:
-    """Which of the N keys of each KV head are chosen, in any order, [K, M]."""
-    count = min(count, bulk.index.shape[1])
-    if not count:
-        return bulk.index[:, :0]
-    best, rule = torch.stack([_rank(measure(name, bulk)) for name in rules]).min(0)
-    return (best * len(rules) + rule).topk(count, largest=False).indices
-
-
 def _rank(importance: Tensor) -> Tensor:
-    """Rank of each key, 0 for the most important, the earlier of equals first, [K, N]."""
+    """Rank each key, [K, N]: 0 for the most important, the earlier of equals first."""
     order = _known(importance).argsort(dim=1, descending=True, stable=True)
     return torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -116,5 +98,5 @@ def _rank(importance: Tensor) -> Tensor:
 
 
 def _known(importance: Tensor) -> Tensor:
-    """NaN comes last."""
+    """Put NaN last."""
     return importance.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)

@@ -1,8 +1,8 @@
 """A control: keys that the context's own last queries attend to, with their neighbours (SnapKV, arXiv 2404.14469).
 
-Those queries have not seen the question.
+Those queries stand before the question.
 
-Shapes: H query heads, K KV heads, G = H // K, N bulk keys, T keys, Q queries.
+Shapes: K KV heads, G query heads a KV head, N bulk keys, T keys, Q queries.
 """
 
 import torch
@@ -12,13 +12,13 @@ from torch.nn.functional import max_pool1d
 from headscope.heads.bulk import Bulk
 
 NEIGHBOURS = 7
-"""Width of the pooling over positions, which keeps the context of a key that is attended to."""
+"""Width of the pooling over positions, so that a key comes with the context around it."""
 
 
 def importance(bulk: Bulk) -> Tensor:
-    """Attention of the group's heads, summed over the queries and pooled over positions, [K, N]."""
+    """Sum the attention of the group's heads over the queries and pool it over positions, [K, N]."""
     cache = bulk.cache
-    assert cache.queries is not None, "the prefill keeps them"
+    assert cache.queries is not None, "the prefill records them"
     keys, count = cache.keys.float(), cache.queries.shape[1]
     queries = cache.queries.float().view(len(keys), -1, *cache.queries.shape[1:])
     scores = torch.einsum("kgqd,ktd->kgqt", queries, keys) * cache.scale

@@ -1,8 +1,8 @@
-"""Keys that the probes attend to, with the values that they would bring.
+"""Rule for outliers: keys that the probes attend to, weighted by what their values add.
 
-The attention of a probe is over all keys so far, the window's too: a head that looks at its window needs no outliers.
+A probe attends to all keys so far, those of the window too: a head that looks at its window needs no outliers.
 
-Shapes: H query heads, K KV heads, G = H // K, N bulk keys, T keys, P probes, D head_dim.
+Shapes: K KV heads, G query heads a KV head, N bulk keys, T keys, P probes, D head_dim.
 """
 
 import torch
@@ -14,33 +14,27 @@ from headscope.heads.mass import query_chunks
 
 
 def importance(bulk: Bulk) -> Tensor:
-    """Log of the summed attention of the group's heads, times what the value adds to the mean value, [K, N]."""
-    queries, cache = probes_of(bulk), bulk.cache
-    heads, group, probes, _ = queries.shape
-    weight = cache.probes.weight.float().view(heads, group, 1).expand(-1, -1, probes) / probes  # type: ignore[union-attr]
-    chunks = query_chunks(heads, group * probes * cache.keys.shape[1], queries.device)
-    seen = [_attention(queries[part], cache.keys[part], weight[part], cache.scale) for part in chunks]
-    values = bulk.values.float()
-    added = (values - values.mean(1, keepdim=True)).norm(dim=-1)
-    found: Tensor = torch.cat(seen).gather(1, bulk.index).log() + added.log()
-    return found
-
-
-def _attention(queries: Tensor, keys: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """Attention to the keys, [K, T, D], summed over queries, [K, G, P, D], by their weights, [K, G, P]: [K, T]."""
-    scores = queries.flatten(1, 2) * scale @ keys.float().transpose(1, 2)
-    return (weight.flatten(1)[:, None] @ scores.softmax(-1))[:, 0]
-
-
-def probes_of(bulk: Bulk) -> Tensor:
-    """The probes of each KV head's group, [K, G, P, D].
+    """Return the log of the group's summed attention times the value's distance from the mean value, [K, N].
 
     Raises:
         ConfigError: the model was not fitted with probes.
     """
-    if bulk.cache.probes is None:
-        raise ConfigError(
-            "this rule for outliers needs probes, which the model was not fitted with; choose mahalanobis"
-        )
-    queries = bulk.cache.probes.queries.float()
-    return queries.view(bulk.index.shape[0], -1, *queries.shape[1:])
+    cache, heads = bulk.cache, len(bulk.index)
+    if cache.probes is None:
+        raise ConfigError("outliers by probe_attention need probes, which the model was not fitted with; choose recent")
+    queries = cache.probes.queries.float()
+    queries = queries.view(heads, -1, *queries.shape[1:])
+    _, group, probes, _ = queries.shape
+    weight = cache.probes.weight.float().view(heads, group, 1).expand(-1, -1, probes) / probes
+    chunks = query_chunks(heads, group * probes * cache.keys.shape[1], queries.device)
+    seen = [_attention(queries[part], cache.keys[part], weight[part], cache.scale) for part in chunks]
+    values = bulk.values.float()
+    added = (values - values.mean(1, keepdim=True)).norm(dim=-1)
+    importances: Tensor = torch.cat(seen).gather(1, bulk.index).log() + added.log()
+    return importances
+
+
+def _attention(queries: Tensor, keys: Tensor, weight: Tensor, scale: float) -> Tensor:
+    """Sum the attention of queries [K, G, P, D] to keys [K, T, D] by the queries' weights, [K, G, P]: [K, T]."""
+    scores = queries.flatten(1, 2) * scale @ keys.float().transpose(1, 2)
+    return (weight.flatten(1)[:, None] @ scores.softmax(-1))[:, 0]

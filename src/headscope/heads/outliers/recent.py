@@ -1,4 +1,4 @@
-"""A control: the latest bulk keys, as a wider window would take them.
+"""A control: the latest bulk keys, as a wider window would hold them.
 
 Shapes: K KV heads, N bulk keys.
 """
@@ -9,5 +9,5 @@ from headscope.heads.bulk import Bulk
 
 
 def importance(bulk: Bulk) -> Tensor:
-    """Position, [K, N]."""
+    """Return the positions, [K, N]."""
     return bulk.index.double()

@@ -1,4 +1,4 @@
-"""Which fits and rules go with which criteria, and which calibration prompts there are. Never imports torch."""
+"""Check which fits go with which criteria, and which calibration prompts there are. Never imports torch."""
 
 from headscope.errors import ConfigError
 from headscope.pipeline.config.options import nearest
@@ -10,19 +10,15 @@ FITTED = ("qada", *LOST_OUTPUT)
 
 
 def check_calibration(config: Config) -> None:
-    """Refuse a fit or a rule that has no meaning for a criterion, and calibration prompts that no benchmark has.
+    """Refuse a fit that has no meaning for a criterion, and calibration prompts that no benchmark has.
 
     Raises:
         ConfigError: naming the option, its value and the remedy.
     """
     for name, criterion in config.criterion.items():
         _fit(f"criterion.{name}.fit", criterion)
-        if criterion.calibrated_on is not None:
-            _rule(name, criterion, config.calibration.rule)
     for name in sorted({benchmark.calibrated_on or own for own, benchmark in config.benchmark.items()}):
         _source(name, config.benchmark[name], config.calibration)
-    if config.calibration.rule == "coverage":
-        _coverage(config)
 
 
 def _fit(option: str, criterion: Criterion) -> None:
@@ -36,17 +32,6 @@ def _fit(option: str, criterion: Criterion) -> None:
             f"option {option}: energy matches lost outputs, and kind {criterion.kind} has none; use none"
             f" (kinds with energies: {', '.join(LOST_OUTPUT)})"
         )
-
-
-def _rule(name: str, criterion: Criterion, rule: str) -> None:
-    option = f"option calibration.rule: {rule} has no meaning for criterion {name}"
-    leave = f"use calibration.rule=sparsity or leave the criterion out (~criterion.{name})"
-    if rule != "sparsity" and criterion.kind == "static":
-        raise ConfigError(f"{option} of kind static, which ranks heads without a threshold; {leave}")
-    if rule == "tau" and criterion.kind in LOST_OUTPUT:
-        raise ConfigError(f"{option} of kind {criterion.kind}, whose margins are no shares; {leave}")
-    if rule == "tau" and criterion.fit == "logistic":
-        raise ConfigError(f"{option} with criterion.{name}.fit logistic, whose margins are no shares; {leave}")
 
 
 def _source(name: str, source: Benchmark, chosen: Calibration) -> None:
@@ -70,17 +55,3 @@ def _source(name: str, source: Benchmark, chosen: Calibration) -> None:
             f"option calibration.prompts: {chosen.prompts} of each task, but benchmark.{name}.samples.calibration draws"
             f" {source.samples.calibration}; lower the one or raise the other"
         )
-
-
-def _coverage(config: Config) -> None:
-    """A promise for new prompts takes prompts: k of them promise at most k / (k + 1)."""
-    most = max(config.calibration.targets)
-    for name, benchmark in config.benchmark.items():
-        source = benchmark.calibrated_on or name
-        drawn, chosen = config.benchmark[source], config.calibration
-        prompts = (chosen.prompts or drawn.samples.calibration) * len(chosen.tasks or drawn.tasks)
-        if most * (prompts + 1) > prompts:
-            raise ConfigError(
-                f"option calibration.targets: coverage {most} is beyond what {prompts} calibration prompts of {source}"
-                f" can promise, {prompts / (prompts + 1):.3f}; lower it or raise benchmark.{source}.samples.calibration"
-            )

@@ -224,7 +224,7 @@ def _explain(error: Exception, words: Sequence[str]) -> ConfigError:
 
 
 def _null_group(words: Sequence[str]) -> ConfigError | None:
-    groups = {"estimator": "estimator", "outliers": "outliers", "scored": "outliers"}
+    groups = {"estimator": "estimator", "outliers": "outliers"}
     for path in sorted(map(_key, words), key=len, reverse=True):
         for head in (path, path.rpartition(".")[0]):
             if group := groups.get(head.rpartition(".")[2]):

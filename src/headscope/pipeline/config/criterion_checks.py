@@ -3,8 +3,8 @@
 from typing import Any
 
 from headscope.errors import ConfigError
-from headscope.pipeline.config.names import module_file, unique
-from headscope.pipeline.config.schema import Config, Estimator, OutlierOptions, WindowOutliers
+from headscope.pipeline.config.names import module_file
+from headscope.pipeline.config.schema import Config, Estimator, Outliers
 from headscope.pipeline.plan.node import ACROSS_HEADS
 
 NEEDS = {
@@ -16,11 +16,7 @@ NEEDS = {
 }
 OF_ESTIMATORS = {
     "gaussian": (),
-    "low_rank": ("rank",),  # a gaussian's covariance
     "clusters": ("clusters", "bits"),
-    "blocks": ("block", "top"),
-    "low_rank_keys": ("rank", "bits"),
-    "sampled": ("count",),
 }
 
 
@@ -35,7 +31,6 @@ def check_criteria(config: Config) -> None:
 
 
 def _criteria(config: Config) -> None:
-    _outliers("window.outliers", config.window.outliers)
     if not config.criterion:
         raise ConfigError("option criterion: name at least one, e.g. criterion=[dense,local,oracle]")
     for name, criterion in config.criterion.items():
@@ -43,12 +38,6 @@ def _criteria(config: Config) -> None:
         for need in NEEDS.get(criterion.kind, ()):
             if getattr(criterion, need) is None:
                 raise ConfigError(f"option criterion.{name}.{need} must be given: kind {criterion.kind} needs it")
-        if criterion.correction and "estimator" not in NEEDS.get(criterion.kind, ()):
-            kinds = ", ".join(kind for kind, needs in NEEDS.items() if "estimator" in needs)
-            raise ConfigError(
-                f"option criterion.{name}.correction: true has no meaning for kind {criterion.kind}, which estimates"
-                f" no bulk; leave it out (kinds with corrections: {kinds})"
-            )
         _outliers(f"criterion.{name}.outliers", criterion.outliers)
         for own, benchmark in config.benchmark.items():
             fitted = config.calibration.tasks or config.benchmark[benchmark.calibrated_on or own].tasks
@@ -72,16 +61,12 @@ def _estimators(config: Config) -> None:
                 f"option criterion.{name}.estimator.name: {estimator.name!r} is already another estimator,"
                 f" that of criterion {other}; give one of the two a name of its own"
             )
-        _estimator(f"criterion.{name}.estimator", estimator, config.model.expect.head_dim)
+        _estimator(f"criterion.{name}.estimator", estimator)
 
 
-def _estimator(option: str, estimator: Estimator, head_dim: int) -> None:
+def _estimator(option: str, estimator: Estimator) -> None:
     """An estimator has the options that its kind needs, and no others'."""
     kind = estimator.kind
-    if kind == "scored":
-        raise ConfigError(f"option {option}.kind: scored is no kind; name that of the rest, and give {option}.scored")
-    if kind == "gaussian" and estimator.covariance == "low_rank":
-        kind = "low_rank"
     for need in sorted({need for needs in OF_ESTIMATORS.values() for need in needs}):
         wanted, value = need in OF_ESTIMATORS.get(kind, ()), getattr(estimator, need)
         if wanted and value is None:
@@ -92,29 +77,14 @@ def _estimator(option: str, estimator: Estimator, head_dim: int) -> None:
         raise ConfigError(
             f"option {option}.covariance: {estimator.covariance!r} is not for clusters; choose full or diagonal"
         )
-    if estimator.values == "covariance" and estimator.kind != "gaussian":
-        raise ConfigError(f"option {option}.values: covariance is for kind gaussian, not {kind}; leave it out")
-    if estimator.values == "covariance" and estimator.moments != "prompt":
-        raise ConfigError(
-            f"option {option}.values: covariance needs the keys of the values, not those of {estimator.moments};"
-            f" use {option}.moments=prompt or {option}.values=mean"
-        )
-    if estimator.rank is not None and estimator.rank > head_dim:
-        raise ConfigError(f"option {option}.rank: {estimator.rank} is beyond the model's head_dim {head_dim}")
-    _rules(f"{option}.scored", estimator.scored)
 
 
-def _outliers(option: str, outliers: WindowOutliers | None) -> None:
-    _rules(option, outliers)
-    if outliers is not None and outliers.shared and any(rule not in ACROSS_HEADS for rule in outliers.rules):
+def _outliers(option: str, outliers: Outliers | None) -> None:
+    if outliers is None:
+        return
+    module_file(f"{option}.rule", "heads.outliers", outliers.rule)
+    if outliers.shared and outliers.rule not in ACROSS_HEADS:
         raise ConfigError(
             f"option {option}.shared: {outliers.shared} needs importances that compare between heads, which"
-            f" {', '.join(outliers.rules)} does not give; choose {option}.shared=0 or rules {list(ACROSS_HEADS)}"
+            f" {outliers.rule} does not give; choose {option}.shared=0 or rule {' or '.join(ACROSS_HEADS)}"
         )
-
-
-def _rules(option: str, outliers: OutlierOptions | None) -> None:
-    if outliers is not None:
-        unique(f"{option}.rules", outliers.rules)
-        for rule in outliers.rules:
-            module_file(f"{option}.rules", "heads.outliers", rule)

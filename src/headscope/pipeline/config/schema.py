@@ -144,18 +144,12 @@ class Assets:
 
 
 @dataclass
-class OutlierOptions:
-    """A few keys of each KV head, chosen at the boundary."""
+class Outliers:
+    """A few keys of each KV head, chosen at the boundary and attended with the window."""
 
-    rules: list[str] = option(MISSING, "modules of headscope.heads.outliers; several choose in turn")
+    rule: str = option(MISSING, "module of headscope.heads.outliers")
     count: int = option(MISSING, "outliers of a KV head", unit="keys", low=1)
     bits: int = option(16, "of a number of their keys and values; 16 keeps the model's", unit="bits", low=2, high=16)
-
-
-@dataclass
-class WindowOutliers(OutlierOptions):
-    """OutlierOptions that are attended with the window."""
-
     shared: float = option(0.0, "share of them for the heads of the whole model that need them most", low=0.0, high=1.0)
 
 
@@ -165,7 +159,6 @@ class Window:
 
     sink: int = option(MISSING, "first keys", unit="keys", low=0)
     recent: int = option(MISSING, "last keys, the query's own included, the sink not", unit="keys", low=1)
-    outliers: WindowOutliers | None = field(default=None)  # of every criterion that names none of its own
 
 
 @dataclass
@@ -174,25 +167,12 @@ class Estimator:
 
     name: str = option(MISSING, "name of its column; one name, one estimator")
     kind: str = option(MISSING, "module of headscope.heads.estimators")
-    covariance: str = option("full", "covariance of the keys", choices=("full", "low_rank", "diagonal", "none"))
-    rank: int | None = option(
-        None, "covariance low_rank: eigenvectors beside the diagonal; low_rank_keys: dimensions of a key", low=1
-    )
+    covariance: str = option("full", "covariance of the keys", choices=("full", "diagonal", "none"))
     clusters: int | None = option(None, "clusters: centres a KV head", low=1)
-    block: int | None = option(None, "blocks: consecutive keys of a block", unit="keys", low=1)
-    top: int | None = option(None, "blocks: blocks of the largest mean score, scored key by key", low=1)
     bits: int | None = option(
-        None, "low_rank_keys, clusters' means: of a number; 16 rounds nothing", unit="bits", low=2, high=16
-    )
-    count: int | None = option(None, "sampled: keys of the sample of a KV head", unit="keys", low=2)
-    capped: bool = option(False, "use the expected maximum where the variance is too large for the number of keys")
-    values: str = option(
-        "mean",
-        "gaussian: what it knows of the bulk's values: their mean, or how they vary with the keys too",
-        choices=("mean", "covariance"),
+        None, "clusters: of a number of their means; 16 rounds nothing", unit="bits", low=2, high=16
     )
     moments: str = option("prompt", "text whose keys the moments describe", choices=("prompt", "random_words", "prose"))
-    scored: OutlierOptions | None = field(default=None)  # scored exactly, not attended; the kind estimates the rest
 
 
 @dataclass
@@ -207,15 +187,12 @@ class Criterion:
         choices=("calibration", "other_tasks", "evaluation"),
     )
     estimator: Estimator | None = field(default=None)
-    outliers: WindowOutliers | None = field(default=None)
+    outliers: Outliers | None = field(default=None)
     fit: str | None = option(
         None,
         "map of each head's margin, fitted to the exact one; null: energy for lost outputs, none for shares"
-        " (offset, slope, logistic and isotonic are controls that lose retrieval)",
-        choices=("none", "energy", "offset", "slope", "logistic", "isotonic"),
-    )
-    correction: bool = option(
-        False, "qada, lost_output: local heads are given the bulk's output by the estimator instead of dropping it"
+        " (logistic is a control that loses retrieval)",
+        choices=("none", "energy", "logistic"),
     )
 
 
@@ -224,13 +201,7 @@ class Calibration:
     """What criteria are fitted to."""
 
     probes: int = option(64, "queries a head, of each task's calibration prompts, that stand for those to come", low=1)
-    rule: str = option(
-        "sparsity",
-        "what targets are: the share of local pairs; the local share tau itself; the most lost mass; or the share of"
-        " pairs with over .9 of their mass outside the window that new prompts must still call long",
-        choices=("sparsity", "tau", "lost_mass", "coverage"),
-    )
-    targets: list[float] = option(MISSING, "values to reach, in the rule's unit", low=0.001, high=0.999)
+    targets: list[float] = option(MISSING, "shares of local (query, head) pairs to reach", low=0.001, high=0.999)
     length: int | None = option(
         None,
         "length of the calibration prompts, whatever is evaluated; null: the one nearest to each evaluated length",

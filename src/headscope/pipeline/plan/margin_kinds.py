@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from headscope.pipeline.config.schema import Criterion, Window
+from headscope.pipeline.config.schema import Criterion
 from headscope.pipeline.plan.node import LOST_OUTPUT, asks_probes
 
 WITH_MARGINS = ("oracle", "qada", *LOST_OUTPUT)
@@ -13,13 +13,6 @@ def has_margins(criterion: Criterion) -> bool:
     """Whether a criterion's margins are recorded for it: oracle tables know the plain window and no probes."""
     own = criterion.outliers is not None or criterion.kind in LOST_OUTPUT
     return own or asks_probes(dataclasses.asdict(criterion))
-
-
-def windowed(criterion: Criterion, window: Window) -> Criterion:
-    """A criterion with the outliers of the window, unless it has its own; dense reads all keys anyway."""
-    if criterion.outliers is not None or criterion.kind == "dense":
-        return criterion
-    return dataclasses.replace(criterion, outliers=window.outliers)
 
 
 def recorded_kind(criterion: Criterion) -> str:

@@ -15,7 +15,7 @@ from headscope.pipeline.store.files import canonical, digest
 Spec = dict[str, Any]
 LOST_OUTPUT = ("lost_output", "oracle_output")
 """Kinds of criteria that weigh heads by what their output loses."""
-ASK_PROBES = ("clusters", "low_rank_keys", "query_metric", "probe_attention")
+ASK_PROBES = ("clusters", "probe_attention")
 """Estimators and rules for outliers that look at the probes, where there are some."""
 ACROSS_HEADS = ("probe_attention",)
 """Rules for outliers whose importances compare between heads, so that heads can share outliers."""
@@ -82,12 +82,11 @@ def modules(stage: str, spec: Spec) -> list[str]:
 
 
 def criterion_modules(criterion: Mapping[str, Any]) -> list[str]:
-    """Name the modules that make a criterion: its own, its estimator's, a correction's, those that choose outliers."""
+    """Name the modules that make a criterion: its own, its estimator's, and the rule's that chooses outliers."""
     estimator, outliers = criterion["estimator"], criterion["outliers"]
     found = [f"headscope.heads.criteria.{criterion['kind']}"]
     found += estimator_modules(estimator) if estimator else []
-    found += ["headscope.heads.corrected"] if criterion.get("correction") else []
-    return found + _rule_modules(outliers)
+    return found + ([f"headscope.heads.outliers.{outliers['rule']}"] if outliers else [])
 
 
 def asks_probes(criterion: Mapping[str, Any]) -> bool:
@@ -97,14 +96,7 @@ def asks_probes(criterion: Mapping[str, Any]) -> bool:
 
 def estimator_modules(estimator: Mapping[str, Any]) -> list[str]:
     """Name the modules that make an estimator."""
-    found = [f"headscope.heads.estimators.{estimator['kind']}"]
-    if estimator.get("scored"):
-        found += ["headscope.heads.estimators.scored", *_rule_modules(estimator["scored"])]
-    return found
-
-
-def _rule_modules(outliers: Mapping[str, Any] | None) -> list[str]:
-    return [f"headscope.heads.outliers.{rule}" for rule in outliers["rules"]] if outliers else []
+    return [f"headscope.heads.estimators.{estimator['kind']}"]
 
 
 def ancestors(nodes: list[Node]) -> Iterator[Node]:

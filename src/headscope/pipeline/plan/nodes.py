@@ -14,7 +14,7 @@ from headscope.benchmarks.row import OFFICIAL
 from headscope.pipeline.assets.official import official_file
 from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.config.schema import Config
-from headscope.pipeline.plan.margin_kinds import WITH_MARGINS, has_margins, recorded_kind, windowed
+from headscope.pipeline.plan.margin_kinds import WITH_MARGINS, has_margins, recorded_kind
 from headscope.pipeline.plan.node import LOST_OUTPUT, Node, Spec, make_node
 
 CHUNK = 256
@@ -50,10 +50,8 @@ class _Builder:
 
     def __init__(self, config: Config) -> None:
         self.config, self.model = config, config.model
-        self.window = dataclasses.replace(config.window, outliers=None)
-        self.criteria = {
-            name: windowed(found, config.window) for name, found in sorted(config.criterion.items())
-        }  # their order makes no other result
+        self.window = config.window
+        self.criteria = dict(sorted(config.criterion.items()))  # their order makes no other result
         rope = None if self.model.rope is None else _given(self.model.rope)
         self.compute = {"dtype": self.model.dtype, "device": self.model.device, "rope": rope}
         self.compute["device_map"] = self.model.device_map
@@ -220,7 +218,6 @@ class _Builder:
                 "calibrated_on": criterion.calibrated_on,
                 "estimator": None if estimator is None else estimator.name,
                 "fit": criterion.fit or ("energy" if criterion.kind in LOST_OUTPUT else "none"),
-                "rule": self.config.calibration.rule,
                 "targets": self.config.calibration.targets,
                 "benchmark": source,
                 "length": length,

@@ -1,4 +1,4 @@
-"""What each target needs: one threshold for all heads by a rule, after each head's map, or a static ranking."""
+"""Fit what each target sparsity needs: one threshold for all heads, after each head's map, or a static ranking."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from headscope.heads.calibration.fits import fit
 from headscope.heads.calibration.maps import MarginMap
-from headscope.heads.calibration.rules import RULES, bulk_share
-from headscope.heads.calibration.thresholds import head_means, static_labels, threshold_for
+from headscope.heads.calibration.thresholds import bulk_share, head_means, static_labels, threshold_for
 from headscope.heads.quality import label_quality, pair_weights
 from headscope.pipeline.plan.node import LOST_OUTPUT
 from headscope.pipeline.store.calibration_pairs import Pairs, read_pairs
@@ -27,11 +26,10 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write calibration.json: what each target needs, and the quality of its labels.
 
     Maps and thresholds are fitted on the calibration split. `static_oracle` alone (`calibrated_on: evaluation`) is
-    fitted on the evaluated prompts themselves. Quality is measured on the evaluation split of the same tasks, with
-    what the rule's target became there (`achieved`).
+    fitted on the evaluated prompts themselves. Quality is measured on the evaluation split of the same tasks.
 
     Args:
-        spec: criterion, kind, calibrated_on, estimator (a name or null), fit, rule, targets, length, task;
+        spec: criterion, kind, calibrated_on, estimator (a name or null), fit, targets, length, task;
             tasks and prompts, where not all of the benchmark's calibration prompts are used.
         out: the node's empty folder.
         parents: oracle nodes (margins nodes for a criterion with margins of its own); which tasks they hold follows
@@ -48,11 +46,11 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
             targets[str(target)] = _ranking(fitted, target)
             local = [~long for long in _labels_of(targets[str(target)], test)]
         else:
-            threshold = RULES[spec["rule"]].threshold(margins, fitted.exact, target)
+            threshold = threshold_for(margins, target)
             targets[str(target)] = {"threshold": threshold, **plain}
             local = [margin >= threshold for margin in tested]
-        quality[str(target)] = _quality(spec["rule"], target, fitted, test, local)
-    result = {**{name: spec[name] for name in ("criterion", "kind", "fit", "rule")}, "prompts": len(fitted.exact)}
+        quality[str(target)] = _quality(target, fitted, test, local)
+    result = {**{name: spec[name] for name in ("criterion", "kind", "fit")}, "prompts": len(fitted.exact)}
     text = json.dumps({**result, "targets": targets, "quality": quality}, indent=1)
     (out / "calibration.json").write_text(text, encoding="utf-8")
 
@@ -88,12 +86,11 @@ def _ranking(pairs: Pairs, target: float) -> dict[str, Any]:
     return {"layers": indices, "long": static_labels(long_share, lost, target).astype(int).tolist()}
 
 
-def _quality(rule: str, target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float | None]:
-    """Sparsity, the rule's value, and agreement with the exact labels by the same rule (recorded: lost energy)."""
-    found = _lost_energy(test, local) if test.lost else _agreement(rule, target, fitted, test, local)
-    found["achieved"] = RULES[rule].achieved(local, test.exact, target)
+def _quality(target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float | None]:
+    """Measure sparsity and agreement with the exact labels of the same target (recorded margins: lost energy)."""
+    measures = _lost_energy(test, local) if test.lost else _agreement(target, fitted, test, local)
     # JSON has no NaN: a share that does not exist (no long pair at all) is null.
-    return {name: value if np.isfinite(value) else None for name, value in found.items()}
+    return {name: value if np.isfinite(value) else None for name, value in measures.items()}
 
 
 def _lost_energy(test: Pairs, local: Sequence[Array]) -> dict[str, float]:
@@ -102,8 +99,8 @@ def _lost_energy(test: Pairs, local: Sequence[Array]) -> dict[str, float]:
     return {"sparsity": float(np.mean([called.mean() for called in local])), "lost_energy": float(np.mean(lost))}
 
 
-def _agreement(rule: str, target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float]:
-    threshold = RULES[rule].threshold(fitted.exact, fitted.exact, target)
+def _agreement(target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float]:
+    threshold = threshold_for(fitted.exact, target)
     called, exact = np.concatenate(local), np.concatenate(test.exact)
     prompts = np.repeat(np.arange(len(local)), [len(part) for part in local])
     weights = pair_weights(prompts, called.shape[1])

@@ -145,18 +145,15 @@ def load_probes(parents: Parents) -> LoadedProbes | None:
 
 def build_outliers(spec: Mapping[str, Any] | None) -> OutlierRule:
     """Make the outliers that a slice names."""
-    return (
-        NO_OUTLIERS if spec is None else OutlierRule(tuple(spec["rules"]), spec["count"], spec["bits"], spec["shared"])
-    )
+    return NO_OUTLIERS if spec is None else OutlierRule(**spec)
 
 
 def criterion_identity(
     spec: Mapping[str, Any], moments: Mapping[str, TextMoments], probes: LoadedProbes | None
 ) -> dict[str, Any]:
-    """What makes a criterion: kind, estimator, outliers, correction, what they were given, and the code of all."""
+    """Name all that makes a criterion's numbers: kind, estimator, outliers, their inputs' bytes, and the code."""
     estimator = spec["estimator"] and estimator_identity(spec["estimator"], moments)
     # A head's weight is in what calibration found.
     used = probes.sha256 if probes is not None and (spec["outliers"] or asks_probes(spec)) else None
     identity = {"kind": spec["kind"], "estimator": estimator, "outliers": spec["outliers"], "probes": used}
-    identity |= {"correction": True} if spec.get("correction") else {}
     return {**identity, "code": code_digest(*criterion_modules(spec))}
