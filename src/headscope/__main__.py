@@ -13,6 +13,7 @@ COMMANDS = {
     "diff": "compare two experiments or two result folders",
     "benchmark": "export prompts as jsonl, or score a jsonl of predictions",
     "gc": "list or delete results that no experiment needs",
+    "docs": "write docs/criteria.md and docs/options.md from conf/ and the schema",
 }
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headscope.errors import ConfigError
 from headscope.figures.common import bootstrap, panels, scores, style
 from headscope.figures.common.node import Setting
 from headscope.figures.common.scores import MEAN, SETTING
