@@ -14,10 +14,9 @@ from headscope.kernels.decode.update_clusters import update_clusters
 
 CLUSTERS, OUTLIERS = 16, 340
 """Of the default adaptive criterion, for each KV head."""
-SUMMARIES = ["gaussian", "diagonal", "clusters", "lost_output", "updated", "correction"]
+SUMMARIES = ["gaussian", "diagonal", "clusters", "lost_output", "updated"]
 """A full Gaussian (QAdA); its diagonal; clusters with one diagonal; these, outliers in the window and the loss of the
-output; the same, and at every step the key that leaves the window joins a cluster; the same as `lost_output`, and local
-heads are given the bulk's estimated output."""
+output; the same, and at every step the key that leaves the window joins a cluster."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def summary(name: str, key: Tensor, value: Tensor, window: Window) -> Summary:
         return Summary(rest, None, None, {})
     metric = torch.eye(key.shape[3], device=key.device).repeat(*key.shape[:2], 1, 1)
     means = ClusterMeans(centres, mean_values, metric) if name == "updated" else None
-    return Summary(rest, _outliers(keys, values), means, {"lost_output": True, "correction": name == "correction"})
+    return Summary(rest, _outliers(keys, values), means, {"lost_output": True})
 
 
 def _covariance(keys: Tensor) -> Tensor:

@@ -12,5 +12,5 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which some library may do before our kernels
 
-for folder in ("models", "inference"):  # their helpers
+for folder in ("models", "lab", "inference"):  # their helpers
     sys.path.insert(0, str(Path(__file__).parent / folder))

@@ -1,4 +1,4 @@
-"""The library as a user of `pip install headscope` meets it: its names, its imports and the README's example."""
+"""The library as a user of `pip install headscope` meets it: its names, its imports and the examples of the pages."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ import headscope
 from headscope.models.tiny import tiny_llama, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
-ROOMS = {"errors", "heads", "kernels", "models"}
+ROOMS = {"errors", "heads", "kernels", "models", "lab", "inference"}
 PACKAGES = {"headscope", "torch", "transformers", "tokenizers", "safetensors", "numpy"}
 
 
@@ -45,8 +45,9 @@ def test_unknown_names_are_attribute_errors() -> None:
         headscope.unknown  # noqa: B018
 
 
-def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    [code] = re.findall(r"<!-- library-example -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/library.md"])
+def test_the_examples_of_the_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    [code] = re.findall(r"<!-- library-example -->\n```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     code, hub = re.subn(r'^name = "\S+"', 'name = "model"', code, flags=re.MULTILINE)
     code, long = re.subn(r"\[:6000\]", "[:1200]", code)
     assert (hub, long) == (1, 1)
@@ -54,7 +55,7 @@ def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     tiny_llama(**sizes, seed=0).save_pretrained("model")
     tiny_tokenizer([topics["assignment"]], sizes["vocab"]).save_pretrained("model")
-    exec(compile(code, "README.md", "exec"), {"__name__": "example"})
-    assert Path("lost_output.safetensors").is_file()
-    head, group, queries = re.search(r"head=([\d.]+), group=([\d.]+), queries=(\d+)", capsys.readouterr().out).groups()
-    assert 0 < float(group) < float(head) < 1 and int(queries) > 2
+    exec(compile(code, page, "exec"), {"__name__": "example"})
+    assert Path("lost_output.safetensors").is_file() == (".save(" in code)
+    said = dict(re.findall(r"(head|group|queries)=([\d.]+)", capsys.readouterr().out))
+    assert 0 < float(said["group"]) < float(said["head"]) < 1 and int(said["queries"]) > 2

@@ -132,6 +132,15 @@ def test_ci_fails_where_the_readme_has_no_test_command(tmp_path: Path) -> None:
     assert done.returncode == 1 and "test-command" in done.stderr
 
 
+def test_the_slurm_profile_differs_from_the_default_one_only_in_where_jobs_run() -> None:
+    default, slurm = (
+        yaml.safe_load((ROOT / f"workflow/profiles/{name}/config.yaml").read_text()) for name in ("default", "slurm")
+    )
+    assert slurm.pop("executor") == "slurm" and default.pop("resources") == ["gpu=1"]
+    where = {"cores", "jobs", "latency-wait"}
+    assert {k: v for k, v in slurm.items() if k not in where} == {k: v for k, v in default.items() if k not in where}
+
+
 def test_the_licence_is_apache_2_and_the_notice_ships() -> None:
     assert PROJECT["license"] == "Apache-2.0"
     assert PROJECT["license-files"] == ["LICENSE", "NOTICE"]

@@ -13,6 +13,7 @@ COMMANDS = {
     "diff": "compare two experiments or two result folders",
     "benchmark": "export prompts as jsonl, or score a jsonl of predictions",
     "gc": "list or delete results that no experiment needs",
+    "docs": "write docs/criteria.md and docs/options.md from conf/ and the schema",
 }
 
 
@@ -39,20 +40,20 @@ def _dispatch(words: list[str]) -> int:
         return int(import_module(f"headscope.pipeline.commands.{command}").main(rest))
     from headscope.pipeline.commands import stage
     from headscope.pipeline.config.options import nearest
+    from headscope.pipeline.plan.stages import STAGES
 
-    known = stage.names()
-    if command not in known:
-        raise ConfigError(f"unknown command {command!r}; did you mean {nearest(command, [*COMMANDS, *known])!r}?")
+    if command not in STAGES:
+        raise ConfigError(f"unknown command {command!r}; did you mean {nearest(command, [*COMMANDS, *STAGES])!r}?")
     return stage.main(command, rest)
 
 
 def _usage() -> str:
-    from headscope.pipeline.commands import stage
+    from headscope.pipeline.plan.stages import STAGES
 
-    lines = [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
-    stages = ", ".join(stage.names())
-    tail = f"or one stage by hand: headscope <stage> <spec> <out> <parents...>\n  stages: {stages}"
-    return "\n".join(["usage: headscope <command> [options]", "", *lines, "", tail])
+    commands = [f"  {name:<11} {text}" for name, text in COMMANDS.items()]
+    stages = [f"  {name:<11} {stage.message}" for name, stage in STAGES.items()]
+    by_hand = "or one stage by hand: headscope <stage> <spec> <out> <parents...>"
+    return "\n".join(["usage: headscope <command> [options]", "", *commands, "", by_hand, "", *stages])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from headscope.heads import registry
 from headscope.pipeline.config.compose import groups
 from headscope.pipeline.config.options import find, options
 from headscope.pipeline.plan import node as node_module
-from headscope.pipeline.plan import plan
 from headscope.pipeline.plan.node import ancestors
 from headscope.pipeline.plan.nodes import figures
 
@@ -219,7 +218,3 @@ def setter(path):
             setattr(config, last, value)
 
     return write
-
-
-def test_the_plan_has_the_stages_it_has_outputs_for():
-    assert set(plan.OUTPUTS) == {*plan.STAGES, "track"} - {"figures"}

@@ -9,7 +9,8 @@ import pytest
 import synthetic_tables as fake
 
 from headscope.figures import head_map, label_errors, mass_fit, roc
-from headscope.figures.common.tables import Setting, Tables
+from headscope.figures.common.node import Setting
+from headscope.figures.common.tables import Tables
 from headscope.heads import quality
 
 AT = Setting("ruler", 1024)

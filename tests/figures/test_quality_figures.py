@@ -56,7 +56,7 @@ def test_recorded_margins_find_their_pairs_whatever_the_order_of_rows(tables):
 
 
 def test_a_monotone_margin_is_as_good_as_the_oracle(tables):
-    table = quality.measured(tables)
+    table = quality.measures_of(tables)
     for name in ("oracle", "sharp"):
         assert row(table, name)[["auc", "auc_within", "average_precision"]].tolist() == [1, 1, 1]
     best = row(table, "oracle")["lost_mass_sparsity_1pct"]
@@ -69,13 +69,13 @@ def test_a_monotone_margin_is_as_good_as_the_oracle(tables):
 
 
 def test_a_static_list_orders_no_pair_within_a_head(tables):
-    found = row(quality.measured(tables), "static")
+    found = row(quality.measures_of(tables), "static")
     assert found["auc_within"] == 0.5 and 0.5 < found["auc"] < 1
     assert np.isnan(found["lost_energy_80"]) and found["cost"] == 0
 
 
 def test_cost_is_in_windows_and_what_reads_every_key_has_none(tables):
-    table = quality.measured(tables)
+    table = quality.measures_of(tables)
     assert np.isnan(row(table, "oracle")["cost"])
     assert row(table, "sharp")["cost"] == 0.5
     assert row(table, "qada")["cost"] == pytest.approx(4 * (64 * 65 / 2 + 64) / (144 * 2 * 64 * 2))
@@ -154,7 +154,7 @@ def test_a_measure_that_orders_as_generation_does_agrees(tmp_path):
         found = fake.experiment(tmp_path, {"a": 90.0, "b": 90.0}, (1024, 2048), criteria=criteria, **SIZES)
     nodes = [fake.margins(tmp_path, node, recorded) for node in found.oracles]
     tables = Tables(found.evaluations, found.oracles, found.calibrations, nodes)
-    _, table = agreement.draw(tables, fake.title("ab"), at=[0.65, 0.8], resamples=100)
+    _, table = agreement.draw(tables, fake.title("ab"), sparsities=[0.65, 0.8], resamples=100)
     assert list(table.columns) == ["length", "measure", "spearman", "low", "high", "criteria"]
     assert set(table["length"]) == {1024, 2048, "all"}
     right = table[table["measure"].isin(["auc", "average_precision", "lost_energy_95"])]
@@ -162,13 +162,13 @@ def test_a_measure_that_orders_as_generation_does_agrees(tmp_path):
 
 
 def test_a_measure_that_too_few_criteria_have_is_given_no_correlation(tables):
-    _, table = agreement.draw(tables, fake.title("ab"), at=[0.65, 0.8], resamples=20)
+    _, table = agreement.draw(tables, fake.title("ab"), sparsities=[0.65, 0.8], resamples=20)
     assert table["spearman"].isna().all() and set(table.loc[table["measure"] == "lost_energy_80", "criteria"]) == {2}
     assert set(table.loc[table["measure"] == "auc", "criteria"]) == {4}
 
 
 def test_ranks_are_averaged_over_lengths_of_criteria_that_all_have():
-    columns = ["length", "criterion", "auc", "kept"]
+    columns = ["length", "criterion", "auc", "score_share"]
     rows = [
         (1, "a", 1, 1),
         (1, "b", 2, 2),

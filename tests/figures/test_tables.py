@@ -7,7 +7,9 @@ import pytest
 import synthetic_tables as fake
 
 from headscope.errors import ConfigError
-from headscope.figures.common.tables import Setting, Tables, matrix
+from headscope.figures.common.node import Setting
+from headscope.figures.common.oracle_rows import matrix
+from headscope.figures.common.tables import Tables
 from headscope.pipeline.store.oracle_tables import PromptMasses, estimates_table, masses_table
 
 AT = Setting("ruler", 1024)

@@ -1,4 +1,4 @@
-"""Estimators with several parts: clusters of keys, and outliers scored exactly."""
+"""Clusters of keys: how they are found, and what they estimate."""
 
 import layers
 import torch
@@ -10,16 +10,9 @@ from headscope.heads.estimators import build
 from headscope.heads.moments import KeyMoments, gaussian_log_mass
 from headscope.heads.quantised import rounded
 
-GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "full", "moments": "prompt"}
-
 
 def clusters(count: int):
     return build({"kind": "clusters", "name": "c", "clusters": count, "covariance": "full", "bits": 16}, {})
-
-
-def scored(count: int):
-    rest = {"kind": "clusters", "name": "o", "clusters": 3, "covariance": "full", "bits": 16}
-    return build({**rest, "scored": {"rules": ["mahalanobis"], "count": count, "bits": 16}}, {})
 
 
 def estimate(estimator, bulk, query):
@@ -57,21 +50,6 @@ def test_sizes_means_and_spreads_make_up_the_whole(count: int, tokens: int, seed
     torch.testing.assert_close((share[..., None] * summary.value).sum(1), bulk.values.mean(1))
     spread = (share * summary.spread).sum(1)
     assert ((spread - 1).abs().min(spread.abs()) < 1e-6).all()  # 0: every key is its own cluster
-
-
-def test_a_key_that_one_head_looks_for_is_seen_among_the_outliers_alone() -> None:
-    bulk, query = layers.bulk(), layers.queries()
-    bulk.cache.keys[0, 30] = 40 * query[0, 1, 2] / query[0, 1, 2].norm()
-    mass = layers.exact(query, bulk)[0][0, 1, 2]
-    assert (estimate(scored(1), bulk, query)[0, 1, 2] - mass).abs() < 0.05
-    assert (estimate(build(GAUSSIAN, {}), bulk, query)[0, 1, 2] - mass).abs() > 5
-
-
-def test_no_outliers_leave_the_rests_estimate_and_value() -> None:
-    bulk, query = layers.bulk(), layers.queries()
-    torch.testing.assert_close(estimate(scored(0), bulk, query), estimate(clusters(3), bulk, query))
-    found, rest = (e.value(query, e.summarise(bulk), layers.SCALE) for e in (scored(0), clusters(3)))
-    torch.testing.assert_close(found, rest)
 
 
 def test_clusters_in_few_bytes_are_the_full_ones_with_less() -> None:

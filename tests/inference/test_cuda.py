@@ -5,7 +5,7 @@ import test_outlier_rows as outlier_rows
 import torch
 from adaptive_cases import IDS as PROMPTS
 from adaptive_cases import calibrated, generated
-from test_engine import BOUNDARY, BUDGET, EOS, IDS, WINDOW, criteria
+from test_lab_evaluation import BOUNDARY, BUDGET, EOS, IDS, WINDOW, criteria
 from tiny_models import random_ids, tiny_model
 
 from headscope import adaptive

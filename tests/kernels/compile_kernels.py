@@ -23,7 +23,6 @@ from headscope.kernels.decode import update_clusters as join
 from headscope.kernels.decode.decide import decide
 from headscope.kernels.decode.read_bulk import merge, read_bulk
 from headscope.kernels.mass import masses as mass
-from headscope.kernels.mass import masses_hopper as mass_hopper
 from headscope.kernels.prefill import packed, packed_hopper, packing, windows_hopper
 from headscope.kernels.prefill import partial_sums as parts
 from headscope.kernels.prefill import prefix_moments as prefix
@@ -85,7 +84,7 @@ def decoding(
     deciding = {"M": outliers, "C": clusters, "CENTRES": padded(clusters), "FULL": full}
     reading = {**shape, "ROWS": rows, "PAGE": page}
     (slices, at_once), warps = decode.merge_tiling(groups), 4 if width <= 128 else 8
-    deciding |= {"LOST": not full, "CORRECT": full, "DEPENDENT": dependent}
+    deciding |= {"LOST": not full, "DEPENDENT": dependent}
     joining = {**reading, **deciding, "COLUMNS": min(join.COLUMNS, width), "PRECISION": join.PRECISION}
     merging = {**shape, "GROUPS": groups, "PARTS": at_once, "SLICES": slices, "DEPENDENT": dependent}
     return [
@@ -136,19 +135,6 @@ def packed_on_hopper(group: int) -> Any:
     types = described | {"query": "*bf16", "output": "*bf16", "bits": "fp32"} | CUT
     constants = {"G": group, "D": dim, "M": packed_hopper.ROWS, "N": tile, "STAGES": packed_hopper.STAGES}
     return compiled(kernel, types, constants | {"num_warps": 4}, 4, 3, GluonASTSource)
-
-
-def masses_on_hopper(group: int) -> Any:
-    """The masses in Gluon."""
-    from triton.experimental.gluon import language as gl
-    from triton.experimental.gluon._runtime import GluonASTSource
-
-    dim, tile = gluon.DIM, mass_hopper.TILE
-    layout = gl.NVMMASharedLayout.get_default_for([1, 1, tile, dim], gl.bfloat16)
-    types = {"key": f"tensordesc<bf16[1,1,{tile},{dim}],{layout!r}>", "query": "*bf16", "positions": "*i32"}
-    types |= {"local": "*fp32", "bulk": "*fp32", "bits": "fp32"}
-    constants = {"G": group, "D": dim, "N": tile, "PARTS": mass_hopper.PARTS, "STAGES": mass_hopper.STAGES}
-    return compiled(mass_hopper._masses_hopper, types, constants | {"num_warps": 4}, 4, 3, GluonASTSource)
 
 
 def windows_on_hopper(group: int) -> Any:
@@ -208,7 +194,5 @@ if __name__ == "__main__":
     for group in (1, 4, 7) if gluon.THERE else ():
         found = packed_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"packed in Gluon, {group} heads"
-        found = masses_on_hopper(group)
-        assert found.metadata.shared <= SHARED and not serialised(found), f"masses in Gluon, {group} heads"
         found = windows_on_hopper(group)
         assert found.metadata.shared <= SHARED and not serialised(found), f"windows in Gluon, {group} heads"

@@ -101,18 +101,6 @@ def test_nan_shows_in_its_own_side_and_a_future_nan_nowhere(device, dtype, dim) 
     assert torch.isfinite(local[0, :3, 0]).all() and torch.isfinite(bulk[0, :3, 1]).all()
 
 
-def test_the_exact_masses_come_from_the_kernel_where_it_serves(device, dtype, monkeypatch) -> None:
-    query, key, positions = drawn(device, dtype)
-    monkeypatch.setattr(kernel_device, "serve", lambda *_: True)
-    served = mass.log_masses(query, key, positions, WINDOW, 0.1)
-    monkeypatch.setattr(kernel_device, "serve", lambda *_: False)
-    plain = mass.log_masses(query, key, positions, WINDOW, 0.1)
-    assert torch.equal(served.bulk, found(query, key, positions, WINDOW, 0.1)[1])
-    torch.testing.assert_close(served.local, plain.local)
-    torch.testing.assert_close(served.bulk, plain.bulk)
-    assert torch.equal(served.bulk_size, plain.bulk_size)
-
-
 def test_kernels_serve_half_precision_on_a_gpu_alone(device) -> None:
     half, single = (torch.zeros(1, 1, 1, 64, device=device, dtype=t) for t in (torch.bfloat16, torch.float32))
     assert kernel_device.serve(half) == (device == "cuda")
@@ -139,35 +127,3 @@ def test_wide_heads_are_served_where_the_shared_memory_is_ample(monkeypatch, roo
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     assert kernel_device.serve(torch.zeros(1, widest).half())
     assert not kernel_device.serve(torch.zeros(1, widest + 1).half())
-
-
-@pytest.fixture
-def hopper(monkeypatch):
-    """Tensors that say they are on a Hopper GPU."""
-    from headscope.kernels.mass import masses_hopper as mass_hopper
-
-    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    return mass_hopper
-
-
-def test_hopper_serves_head_dim_128_in_half_precision_with_keys_at_multiples_of_16_bytes(hopper, monkeypatch) -> None:
-    query, key = torch.zeros(1, 6, 5, 128).half(), torch.zeros(1, 2, 9, 128).half()
-    wide = torch.zeros(1, 2, 9, 132).half()
-    assert hopper.serves(query, key) and hopper.serves(query.bfloat16(), key.bfloat16())
-    assert hopper.serves(query, key.transpose(1, 2).contiguous().transpose(1, 2))
-    assert not hopper.serves(query[..., :64], key[..., :64]) and not hopper.serves(query.float(), key.float())
-    assert not hopper.serves(query, key.bfloat16())
-    assert not hopper.serves(query, wide[..., :128]) and not hopper.serves(query, key[:, :1].expand(1, 2, 9, 128))
-    assert not hopper.serves(query, torch.zeros(2 * 9 * 128 + 1).half()[1:].view(1, 2, 9, 128))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (10, 0))
-    assert not hopper.serves(query, key)
-
-
-def test_masses_take_the_path_of_hopper_where_it_serves(hopper, monkeypatch) -> None:
-    given = []
-    monkeypatch.setattr(hopper, "write_masses", lambda *x: given.append(x))
-    query, key = torch.zeros(1, 6, 5, 128).half(), torch.zeros(1, 2, 9, 128).half()
-    local, bulk = found(query, key, torch.arange(4, 9), WINDOW, 0.1)
-    (call,) = given
-    assert call[2].dtype == torch.int32 and call[3] is local and call[4] is bulk and call[5:] == (5, 20, 0.1)

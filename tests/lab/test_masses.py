@@ -6,7 +6,8 @@ from tiny_models import CONFIGS, random_ids, tiny_model
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.moments import KeyMoments, gaussian_log_mass
 from headscope.heads.window import Window
-from headscope.lab.masses import record_masses
+from headscope.kernels.common import device
+from headscope.lab.masses import exact_masses, record_masses
 from headscope.models.attention import NAME, attention, causal_attention
 
 WINDOW, BOUNDARY = Window(sink=4, recent=16), 60
@@ -66,3 +67,20 @@ def test_kept_scores_are_those_behind_the_last_prompt_tokens_bulk_mass() -> None
     for found in record_masses(model, ids, random_ids(3, 5), BOUNDARY, WINDOW, []).values():
         mass = np.logaddexp.reduce(found.scores.numpy(), axis=1)
         np.testing.assert_allclose(mass, found.masses.bulk[0, :, len(ids) - 1 - BOUNDARY].numpy(), rtol=1e-9)
+
+
+def test_exact_masses_come_from_the_kernel_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
+    from headscope.kernels.mass.masses import masses
+
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    query, key = (torch.randn(1, heads, 30, 64, device=where).half() for heads in (6, 2))
+    position = torch.arange(30, device=where)
+    monkeypatch.setattr(device, "serve", lambda *_: True)
+    by_kernel = exact_masses(query, key, position, WINDOW, 0.1)
+    monkeypatch.setattr(device, "serve", lambda *_: False)
+    by_torch = exact_masses(query, key, position, WINDOW, 0.1)
+    assert torch.equal(by_kernel.bulk, masses(query, key, position, 4, 16, 0.1)[1])
+    torch.testing.assert_close(by_kernel.local, by_torch.local)
+    torch.testing.assert_close(by_kernel.bulk, by_torch.bulk)
+    assert torch.equal(by_kernel.bulk_size, by_torch.bulk_size)

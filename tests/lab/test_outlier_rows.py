@@ -35,7 +35,8 @@ THRESHOLDS = {"oracle": 0.2, "qada": 0.2, "oracle_output": OUTPUT, "lost_output"
 
 def criterion(kind: str):
     targets = [{"threshold": THRESHOLDS.get(kind, 0.0), "map": MAP}]
-    return build({"kind": kind}, targets, build_estimator(GAUSSIAN, {}) if kind in ESTIMATED else None)
+    estimator = build_estimator(GAUSSIAN, {}) if kind in ESTIMATED else None
+    return build({"kind": kind}, targets, estimator)
 
 
 def fitted(model) -> ModelProbes:
@@ -214,8 +215,9 @@ def test_heads_that_share_are_asked_together_and_answer_as_one_by_one(monkeypatc
     built = build({"kind": "lost_output"}, [{"threshold": OUTPUT, "map": MAP}], build_estimator(spec, {}))
     model, rows = tiny_model("llama"), [Rows(built, SHARED)]
     parts = []
-    remembered = lambda *inputs: parts.append(make_boundary_state(*inputs)) or parts[-1]  # noqa: E731
-    monkeypatch.setattr(shared_prefix, "make_boundary_state", remembered)
+    monkeypatch.setattr(
+        shared_prefix, "make_boundary_state", lambda *given: parts.append(make_boundary_state(*given)) or parts[-1]
+    )
     options = {"probes": fitted(model)}
     together = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], **options)
     assert {len(frozen.summaries) for frozen in parts} == {1}

@@ -8,7 +8,7 @@ import pytest
 
 from headscope.errors import ConfigError
 from headscope.pipeline.config import compose
-from headscope.pipeline.plan.plan import STAGES
+from headscope.pipeline.plan.stages import RESULT_STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +70,7 @@ def test_sweeps_follow_hydras_grammar(build, overrides, points):
 def test_a_sweep_is_the_union_of_its_points(build):
     swept = build("experiment=smoke", "window.recent=64,128", "seed=1,2")
     single = [build("experiment=smoke", f"window.recent={r}", f"seed={s}") for r in (64, 128) for s in (1, 2)]
-    stages = [stage for stage in STAGES if stage != "figures"]
+    stages = [stage for stage in RESULT_STAGES if stage != "figures"]
     assert addresses(swept, *stages) == set().union(*(addresses(one, *stages) for one in single))
     assert len(swept.points) == 2
 
@@ -97,7 +97,7 @@ def test_the_predictors_study_pools_three_seeds_in_one_set_of_figures(build):
     planned = build("experiment=predictors")
     [point] = planned.points
     assert (point.name, point.seeds) == ("predictors", [1, 2, 3])
-    assert set(point.figures) == {"generation", "keeps", "quality", "agreement", "score_sparsity", "head_map"}
+    assert set(point.figures) == {"generation", "equal_sparsity", "quality", "agreement", "score_sparsity", "head_map"}
     assert len(planned.nodes["evaluation"]) == len(planned.nodes["margins"]) == 3 * 3 * 11
     recorded = {
         json.loads(parent.spec)["seed"] for parent in point.figures["quality"].parents if parent.stage == "margins"
@@ -240,7 +240,7 @@ def test_the_scope_is_part_of_the_keys_of_what_decides_and_of_nothing_else(build
         build("experiment=smoke", *more) for more in ((), ("scope=prompt",), ("scope=prompt", "chunk=64"))
     )
     deciding = ("oracle", "margins", "calibration", "evaluation", "figures")
-    others = [stage for stage in STAGES if stage not in deciding]
+    others = [stage for stage in RESULT_STAGES if stage not in deciding]
     for found in (prompt, smaller):
         assert addresses(found, *others) == addresses(question, *others)
         assert not addresses(found, *deciding) & addresses(question, *deciding)

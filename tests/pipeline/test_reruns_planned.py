@@ -6,13 +6,13 @@ import pytest
 
 from headscope import source
 from headscope.pipeline.plan import code
-from headscope.pipeline.plan.plan import STAGES
+from headscope.pipeline.plan.stages import RESULT_STAGES
 
 BASE = "experiment=smoke"
 DOWN = ("oracle", "calibration", "evaluation", "figures")
 # With a criterion that has outliers: its margins come from the dense answers and from probes.
 LOST = "criterion=[dense,oracle,qada,qada_random_words,lost_output]"
-EVERY = tuple(stage for stage in STAGES if stage != "diagnostics")  # no figure here reads those
+EVERY = tuple(stage for stage in RESULT_STAGES if stage != "diagnostics")  # no figure here reads those
 # The smoke experiment has no such criterion.
 PLAIN = tuple(stage for stage in EVERY if stage not in ("probes", "margins"))
 
@@ -112,7 +112,7 @@ def test_a_sweep_shares_what_does_not_depend_on_it(build):
     counts = {stage: len(nodes) for stage, nodes in planned.nodes.items()}
     once = {stage: len(nodes) for stage, nodes in build(BASE).nodes.items()}
     shared = ("assets", "prompts", "moments", "dense")
-    assert counts == {stage: once[stage] * (1 if stage in shared else 2) for stage in STAGES}
+    assert counts == {stage: once[stage] * (1 if stage in shared else 2) for stage in RESULT_STAGES}
 
 
 def test_flipping_a_value_back_leads_to_the_old_addresses(build):

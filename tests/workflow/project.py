@@ -20,9 +20,9 @@ FILES = {files}
 
 
 def run(spec, out, parents):
-    for name in FILES or [spec["figure"] + end for end in (".pdf", ".png", ".csv")]:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text(json.dumps([spec, [parent.folder.name for parent in parents]]))
+    for file in (out / name.format_map(spec) for name in FILES):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([spec, [parent.folder.name for parent in parents]]))
 '''
 IMPORTS = {"evaluation": "\nimport headscope.benchmarks.ruler.metrics\n"}
 
@@ -46,10 +46,10 @@ class Project:
 
     def stub_stages(self) -> "Project":
         """Replace every stage by a stand-in that needs no model."""
-        from headscope.pipeline.plan.plan import OUTPUTS, STAGES
+        from headscope.pipeline.plan.stages import STAGES
 
-        for stage in (*STAGES, "track"):
-            text = STAGE.format(files=repr(OUTPUTS.get(stage, ())), imports=IMPORTS.get(stage, ""))
+        for stage, row in STAGES.items():
+            text = STAGE.format(files=row.outputs, imports=IMPORTS.get(stage, ""))
             (self.root / "src/headscope/pipeline/stages" / f"{stage}.py").write_text(text)
         return self
 
@@ -69,9 +69,9 @@ class Project:
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def planned(self, hydra: str = "experiment=smoke") -> dict[str, int]:
+    def planned(self, hydra: str = "experiment=smoke", *words: str) -> dict[str, int]:
         """Jobs that Snakemake would run, counted by rule, from its own dry run; figures together."""
-        text = self.run(hydra, "-n")
+        text = self.run(hydra, "-n", *words)
         if "Nothing to be done" in text:
             return {}
         table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", text, re.MULTILINE | re.DOTALL)
@@ -79,7 +79,7 @@ class Project:
         counts: dict[str, int] = {}
         for line in table[1].strip().splitlines():
             rule, count = line.split()
-            if rule != "all":
+            if rule not in ("all", "default"):
                 rule = "figures" if rule.startswith("figure_") else rule
                 counts[rule] = counts.get(rule, 0) + int(count)
         return counts

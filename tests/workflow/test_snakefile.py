@@ -27,12 +27,17 @@ def test_no_options_means_the_default_experiment(stubbed):
     assert "smollm2_135m" in done.stdout + done.stderr and "total" in done.stdout + done.stderr
 
 
-def test_lint_finds_only_what_workflow_readme_explains(stubbed):
-    said = stubbed.run("experiment=smoke", "--lint", code=1)
+def test_both_entry_points_plan_the_same_jobs(stubbed):
+    assert stubbed.planned("experiment=smoke", "-s", "workflow/Snakefile") == stubbed.planned("experiment=smoke") != {}
+
+
+@pytest.mark.parametrize("file", ["Snakefile", "workflow/Snakefile"])
+def test_lint_objects_only_to_the_missing_conda_environments(stubbed, file):
+    said = stubbed.run("experiment=smoke", "-s", file, "--lint", code=1)
     assert set(re.findall(r"^ +\* (.+?):?$", said, re.MULTILINE)) == {
         "Specify a conda environment or container for each rule."
     }
-    assert "conda" in (ROOT / "workflow/README.md").read_text()
+    assert "conda" in (ROOT / "workflow/README.md").read_text()  # which says why
 
 
 def test_rules_are_formatted():

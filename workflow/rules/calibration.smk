@@ -1,19 +1,8 @@
 # Thresholds and rankings for the target sparsities.
-rule calibration:
-    input:
-        inputs("calibration"),
+use rule stage as calibration with:
     output:
         outputs("calibration"),
     log:
-        f"{RESULTS}/logs/calibration/{{key}}.log",
-    threads: 1
-    resources:
-        mem_mb=8000,
-        runtime=120,
-    params:
-        spec=spec("calibration"),
-        command=command("calibration"),
+        log_file("calibration"),
     message:
-        "calibrate: {wildcards.key}"
-    shell:
-        SHELL
+        message("calibration")

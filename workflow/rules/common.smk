@@ -1,4 +1,4 @@
-# What the rules share. All parameters come from the plan: a rule looks its node up by the key in its path.
+# What the rules share. All parameters come from the plan: a rule finds its job by the key in its path.
 import json
 import shlex
 import sys
@@ -7,11 +7,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from headscope.errors import HeadscopeError
+from headscope.pipeline.config.compose import find_root
 from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.plan.stages import STAGES
 
 try:
     PLAN = planning.build(
-        shlex.split(config.get("hydra") or ""), Path(workflow.basedir)
+        shlex.split(config.get("hydra") or ""), find_root(Path(workflow.basedir))
     )
     PLAN.check_results()
     PLAN.check_files()
@@ -19,6 +21,7 @@ except HeadscopeError as error:
     raise WorkflowError(str(error))
 
 RESULTS = PLAN.results
+NODES = {node.key: node for node in [*PLAN, *PLAN.tracks.values()]}
 FIGURES = sorted({name for point in PLAN.points for name in point.figures})
 
 # Progress shows on the terminal and stays in the log; a failed stage fails the pipe (Snakemake sets pipefail).
@@ -30,69 +33,66 @@ wildcard_constraints:
     digest=r"[0-9a-f]{10}",
 
 
-def node(stage, wildcards):
-    """The node whose folder a rule is asked to make."""
-    return (PLAN.tracks if stage == "track" else PLAN.nodes[stage])[wildcards.key]
+def stage_of(wildcards):
+    """Return the row of a job in the table of stages."""
+    return STAGES[NODES[wildcards.key].stage]
 
 
-def outputs(stage):
-    """The declared files of a stage; the driver renames the whole folder into place."""
-    names = [*planning.OUTPUTS[stage], "provenance.json"]
-    return [f"{RESULTS}/{stage}/{{key}}/{name}" for name in names]
+def outputs(stage, **spec):
+    """Return the declared files of a stage; the command renames the whole folder into place."""
+    return [f"{RESULTS}/{stage}/{{key}}/{name}" for name in STAGES[stage].files(spec)]
 
 
-def inputs(stage):
-    """Declared files of the parents, ancient: an address says all that made a file, its time says nothing."""
-    return lambda wildcards: [
-        ancient(file)
-        for parent in node(stage, wildcards).parents
-        for file in PLAN.files(parent)
-    ]
+def inputs(wildcards):
+    """Return the parents' files, ancient: an address says all that made a file, its time says nothing."""
+    parents = NODES[wildcards.key].parents
+    return [ancient(file) for parent in parents for file in PLAN.files(parent)]
 
 
-def spec(stage):
-    """The only tracked param: a rule with several, or with any other type, is not tracked reliably."""
-    return lambda wildcards: node(stage, wildcards).spec
+def log_file(stage):
+    """Return the path of a job's log."""
+    return f"{RESULTS}/logs/{stage}/{{key}}.log"
 
 
-def command(stage):
-    """The stage's command, by the interpreter that runs Snakemake, so that nothing need be activated.
+def message(stage):
+    """Return what Snakemake says when a job starts."""
+    return f"{STAGES[stage].message}: {{wildcards.key}}"
 
-    It takes `input`, which keeps it out of what Snakemake tracks: the interpreter's path makes no other result.
+
+def spec(wildcards):
+    """Return the only tracked param: a rule with several, or with any other type, is not tracked reliably."""
+    return NODES[wildcards.key].spec
+
+
+def command(wildcards, input):
+    """Return the command, by the interpreter that runs Snakemake, so that nothing need be activated.
+
+    A param that takes `input` is not tracked: the interpreter's path makes no other result.
     """
-
-    def words(wildcards, input):
-        found = node(stage, wildcards)
-        parents = [str(PLAN.folder(parent)) for parent in found.parents]
-        folder = str(PLAN.folder(found))
-        return shlex.join(
-            [sys.executable, "-m", "headscope", stage, found.spec, folder, *parents]
-        )
-
-    return words
-
-
-def gpus(stage):
-    """One GPU where the slice says cuda."""
-    return lambda wildcards: int(
-        json.loads(node(stage, wildcards).spec)["device"] == "cuda"
+    node = NODES[wildcards.key]
+    folders = [str(PLAN.folder(each)) for each in (node, *node.parents)]
+    return shlex.join(
+        [sys.executable, "-m", "headscope", node.stage, node.spec, *folders]
     )
 
 
+def gpus(wildcards):
+    """Return 1 if the job's slice says cuda and the stage can use it, else 0."""
+    on_gpu = json.loads(NODES[wildcards.key].spec).get("device") == "cuda"
+    return int(stage_of(wildcards).gpu and on_gpu)
+
+
 def copies():
-    """Each plain-named copy as its marker, whose name carries the key: another key is a missing file."""
+    """Return each plain-named copy as its marker, whose name carries the key: another key is a missing file."""
     return [f"{RESULTS}/figures/{copy}.key" for copy in PLAN.copies()]
 
 
 def pictures(wildcards):
-    """The files that a plain-named copy is made of."""
-    found = PLAN.copies()[f"{wildcards.point}/{wildcards.figure}--{wildcards.digest}"]
-    return [
-        f"{PLAN.folder(found)}/{wildcards.figure}.{end}"
-        for end in ("pdf", "png", "csv")
-    ]
+    """Return the files that a plain-named copy is made of."""
+    copy = f"{wildcards.point}/{wildcards.figure}--{wildcards.digest}"
+    return PLAN.files(PLAN.copies()[copy])[:-1]
 
 
 def tracked():
-    """One marker for each experiment of the plan, if tracking is on."""
-    return [file for found in PLAN.tracks.values() for file in PLAN.files(found)]
+    """Return one marker for each experiment of the plan, if tracking is on."""
+    return [file for node in PLAN.tracks.values() for file in PLAN.files(node)]

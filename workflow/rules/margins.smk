@@ -1,20 +1,8 @@
 # Margins of criteria with outliers or for the lost output, on the dense answers.
-rule margins:
-    input:
-        inputs("margins"),
+use rule stage as margins with:
     output:
         outputs("margins"),
     log:
-        f"{RESULTS}/logs/margins/{{key}}.log",
-    threads: 1
-    resources:
-        mem_mb=16000,
-        runtime=720,
-        gpu=gpus("margins"),
-    params:
-        spec=spec("margins"),
-        command=command("margins"),
+        log_file("margins"),
     message:
-        "margins: {wildcards.key}"
-    shell:
-        SHELL
+        message("margins")

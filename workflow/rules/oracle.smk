@@ -1,20 +1,8 @@
 # Exact log masses and each estimator's, on the dense answers.
-rule oracle:
-    input:
-        inputs("oracle"),
+use rule stage as oracle with:
     output:
         outputs("oracle"),
     log:
-        f"{RESULTS}/logs/oracle/{{key}}.log",
-    threads: 1
-    resources:
-        mem_mb=16000,
-        runtime=720,
-        gpu=gpus("oracle"),
-    params:
-        spec=spec("oracle"),
-        command=command("oracle"),
+        log_file("oracle"),
     message:
-        "exact and estimated masses: {wildcards.key}"
-    shell:
-        SHELL
+        message("oracle")

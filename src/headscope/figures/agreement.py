@@ -1,4 +1,4 @@
-"""(j) Which offline measure ranks criteria as generation does: rank correlation with the score kept.
+"""(j) Which offline measure ranks criteria as generation does: rank correlation with the share of the dense score.
 
 Shapes: C criteria, B resamples.
 """
@@ -9,51 +9,45 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from headscope.figures.common import bootstrap, scores, style
-from headscope.figures.common.kept import AT, kept
+from headscope.figures.common import bootstrap, panels, scores, style
+from headscope.figures.common.bootstrap import Floats
+from headscope.figures.common.interpolation import SPARSITIES, interpolate
 from headscope.figures.common.tables import Tables
-from headscope.figures.quality import ENERGIES, EXACT, MEASURES, measured
+from headscope.figures.quality import ENERGIES, EXACT, MEASURES, measures_of
 
-Floats = NDArray[np.float64]
 ALL = "all"
-KEPT = "kept"
+SHARE = "score_share"
 FEWEST = 5
-"""Of fewer criteria even the perfect order comes about by chance in more than 5 % of cases: no correlation is given."""
+"""Of fewer criteria even the perfect order comes about by chance in more than 5 % of cases: no correlation is shown."""
 
 
 def draw(
     tables: Tables,
     title: dict[str, Any],
-    at: Sequence[float] = AT,
-    slack: float = 0.0,
+    sparsities: Sequence[float] = SPARSITIES,
     resamples: int = bootstrap.RESAMPLES,
-    seed: int = 0,
     floor: float = scores.FLOOR,
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw Spearman's correlation of each measure with the score kept, by length and over all lengths.
+    """Draw Spearman's correlation of each measure with the score as a share of dense, by length and over all lengths.
 
     Args:
         tables: evaluation, oracle, calibration and margins nodes.
         title: what the footer names.
-        at: sparsities over which the score kept is averaged.
-        slack: a criterion that ends at most this far short of a sparsity takes its last point there.
+        sparsities: where the shares of the dense score are read off, then averaged.
         resamples: bootstrap resamples of the criteria.
-        seed: of the bootstrap.
         floor: tasks on which dense scores less do not count.
 
     Raises:
         ConfigError: dense was not evaluated, or there is no pair to judge by.
     """
-    pairs = _pairs(tables, at, slack, floor)
-    table = pd.DataFrame(
-        [
-            {"length": length, "measure": measure, **_interval(values, resamples, seed)}
-            for measure in MEASURES
-            for length, values in _by_length(pairs, measure)
-        ]
-    )
+    criteria = _criteria(tables, sparsities, floor)
+    records = [
+        {"length": length, "measure": measure, **_correlation(values, resamples)}
+        for measure in MEASURES
+        for length, values in _by_length(criteria, measure)
+    ]
+    table = pd.DataFrame(records)
     figure = _figure(table)
     style.finish(figure, title, "Criteria that decide for each query; those that read every key are left out.",
                  f"In brackets: how many have the measure; fewer than {FEWEST} have no correlation.",
@@ -62,49 +56,46 @@ def draw(
     return figure, table
 
 
-def _pairs(tables: Tables, at: Sequence[float], slack: float, floor: float) -> pd.DataFrame:
-    """One row a length and adaptive criterion: measures, larger is better, and the mean share of the score kept."""
-    table = measured(tables)
+def _criteria(tables: Tables, sparsities: Sequence[float], floor: float) -> pd.DataFrame:
+    """Return one row a length and adaptive criterion: measures, larger is better, and its mean share of dense."""
+    scores.require_dense(tables.rows)
+    shares: dict[Any, float] = {}
+    for length, rows in tables.rows.groupby("length"):
+        interpolated = interpolate(scores.drop_hard_tasks(rows, floor), sparsities, resamples=0)
+        shares |= {(length, name): float(interpolated.shares(name)[0, -1]) for name in interpolated.criteria}
+    table = measures_of(tables)
     table[list(ENERGIES)] *= -1
-    found = {
-        (length, name): shares
-        for length, rows in tables.rows.groupby("length")
-        for name, shares in _kept_means(scores.counted(rows, floor), at, slack).items()
-    }
-    places = list(zip(table["length"], table["criterion"], strict=True))
-    table[KEPT] = [found.get(place, np.nan) for place in places]
+    table[SHARE] = [shares.get(key, np.nan) for key in zip(table["length"], table["criterion"], strict=True)]
     kinds = table["criterion"].map({name: spec["kind"] for name, spec in tables.criteria.items()})
     return table[~kinds.isin(["static", *EXACT])]
 
 
-def _kept_means(rows: pd.DataFrame, at: Sequence[float], slack: float) -> dict[str, float]:
-    found = kept(rows, at, 0, 0, slack)
-    return {name: float(found.shares(name)[0, -1]) for name in found.points}
-
-
-def _by_length(pairs: pd.DataFrame, measure: str) -> list[tuple[Any, Floats]]:
-    """Measure and score of the criteria at each length, then their mean ranks over all lengths, each [C, 2]."""
-    columns = [measure, KEPT]
-    found: list[tuple[Any, Floats]] = [(n, part[columns].dropna().to_numpy()) for n, part in pairs.groupby("length")]
-    known = pairs.dropna(subset=columns)
-    everywhere = known[known.groupby("criterion")["length"].transform("size") == len(found)]
+def _by_length(criteria: pd.DataFrame, measure: str) -> list[tuple[Any, Floats]]:
+    """Return measure and score share of the criteria at each length, then mean ranks over all lengths, each [C, 2]."""
+    columns = [measure, SHARE]
+    known = criteria.dropna(subset=columns)
+    values: list[tuple[Any, Floats]] = [
+        (length, known.loc[known["length"] == length, columns].to_numpy())
+        for length in sorted(criteria["length"].unique())
+    ]
+    everywhere = known[known.groupby("criterion")["length"].transform("size") == len(values)]
     ranks = everywhere.groupby("length")[columns].rank().groupby(everywhere["criterion"]).mean()
-    return [*found, (ALL, ranks.to_numpy())]
+    return [*values, (ALL, ranks.to_numpy())]
 
 
-def _interval(values: Floats, resamples: int, seed: int) -> dict[str, float]:
-    """Correlation of the columns of [C, 2] and its interval; NaN for too few criteria."""
+def _correlation(values: Floats, resamples: int) -> dict[str, float]:
+    """Return the correlation of the columns of [C, 2] with its interval; NaN for too few criteria."""
     count = len(values)
-    found = float(spearman(values[None])[0]) if count >= FEWEST else np.nan
-    if np.isnan(found):
+    value = float(spearman(values[None])[0]) if count >= FEWEST else np.nan
+    if np.isnan(value):
         return {"spearman": np.nan, "low": np.nan, "high": np.nan, "criteria": count}
-    draws = spearman(values[np.random.default_rng(seed).integers(count, size=(resamples, count))])
+    draws = spearman(values[np.random.default_rng(0).integers(count, size=(resamples, count))])
     low, high = bootstrap.interval(draws[~np.isnan(draws), None])  # one criterion drawn again and again has none
-    return {"spearman": found, "low": low[0], "high": high[0], "criteria": count}
+    return {"spearman": value, "low": low[0], "high": high[0], "criteria": count}
 
 
 def spearman(values: Floats) -> Floats:
-    """Rank correlation of the last axis' two columns, ties at their mean rank, [B, C, 2] to [B]; NaN if one is flat."""
+    """Return rank correlations of two columns, [B, C, 2] to [B]; ties share a rank; NaN if a column is flat."""
     one, other = values[:, :, None], values[:, None]
     ranks = (one > other).sum(2) + (one == other).sum(2) / 2
     centred = ranks - ranks.mean(1, keepdims=True)
@@ -125,7 +116,8 @@ def _figure(table: pd.DataFrame) -> Figure:
         ax.plot(x, rows["spearman"], "o", ms=4, color=shade, label=f"{label} (up to {rows['criteria'].max()})")
     ax.axhline(0, color=style.INK, lw=0.6)
     ax.set_xticks(range(len(MEASURES)), list(MEASURES.values()))
-    ax.set(xlim=(-0.5, len(MEASURES) - 0.5), ylim=(-1.05, 1.05), ylabel="Spearman's correlation\nwith the score kept")
+    ax.set(xlim=(-0.5, len(MEASURES) - 0.5), ylim=(-1.05, 1.05))
+    ax.set_ylabel("Spearman's correlation with\nthe share of the dense score")
     ax.grid(axis="x", visible=False)
-    figure.legend(loc="outside upper center", ncols=len(lengths))
+    panels.legend(figure, len(lengths))
     return figure

@@ -1,34 +1,40 @@
-"""Where the Gaussian model of the bulk breaks: its error by window and task, Q-Q, what goes with it, key spectra."""
+"""(m) Where the Gaussian model of the bulk breaks: its error by window and task, Q-Q, what goes with it, key spectra.
 
-from collections.abc import Callable
+Every task counts the same, and each of its prompts. Shapes: P prompts, B resamples, N heads over all layers, C drivers,
+Z quantiles, D head_dim.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from headscope.errors import ConfigError
-from headscope.figures.common import bootstrap, diagnosed, style
-from headscope.figures.common.diagnosed import ALL, GaussianDiagnosis
+from headscope.figures.common import bootstrap, panels, style
+from headscope.figures.common.bootstrap import Floats
+from headscope.figures.common.node import Node
 from headscope.figures.common.tables import Tables
 
 NORMAL = np.linspace(-3, 3, 41)
-"""Normal quantiles that the stage looks scores up at."""
-LABELS = {
+"""Normal quantiles, [Z], that the stage looks scores up at."""
+ALL = "all tasks"
+DRIVERS = {
     "score_std": "std of scores (nats)",
     "top_1": "mass of the top key (share)",
     "kurtosis": "excess kurtosis",
     "slow_share": "variance in slow RoPE\npairs (share)",
 }
+"""What may explain the error of a head."""
+HEAD = ("bias", "lost_share", "skewness", "top_8", "top_64", "effective_rank", *DRIVERS)
 COLOURS = ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F")
 DASHES = ("-", "--", ":")
 
 
-def draw(
-    tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAMPLES, seed: int = 0
-) -> tuple[Figure, pd.DataFrame]:
+def draw(tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAMPLES) -> tuple[Figure, pd.DataFrame]:
     """Draw two rows of panels a length; benchmarks of one length are pooled.
 
     Raises:
@@ -41,104 +47,194 @@ def draw(
     axes = figure.subplots(2 * len(lengths), 4, squeeze=False)
     parts = []
     for row, length in enumerate(lengths):
-        found = diagnosed.read([node for node in tables.diagnostics if node.spec["length"] == length])
-        drawn = _numbers(found, resamples, seed)
-        _upper(axes[2 * row], drawn, found.window)
-        _lower(figure, axes[2 * row + 1], drawn)
+        rows = DiagnosticRows.read([node for node in tables.diagnostics if node.spec["length"] == length])
+        tables_of = {
+            "window": errors(rows, resamples),
+            "head": heads(rows),
+            "correlation": correlations(rows, resamples),
+            "quantile": quantiles(rows),
+            "spectrum": spectra(rows),
+        }
+        _upper(axes[2 * row], tables_of, rows.window)
+        _lower(figure, axes[2 * row + 1], tables_of)
         if len(lengths) > 1:
             axes[2 * row, 0].set_title(f"{length:,} tokens", loc="left")
-        parts += [part.assign(length=length) for part in drawn.values()]
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    style.finish(figure, title, *_notes(found.window, resamples))
+        parts += [table.assign(part=part, length=length) for part, table in tables_of.items()]
+    panels.legend(figure, 4)
+    style.finish(figure, title, "Error: estimated less true bulk log mass; every task counts the same.",
+                 "Window {} + {} where none is named.".format(*rows.window),
+                 f"Bands of the errors and brackets: {bootstrap.method(resamples)}.",
+                 "Q-Q: 5-95 % of heads, their medians by task; spectrum: range and median over KV heads; no interval.",
+                 "A dot is a head; rho: rank correlation over heads.")  # fmt: skip
     return figure, pd.concat(parts, ignore_index=True)
 
 
-def _numbers(found: GaussianDiagnosis, resamples: int, seed: int) -> dict[str, pd.DataFrame]:
-    return {
-        "window": diagnosed.errors(found, resamples, seed),
-        "head": diagnosed.heads(found),
-        "correlation": diagnosed.correlations(found, resamples, seed),
-        "quantile": diagnosed.quantiles(found, NORMAL),
-        "spectrum": diagnosed.spectra(found),
-    }
+@dataclass(frozen=True)
+class DiagnosticRows:
+    """Diagnostics of all tasks of one length.
+
+    Attributes:
+        fits: rows of `fits.parquet` with the prompt's number in place of its id.
+        spectra: rows of `spectra.parquet`, too.
+        tasks: task of each prompt, [P].
+        window: the configured (sink, recent).
+    """
+
+    fits: pd.DataFrame
+    spectra: pd.DataFrame
+    tasks: list[str]
+    window: tuple[int, int]
+
+    @classmethod
+    def read(cls, nodes: Sequence[Node]) -> "DiagnosticRows":
+        """Join the diagnostics nodes of one length."""
+        fits, spectra, tasks = list[pd.DataFrame](), list[pd.DataFrame](), list[str]()
+        for node in nodes:
+            files = [pd.read_parquet(node.folder / f"{name}.parquet") for name in ("fits", "spectra")]
+            numbers = {prompt: len(tasks) + n for n, prompt in enumerate(files[1]["prompt"].unique())}
+            tasks += [node.spec["task"]] * len(numbers)
+            for parts, rows in zip((fits, spectra), files, strict=True):
+                parts.append(rows.assign(prompt=rows["prompt"].map(numbers)))
+        window = nodes[0].spec["window"]
+        return cls(pd.concat(fits), pd.concat(spectra), tasks, (window["sink"], window["recent"]))
+
+    def groups(self) -> Iterator[tuple[str, list[int]]]:
+        """Yield all tasks, then each task, with the numbers of their prompts."""
+        yield ALL, list(range(len(self.tasks)))
+        for task in sorted(set(self.tasks)):
+            yield task, [number for number, name in enumerate(self.tasks) if name == task]
+
+    def by_head(self, column: str) -> pd.DataFrame:
+        """Return a measure with the configured window, [P, N]."""
+        sink, recent = self.window
+        own = self.fits[(self.fits["sink"] == sink) & (self.fits["recent"] == recent)]
+        group = (own["head"].max() + 1) // (self.spectra["kv_head"].max() + 1)
+        own = own.assign(kv_head=own["head"] // group)
+        if column not in own:
+            own = own.merge(self.spectra[["prompt", "layer", "kv_head", column]], on=["prompt", "layer", "kv_head"])
+        return own.pivot(index="prompt", columns=["layer", "head"], values=column).astype(float)
 
 
-def _notes(window: tuple[int, int], resamples: int) -> list[str]:
-    return [
-        "Error: estimated less true bulk log mass; every task counts the same.",
-        f"Window {window[0]} + {window[1]} where none is named.",
-        f"Bands of the errors and brackets: {bootstrap.METHOD.format(resamples=resamples)}.",
-        "Q-Q: 5-95 % of heads, their medians by task; spectrum: range and median over KV heads; no interval.",
-        "A dot is a head; rho: rank correlation over heads.",
-    ]
+def errors(rows: DiagnosticRows, resamples: int) -> pd.DataFrame:
+    """Return errors of the log mass in nats by task, window and statistic; windows that every prompt has a bulk with.
+
+    `RMSE` is over all pairs of head and query, `median head` the RMSE of the prompt's median head.
+    """
+    grouped = rows.fits.assign(square=rows.fits["rmse"].astype(float) ** 2).groupby(["prompt", "sink", "recent"])
+    statistics = {"RMSE": grouped["square"].mean(), "median head": grouped["rmse"].median()}
+    parts = []
+    for task, members in rows.groups():
+        weights = bootstrap.all_weights([rows.tasks[number] for number in members], resamples)
+        for statistic, values in statistics.items():
+            wide = values.unstack(["sink", "recent"]).dropna(axis=1)
+            means = weights @ wide.loc[members].to_numpy()
+            interval = bootstrap.with_interval(np.sqrt(means) if statistic == "RMSE" else means)
+            table = wide.columns.to_frame(index=False).assign(task=task, statistic=statistic, prompts=len(members))
+            parts.append(table.assign(**dict(zip(("value", "low", "high"), interval, strict=True))))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _upper(axes: Any, drawn: dict[str, pd.DataFrame], window: tuple[int, int]) -> None:
-    errors = drawn["window"]
+def heads(rows: DiagnosticRows) -> pd.DataFrame:
+    """Return each head's measures with the configured window: the RMSE over all pairs, and means."""
+    square = rows.by_head("rmse") ** 2
+    weights = bootstrap.equal_weights(rows.tasks)
+    columns = {name: weights @ rows.by_head(name).to_numpy() for name in HEAD}
+    return square.columns.to_frame(index=False).assign(rmse=np.sqrt(weights @ square.to_numpy()), **columns)
+
+
+def correlations(rows: DiagnosticRows, resamples: int) -> pd.DataFrame:
+    """Return the rank correlation over heads of each driver with the RMSE, with intervals."""
+    weights = bootstrap.all_weights(rows.tasks, resamples)
+    error = _ranks(weights @ rows.by_head("rmse").to_numpy() ** 2)
+    drivers = [_ranks(weights @ rows.by_head(name).to_numpy()) for name in DRIVERS]
+    value, low, high = bootstrap.with_interval(np.stack([(error * ranks).mean(1) for ranks in drivers], axis=1))
+    return pd.DataFrame({"driver": list(DRIVERS), "value": value, "low": low, "high": high, "heads": error.shape[1]})
+
+
+def _ranks(values: Floats) -> Floats:
+    """Return standardised ranks within each row, equal values sharing theirs, [1 + B, N]."""
+    ranks = pd.DataFrame(values).rank(axis=1).to_numpy()
+    centred = ranks - ranks.mean(1, keepdims=True)
+    return np.asarray(centred / np.maximum(centred.std(1, keepdims=True), 1e-12))
+
+
+def quantiles(rows: DiagnosticRows) -> pd.DataFrame:
+    """Return standardised score quantiles by task: 5 %, median and 95 % of the heads' means over prompts, [Z] each."""
+    lists = np.stack([np.stack(row) for row in rows.spectra["quantiles"]])  # [rows, heads of a KV head, Z]
+    prompts = rows.spectra["prompt"].to_numpy()
+    parts = []
+    for task, members in rows.groups():
+        weights = bootstrap.equal_weights([rows.tasks[number] for number in members])
+        by_prompt = np.stack([lists[prompts == number].reshape(-1, len(NORMAL)) for number in members])
+        low, median, high = np.nanpercentile(np.tensordot(weights, by_prompt, 1), [5, 50, 95], axis=0)
+        parts.append(pd.DataFrame({"task": task, "normal": NORMAL, "low": low, "value": median, "high": high}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def spectra(rows: DiagnosticRows) -> pd.DataFrame:
+    """Return eigenvalues as shares of the trace: least, median and most over KV heads of their means, [D] each."""
+    weights = bootstrap.equal_weights(rows.tasks)[rows.spectra["prompt"].to_numpy()]
+    shares = pd.DataFrame(np.stack(rows.spectra["eigenvalues"].tolist()) * weights[:, None])
+    means = shares.groupby([rows.spectra[name].to_numpy() for name in ("layer", "kv_head")]).sum()
+    columns = {"low": means.min(), "value": means.median(), "high": means.max()}
+    return pd.DataFrame({"rank": np.arange(1, means.shape[1] + 1), **columns})
+
+
+def _upper(axes: Any, tables: dict[str, pd.DataFrame], window: tuple[int, int]) -> None:
+    """Draw the error by window, the Q-Q plot and the spectrum."""
+    table, spectrum = tables["window"], tables["spectrum"]
     axes[1].sharey(axes[0])  # before anything is drawn, so that both make room
-    _errors(axes[0], errors[errors["sink"] == window[0]], "recent")
-    _errors(axes[1], errors[errors["recent"] == window[1]], "sink")
+    _errors(axes[0], table[table["sink"] == window[0]], "recent")
+    _errors(axes[1], table[table["recent"] == window[1]], "sink")
     axes[0].set_ylabel("RMSE of log mass (nats)")
-    _quantiles(axes[2], drawn["quantile"])
-    _spectrum(axes[3], drawn["spectrum"])
-
-
-def _look(tasks: list[str]) -> Callable[[str], dict[str, Any]]:
-    """Line of each task, and of all of them."""
-    places = {task: place for place, task in enumerate(sorted({*tasks} - {ALL}))}
-
-    def look(task: str) -> dict[str, Any]:
+    for task, line in tables["quantile"].groupby("task"):
+        axes[2].plot(line["normal"], line["value"], **_line(str(task), set(table["task"])))
         if task == ALL:
-            return {"color": style.INK, "lw": 1.6}
-        turn, place = divmod(places[task], len(COLOURS))
-        return {"color": COLOURS[place], "ls": DASHES[turn % len(DASHES)], "lw": 0.9}
+            _band(axes[2], line["normal"], line)
+    axes[2].axline((0, 0), slope=1, color="#D55E00", lw=0.8, ls="--")
+    axes[2].set(xlabel="Gaussian quantile", ylabel="score / std")
+    axes[3].plot(spectrum["rank"], spectrum["value"], color=style.INK)
+    _band(axes[3], spectrum["rank"], spectrum)
+    axes[3].set(yscale="log", xlabel="eigenvalue of the keys'\ncovariance (rank)", ylabel="share of the trace")
+    style.log_axis(axes[3].yaxis)
 
-    return look
 
-
-def _errors(ax: Axes, errors: pd.DataFrame, varied: str) -> None:
-    values = sorted(errors[varied].unique())
-    look = _look(errors["task"].tolist())
-    for (task, statistic), line in errors.sort_values(varied).groupby(["task", "statistic"]):
+def _errors(ax: Axes, table: pd.DataFrame, varied: str) -> None:
+    values = sorted(table[varied].unique())
+    for (task, statistic), line in table.sort_values(varied).groupby(["task", "statistic"]):
         x = [values.index(value) for value in line[varied]]
-        if statistic == "RMSE":
-            ax.plot(x, line["value"], marker="o", ms=2, label=f"{task}", **look(str(task)))
-        elif task == ALL:
-            ax.plot(x, line["value"], marker="o", ms=2, label="median head", color=style.GREY, ls="--")
+        look = _line(str(task), set(table["task"])) if statistic == "RMSE" else {"color": style.GREY, "ls": "--"}
+        if statistic == "RMSE" or task == ALL:
+            ax.plot(x, line["value"], marker="o", ms=2, label=task if statistic == "RMSE" else statistic, **look)
         if task == ALL:
-            ax.fill_between(x, line["low"], line["high"], color=style.GREY, alpha=0.25, lw=0)
+            _band(ax, x, line)
     ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
     ax.set(yscale="log", xlabel=f"{varied} (keys)")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    style.log_axis(ax.yaxis)
 
 
-def _quantiles(ax: Axes, quantiles: pd.DataFrame) -> None:
-    look = _look(quantiles["task"].tolist())
-    for task, line in quantiles.groupby("task"):
-        ax.plot(line["normal"], line["value"], **look(str(task)))
-        if task == ALL:
-            ax.fill_between(line["normal"], line["low"], line["high"], color=style.GREY, alpha=0.25, lw=0)
-    ax.axline((0, 0), slope=1, color="#D55E00", lw=0.8, ls="--")
-    ax.set(xlabel="Gaussian quantile", ylabel="score / std")
+def _line(task: str, tasks: set[str]) -> dict[str, Any]:
+    """Return how the line of a task looks, or that of all of them."""
+    if task == ALL:
+        return {"color": style.INK, "lw": 1.6}
+    turn, place = divmod(sorted(tasks - {ALL}).index(task), len(COLOURS))
+    return {"color": COLOURS[place], "ls": DASHES[turn % len(DASHES)], "lw": 0.9}
 
 
-def _spectrum(ax: Axes, spectrum: pd.DataFrame) -> None:
-    ax.plot(spectrum["rank"], spectrum["value"], color=style.INK)
-    ax.fill_between(spectrum["rank"], spectrum["low"], spectrum["high"], color=style.GREY, alpha=0.25, lw=0)
-    ax.set(yscale="log", xlabel="eigenvalue of the keys'\ncovariance (rank)", ylabel="share of the trace")
+def _band(ax: Axes, x: Any, line: pd.DataFrame) -> None:
+    ax.fill_between(x, line["low"], line["high"], color=style.GREY, alpha=0.25, lw=0)
 
 
-def _lower(figure: Figure, axes: Any, drawn: dict[str, pd.DataFrame]) -> None:
-    heads, correlation = drawn["head"], drawn["correlation"].set_index("driver")
+def _lower(figure: Figure, axes: Any, tables: dict[str, pd.DataFrame]) -> None:
+    """Draw the error of each head against each driver."""
+    table, correlation = tables["head"], tables["correlation"].set_index("driver")
     for ax in axes[1:]:
         ax.sharey(axes[0])
-    for ax, (driver, label) in zip(axes, LABELS.items(), strict=True):
-        dots = ax.scatter(heads[driver], heads["rmse"], c=heads["layer"], cmap="viridis", s=5, lw=0)
+    for ax, (driver, label) in zip(axes, DRIVERS.items(), strict=True):
+        dots = ax.scatter(table[driver], table["rmse"], c=table["layer"], cmap="viridis", s=5, lw=0)
         rho = correlation.loc[driver]
         ax.set_title(f"rho {rho['value']:.2f} [{rho['low']:.2f}, {rho['high']:.2f}]")
         ax.set(yscale="log", xlabel=label)
-        ax.yaxis.set_major_formatter("{x:g}")
+        style.log_axis(ax.yaxis)
     axes[0].set_ylabel("RMSE of a head (nats)")
-    figure.colorbar(dots, ax=axes[-1], label="layer", pad=0.02, aspect=25)
+    panels.colour_bar(figure, dots, axes[-1], "layer")

@@ -10,8 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headscope.figures.common import style
-from headscope.figures.common.tables import Block, Floats, Setting, Tables
+from headscope.figures.common import panels, style
+from headscope.figures.common.bootstrap import Floats
+from headscope.figures.common.node import Setting
+from headscope.figures.common.oracle_rows import Block
+from headscope.figures.common.tables import Tables
 
 STEADY = 0.05
 CLASSES = {"steady local": "#0072B2", "swinging": "#767676", "steady long": "#D55E00"}
@@ -35,7 +38,10 @@ def draw(
     for band, setting in zip(bands[:, 0], settings, strict=True):
         threshold, origin = tables.oracle_threshold(setting, target)
         table = _of_setting(tables, setting, threshold, steady)
-        _draw_setting(band, table, setting, steady)
+        axes = band.subplot_mosaic([["map", "map"], ["histogram", "spread"]], height_ratios=[1.15, 1])
+        _map(band, axes["map"], table, setting)
+        _histogram(axes["histogram"], table, steady)
+        _spread(axes["spread"], table)
         parts.append(table.assign(**setting._asdict(), threshold=threshold))
         origins.append(f"{setting}: {origin}.")
     rule = "Long: exact window share below tau. Every prompt counts the same."
@@ -44,49 +50,37 @@ def draw(
 
 
 def _of_setting(tables: Tables, setting: Setting, threshold: float, steady: float) -> pd.DataFrame:
-    """One row a head: its long share, the spread over prompts, its class."""
+    """Return one row a head: its long share, the spread over prompts, its class."""
     layers, heads = tables.heads(setting)
     shares = np.stack([_long_share(block, threshold, len(layers)) for block in tables.blocks(setting)])
-    mean, spread = shares.mean(axis=0), shares.std(axis=0)
-    kind = np.select([mean <= steady, mean >= 1 - steady], ["steady local", "steady long"], "swinging")
-    index = pd.MultiIndex.from_product([layers, range(heads)], names=["layer", "head"])
-    columns = {"long_share": mean, "spread": spread, "lowest": shares.min(axis=0), "highest": shares.max(axis=0)}
-    values = {**{name: value.ravel() for name, value in columns.items()}, "class": kind.ravel()}
-    return pd.DataFrame(values, index).reset_index()
+    shares = shares.reshape(len(shares), -1)
+    table = pd.MultiIndex.from_product([layers, range(heads)], names=["layer", "head"]).to_frame(index=False)
+    mean = shares.mean(axis=0)
+    table = table.assign(
+        long_share=mean, spread=shares.std(axis=0), lowest=shares.min(axis=0), highest=shares.max(axis=0)
+    )
+    table["class"] = np.select([mean <= steady, mean >= 1 - steady], ["steady local", "steady long"], "swinging")
+    return table
 
 
 def _long_share(block: Block, threshold: float, layers: int) -> Floats:
-    """Share of one prompt's queries for which each head is long, [L, H]."""
+    """Return the share of one prompt's queries for which each head is long, [L, H]."""
     long = block.local - block.bulk < threshold
     sums = np.zeros((layers, long.shape[1]))
     np.add.at(sums, block.layer, long)
     return sums / np.bincount(block.layer, minlength=layers)[:, None]
 
 
-def _draw_setting(band: Any, table: pd.DataFrame, setting: Setting, steady: float) -> None:
-    axes = band.subplot_mosaic([["map", "map"], ["histogram", "spread"]], height_ratios=[1.15, 1])
-    _map(band, axes["map"], table, setting)
-    _histogram(axes["histogram"], table, steady)
-    _spread(axes["spread"], table)
-
-
 def _map(band: Any, ax: Axes, table: pd.DataFrame, setting: Setting) -> None:
-    grid = table.pivot(index="head", columns="layer", values="long_share")
-    image = ax.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="nearest")
-    layers, heads = list(grid.columns), list(grid.index)
-    every, step = max(1, len(layers) // 15), max(1, len(heads) // 8)
-    ax.set_xticks(range(0, len(layers), every), layers[::every])
-    ax.set_yticks(range(0, len(heads), step), heads[::step])
+    image = panels.share_map(ax, table.pivot(index="head", columns="layer", values="long_share"), origin="lower")
     ax.set(xlabel="layer", ylabel="query head", title=f"Share of queries that need the long context, {setting}")
-    ax.grid(False)
-    band.colorbar(image, ax=ax, label="long-context share", pad=0.01, aspect=14)
+    panels.colour_bar(band, image, ax, "long-context share")
 
 
 def _histogram(ax: Axes, table: pd.DataFrame, steady: float) -> None:
-    bins = list(np.linspace(0, 1, 21))
     for name, colour in CLASSES.items():
-        members = table.loc[table["class"] == name, "long_share"]
-        ax.hist(members, bins, color=colour, label=f"{name}: {len(members)} heads", rwidth=0.9)
+        shares = table.loc[table["class"] == name, "long_share"]
+        ax.hist(shares, list(np.linspace(0, 1, 21)), color=colour, label=f"{name}: {len(shares)} heads", rwidth=0.9)
     ax.set(xlabel="long-context share of the head", ylabel="heads", xlim=(0, 1))
     ax.set_title(f"Steady: share at most {steady:g} or at least {1 - steady:g}")
     ax.legend(loc="upper right")

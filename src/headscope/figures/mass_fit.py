@@ -14,8 +14,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from headscope.figures.common import bootstrap, style
-from headscope.figures.common.tables import Floats, Setting, Tables, matrix
+from headscope.figures.common import bootstrap, panels, style
+from headscope.figures.common.bootstrap import Floats
+from headscope.figures.common.node import Setting
+from headscope.figures.common.oracle_rows import matrix
+from headscope.figures.common.tables import Tables
 
 CELL, REACH = 0.25, 100.0
 CENTRES = np.arange(-REACH, REACH + CELL / 2, CELL)
@@ -23,9 +26,7 @@ CENTRES = np.arange(-REACH, REACH + CELL / 2, CELL)
 NORMAL = np.array([NormalDist().inv_cdf(percent / 100) for percent in range(1, 100)])
 
 
-def draw(
-    tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAMPLES, seed: int = 0
-) -> tuple[Figure, pd.DataFrame]:
+def draw(tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAMPLES) -> tuple[Figure, pd.DataFrame]:
     """Draw one panel a setting and estimator; the first of each setting holds the Q-Q plot of its typical head."""
     settings, estimators = tables.settings, tables.needed_estimators()
     width = style.DOUBLE if len(estimators) > 1 else style.SINGLE
@@ -33,25 +34,21 @@ def draw(
     axes = figure.subplots(len(settings), len(estimators), squeeze=False)
     parts = []
     for row, setting in zip(axes, settings, strict=True):
-        for ax, (name, fit) in zip(row, _fits(tables, setting, resamples, seed).items(), strict=True):
-            look = tables.criterion_of(name)
-            _panel(figure, ax, fit, f"{style.look(look, list(tables.criteria)).label if look else name}, {setting}")
-            parts += [part.assign(**setting._asdict(), estimator=name) for part in fit.values()]
-        quantiles = typical_head(pa.concat_tables(tables.quantiles(setting)))
+        for ax, (name, (cells, statistics)) in zip(row, _fits(tables, setting, resamples).items(), strict=True):
+            label = style.look(tables.criterion_of(name), [*tables.criteria, *estimators]).label
+            _panel(figure, ax, cells, statistics, f"{label}, {setting}")
+            parts += [part.assign(**setting._asdict(), estimator=name) for part in (cells, statistics)]
+        quantiles = typical_head(tables.quantiles(setting))
         _inset(row[0], quantiles)
         parts.append(quantiles.assign(part="quantiles", **setting._asdict()))
-    style.finish(
-        figure,
-        title,
-        "Log masses in nats; every prompt counts the same. In brackets: "
-        + bootstrap.METHOD.format(resamples=resamples)
-        + ". Inset: the head with the median departure from the Gaussian, one line a query.",
-    )
+    style.finish(figure, title, "Log masses in nats; every prompt counts the same.",
+                 f"In brackets: {bootstrap.method(resamples)}.",
+                 "Inset: the head with the median departure from the Gaussian, one line a query.")  # fmt: skip
     return figure, pd.concat(parts, ignore_index=True)
 
 
-def _fits(tables: Tables, setting: Setting, resamples: int, seed: int) -> dict[str, dict[str, pd.DataFrame]]:
-    """Histogram and statistics of each estimator, from one pass over the oracle tables."""
+def _fits(tables: Tables, setting: Setting, resamples: int) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Return grid cells and statistics of each estimator, from one pass over the oracle tables."""
     size = len(CENTRES)
     grids = {name: np.zeros(size * size) for name in tables.estimators}
     moments: dict[str, list[Floats]] = {name: [] for name in tables.estimators}
@@ -63,44 +60,35 @@ def _fits(tables: Tables, setting: Setting, resamples: int, seed: int) -> dict[s
             guess = estimate.ravel()
             grids[name] += np.bincount(_cell(true) * size + _cell(guess), minlength=size * size) / true.size
             moments[name].append(np.array([np.mean(v) for v in (true, guess, true**2, guess**2, true * guess)]))
-    weights = bootstrap.resampled_weights(tasks, resamples, seed)
-    point = bootstrap.equal_weights(tasks)[None]
-    return {name: {"histogram": _histogram(grids[name] / len(tasks)),
-                   "statistics": _statistics(point @ np.stack(moments[name]), weights @ np.stack(moments[name]))}
-            for name in grids}  # fmt: skip
+    weights = bootstrap.all_weights(tasks, resamples)
+    return {name: (_cells(grids[name] / len(tasks)), _statistics(weights @ np.stack(moments[name]))) for name in grids}
 
 
 def _cell(values: Floats) -> Any:
     return (np.clip(values, -REACH, REACH) / CELL).round().astype(np.int64) + round(REACH / CELL)
 
 
-def _histogram(grid: Floats) -> pd.DataFrame:
+def _cells(grid: Floats) -> pd.DataFrame:
     used = np.flatnonzero(grid)
     true, predicted = np.divmod(used, len(CENTRES))
     columns = {"part": "histogram", "true": CENTRES[true], "predicted": CENTRES[predicted], "share": grid[used]}
     return pd.DataFrame(columns)
 
 
-def _statistics(point: Floats, draws: Floats) -> pd.DataFrame:
-    """Correlation, bias (predicted - true) and root mean square error with intervals."""
-    low, high = bootstrap.interval(_measures(draws))
-    names = ["correlation", "bias", "RMSE"]
-    return pd.DataFrame({"part": names, "value": _measures(point)[0], "low": low, "high": high})
-
-
-def _measures(moments: Floats) -> Floats:
+def _statistics(moments: Floats) -> pd.DataFrame:
+    """Return correlation, bias (predicted - true) and root mean square error with intervals, of moments [1 + B, 5]."""
     x, y, xx, yy, xy = moments.T
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = (xy - x * y) / np.sqrt((xx - x**2) * (yy - y**2))
-    return np.stack([correlation, y - x, np.sqrt(np.maximum(xx + yy - 2 * xy, 0))], axis=1)
+    draws = np.stack([correlation, y - x, np.sqrt(np.maximum(xx + yy - 2 * xy, 0))], axis=1)
+    columns = dict(zip(("value", "low", "high"), bootstrap.with_interval(draws), strict=True))
+    return pd.DataFrame({"part": ["correlation", "bias", "RMSE"], **columns})
 
 
-def _panel(figure: Figure, ax: Axes, fit: dict[str, pd.DataFrame], name: str) -> None:
-    cells = fit["histogram"]
+def _panel(figure: Figure, ax: Axes, cells: pd.DataFrame, statistics: pd.DataFrame, name: str) -> None:
     (left, right), y = _limits(cells["true"], cells["share"]), _limits(cells["predicted"], cells["share"])
-    grid, *edges = np.histogram2d(
-        cells["true"], cells["predicted"], bins=(_edges(left, right), _edges(*y)), weights=cells["share"]
-    )
+    bins = (_edges(left, right), _edges(*y))
+    grid, *edges = np.histogram2d(cells["true"], cells["predicted"], bins=bins, weights=cells["share"])
     scale = LogNorm(float(np.quantile(grid[grid > 0], 0.1)), float(grid.max()))
     shown = np.where(grid > 0, grid, np.nan).T
     image = ax.pcolormesh(*edges, shown, cmap="cividis_r", norm=scale, rasterized=True)
@@ -108,27 +96,27 @@ def _panel(figure: Figure, ax: Axes, fit: dict[str, pd.DataFrame], name: str) ->
     # Beside the cloud there is room for the inset.
     ax.set(xlim=(left, right + 0.6 * (right - left)), ylim=y)
     ax.set(xlabel="true bulk log mass (nats)", ylabel="predicted bulk log mass (nats)")
-    lines = [f"{row.part} {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in style.records(fit["statistics"])]
+    lines = [f"{row.part} {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in style.records(statistics)]
     ax.set_title("\n".join([name, f"{lines[0]}; {lines[1]} nats", f"{lines[2]} nats"]), fontsize=6.5)
-    figure.colorbar(image, ax=ax, label="share of pairs", pad=0.02, aspect=25)
+    panels.colour_bar(figure, image, ax, "share of pairs")
 
 
 def _edges(low: float, high: float) -> Floats:
-    """Edges of at most 60 drawn cells, each a whole number of counted ones."""
+    """Return the edges of at most 60 drawn cells, each a whole number of counted ones."""
     step = CELL * max(1, round((high - low) / CELL / 60))
     return np.arange(round(low / CELL) * CELL - CELL / 2, high + step, step)
 
 
 def _limits(values: pd.Series, weights: pd.Series) -> tuple[float, float]:
-    """Ends of the middle 99.8 % of the weight, a little widened."""
+    """Return both ends of the middle 99.8 % of the weight, a little widened."""
     order = np.argsort(values.to_numpy())
-    reached = np.cumsum(weights.to_numpy()[order]) / weights.sum()
-    low, high = values.to_numpy()[order][np.searchsorted(reached, [0.001, 0.999])]
+    cumulated = np.cumsum(weights.to_numpy()[order]) / weights.sum()
+    low, high = values.to_numpy()[order][np.searchsorted(cumulated, [0.001, 0.999])]
     return low - 1, high + 1
 
 
 def typical_head(quantiles: pa.Table) -> pd.DataFrame:
-    """Standardised score quantiles of the head with the median root-mean-square departure from the Gaussian.
+    """Return standardised score quantiles of the head with the median root-mean-square departure from the Gaussian.
 
     Args:
         quantiles: rows of `score_quantiles.parquet`.

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import NullLocator
 
 from headscope.errors import ConfigError
-from headscope.figures.common import pairs, style
+from headscope.figures.common import pairs, panels, style
 from headscope.figures.common.tables import Tables
 from headscope.heads import quality
 from headscope.heads.cost import beyond_window
@@ -19,12 +20,12 @@ from headscope.heads.window import Window
 
 LONG, TOP = 0.1, 0.9
 """Bulk shares above which a pair is long-context, and one that must not be missed."""
-LOST, RECALLED_AT, ENERGY_AT = 0.01, 0.9, (0.8, 0.95)
+LOST_MASS, RECALL_SPARSITY = 0.01, 0.9
 EXACT = ("oracle", "oracle_output")
 """Kinds that read every key to decide: they have no cost of their own."""
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-ENERGIES = ("lost_energy_80", "lost_energy_95")
-"""Measures of which less is better."""
+ENERGIES = {"lost_energy_80": 0.8, "lost_energy_95": 0.95}
+"""Measures of which less is better, and their sparsities."""
 MEASURES = {
     "auc": "AUC,\npooled",
     "auc_within": "AUC\nwithin heads",
@@ -37,24 +38,22 @@ MEASURES = {
 
 
 def draw(tables: Tables, title: dict[str, Any]) -> tuple[Figure, pd.DataFrame]:
-    """Draw each measure of each criterion; lengths by shade.
-
-    Args:
-        tables: evaluation, oracle, calibration and margins nodes; benchmarks of one length are pooled.
-        title: what the footer names.
+    """Draw each measure of each criterion; lengths by shade, benchmarks of one length pooled.
 
     Raises:
         ConfigError: no oracle node, no calibrated criterion, or no pair to judge by.
     """
-    table = measured(tables)
-    rule = f"Long: exact bulk share above {LONG:g} with the plain window."
-    style.finish(figure := _figure(table), title, rule, "All pairs count the same; no interval.",
-                 f"Recall: queries of the answer, at {RECALLED_AT:g} sparsity.",
-                 "Lost energy: only where losses were recorded.", *_left_out(tables))  # fmt: skip
+    table = measures_of(tables)
+    figure = _figure(table)
+    style.finish(figure, title, f"Long: exact bulk share above {LONG:g} with the plain window.",
+                 "All pairs count the same, no interval.",
+                 f"Recall: queries of the answer, at {RECALL_SPARSITY:g} sparsity.",
+                 "Lost energy (less is better): only where losses were recorded.",
+                 *_tasks_without_margins(tables))  # fmt: skip
     return figure, table
 
 
-def measured(tables: Tables) -> pd.DataFrame:
+def measures_of(tables: Tables) -> pd.DataFrame:
     """Return one row a length and calibrated criterion; all measures are shares, `cost` is in windows.
 
     Raises:
@@ -76,21 +75,20 @@ def measured(tables: Tables) -> pd.DataFrame:
 def _measures(of_length: pairs.Pairs, name: str) -> dict[str, float]:
     scores, share, answer = of_length.scores(name), of_length.bulk_share, of_length.answer
     long, lost = share > LONG, of_length.lost(name)
-    found = {
+    measures = {
         "auc": quality.auc(scores, long),
         "auc_within": quality.auc_within_heads(scores, long, of_length.heads),
         "average_precision": quality.average_precision(scores, long),
-        "recall_top": quality.recall_at_sparsity(scores[answer], share[answer] > TOP, RECALLED_AT),
-        "lost_mass_sparsity_1pct": quality.sparsity_at_lost_mass(scores, share, LOST),
+        "recall_top": quality.recall_at_sparsity(scores[answer], share[answer] > TOP, RECALL_SPARSITY),
+        "lost_mass_sparsity_1pct": quality.sparsity_at_lost_mass(scores, share, LOST_MASS),
     }
-    for sparsity in ENERGY_AT:
-        energy = np.nan if lost is None else quality.lost_energy(scores, lost, of_length.prompts, sparsity)
-        found[f"lost_energy_{round(100 * sparsity)}"] = energy
-    return found
+    for energy, sparsity in ENERGIES.items():
+        measures[energy] = np.nan if lost is None else quality.lost_energy(scores, lost, of_length.prompts, sparsity)
+    return measures
 
 
 def _cost(tables: Tables, name: str, length: int) -> float:
-    """Bytes read beyond the window over the window's; NaN for what reads every key."""
+    """Return the bytes read beyond the window over the window's; NaN for what reads every key."""
     spec = next(node.spec for node in tables.evaluations if node.spec["length"] == length)
     if spec["criteria"][name]["kind"] in EXACT:
         return float("nan")
@@ -99,28 +97,33 @@ def _cost(tables: Tables, name: str, length: int) -> float:
     return beyond_window(spec["criteria"][name], window, spec["head_dim"], keys, width)
 
 
-def _left_out(tables: Tables) -> list[str]:
-    """Which tasks have no recorded margins, so that criteria would be judged on different pairs."""
-    apart = {node.spec["task"] for node in tables.oracles} - {node.spec["task"] for node in tables.margins}
-    return [f"Without {', '.join(sorted(apart))}: no recorded margins."] if tables.margins and apart else []
+def _tasks_without_margins(tables: Tables) -> list[str]:
+    """Name the tasks without recorded margins: criteria would be judged on different pairs there."""
+    tasks = {node.spec["task"] for node in tables.oracles} - {node.spec["task"] for node in tables.margins}
+    return [f"Without {', '.join(sorted(tasks))}: no recorded margins."] if tables.margins and tasks else []
 
 
 def _figure(table: pd.DataFrame) -> Figure:
     names, lengths = style.ordered(list(table["criterion"])), sorted(table["length"].unique())
     figure = style.new_figure(style.DOUBLE, 0.95 + 0.17 * len(names))
     axes = figure.subplots(1, len(MEASURES), sharey=True)
+    shades, offsets = style.shades(len(lengths)), np.linspace(-0.2, 0.2, len(lengths))
     for ax, (measure, label) in zip(axes, MEASURES.items(), strict=True):
-        shades = style.shades(len(lengths))
-        for offset, length, shade in zip(np.linspace(-0.2, 0.2, len(lengths)), lengths, shades, strict=True):
+        for offset, length, shade in zip(offsets, lengths, shades, strict=True):
             values = table[table["length"] == length].set_index("criterion")[measure].reindex(names)
             ax.plot(values, np.arange(len(names)) + offset, "o", ms=3.2, color=shade, label=f"{length:,} tokens")
         ax.set_xlabel(label)
         ax.margins(x=0.12)
         if measure in ENERGIES:
-            ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(numticks=3))
-            ax.tick_params("x", labelsize=6)
-    axes[0].set_yticks(range(len(names)), [style.look(name, names).label.split(" (")[0] for name in names])
-    axes[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lengths))
+            _energy_axis(ax, table[measure])
+    panels.name_rows(axes[0], [style.look(name, names).short for name in names])
+    panels.legend(figure, len(lengths))
     return figure
+
+
+def _energy_axis(ax: Axes, energies: pd.Series) -> None:
+    """Make the axis logarithmic and label its least and largest value: a decade more or less fits in any case."""
+    ends = energies[energies > 0].agg(["min", "max"]).dropna().unique()
+    ax.set_xscale("log")
+    ax.set_xticks(ends, [f"{end:.1g}".replace("e-0", "e-") for end in ends], fontsize=6)
+    ax.xaxis.set_minor_locator(NullLocator())

@@ -1,16 +1,16 @@
 """(f) Where the criteria stand at the targets that matter: scores, achieved sparsity and paired differences."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headscope.figures.common import bootstrap, scores, style
+from headscope.figures.common import bootstrap, panels, scores, style
+from headscope.figures.common.scores import MEAN, SETTING
 from headscope.figures.common.tables import Tables
 
-MEAN = "mean"
 TARGETS = (0.65, 0.8)
 PAIRS = (
     ("oracle", "qada"),
@@ -29,10 +29,9 @@ def draw(
     targets: Sequence[float] = TARGETS,
     pairs: Sequence[Sequence[str]] = PAIRS,
     resamples: int = bootstrap.RESAMPLES,
-    seed: int = 0,
     floor: float = scores.FLOOR,
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw scores (left) and paired differences (right) of each setting and target; the CSV also has the tasks apart.
+    """Draw scores (left) and paired differences (right) of each setting and target; the CSV also has the hard tasks.
 
     Args:
         tables: evaluation nodes.
@@ -40,143 +39,104 @@ def draw(
         targets: target sparsities; the nearest evaluated ones are taken.
         pairs: differences `first - second` shown besides those against dense; absent criteria are left out.
         resamples: bootstrap resamples.
-        seed: of the bootstrap.
-        floor: tasks on which dense scores less are reported apart.
+        floor: tasks on which dense scores less are in no mean.
     """
-    table = pd.concat([_of_setting(rows, targets, pairs, resamples, seed, floor)
-                       for _, rows in tables.rows.groupby(scores.SETTING, sort=True)], ignore_index=True)  # fmt: skip
-    shown = table[table["task"] == MEAN]
-    panels = list(shown[[*scores.SETTING, "target"]].dropna().drop_duplicates().itertuples(index=False))
-    lines = max(2, shown[shown["versus"] == ""].groupby([*scores.SETTING, "target"]).size().max() + 2)
-    figure = style.new_figure(style.DOUBLE, 0.45 + (0.5 + 0.165 * 1.5 * lines) * len(panels))
-    axes = figure.subplots(len(panels), 2, squeeze=False, sharex="col", width_ratios=[1, 1.05])
-    for row, panel in zip(axes, panels, strict=True):
-        _score_panel(row[0], _at(shown, panel, versus=False), panel)
-        _difference_panel(row[1], _at(shown, panel, versus=True))
-    _reach(axes[0, 1], shown[shown["versus"] != ""])
-    style.finish(figure, title, bootstrap.METHOD.format(resamples=resamples) + ", paired.",
+    parts = [
+        _of_group(part, targets, pairs, resamples).assign(**dict(rows[SETTING].iloc[0]), task=task, hard=hard)
+        for _, rows in tables.rows.groupby(SETTING, sort=True)
+        for task, hard, part in _groups(rows, floor)
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    figure = _figure(table[table["task"] == MEAN])
+    style.finish(figure, title, f"{bootstrap.method(resamples)}, paired.",
                  "Better or worse: the interval leaves out 0; not corrected for the number of comparisons.",
-                 *_apart_note(table, floor), *scores.notes(tables.rows))  # fmt: skip
+                 *scores.notes(tables.rows, floor))  # fmt: skip
     return figure, table
 
 
-def nearest(available: Sequence[float], wanted: Sequence[float]) -> list[float]:
-    """The evaluated target nearest to each wanted one, without repeats."""
-    return sorted({min(available, key=lambda target: abs(target - one)) for one in wanted})
-
-
-def _of_setting(
-    rows: pd.DataFrame,
-    targets: Sequence[float],
-    pairs: Sequence[Sequence[str]],
-    resamples: int,
-    seed: int,
-    floor: float,
-) -> pd.DataFrame:
-    """Scores and differences of one benchmark and length: the mean over tasks that count, then each task apart.
-
-    If dense is below the floor everywhere (a random model), the mean is over all tasks and marked apart too.
-    """
-    apart = scores.too_hard(rows, floor)
-    counted = rows[~rows["task"].isin(apart)]
-    chosen = nearest(sorted(rows["target"].dropna().unique()), targets)
-    groups = [(MEAN, counted if len(counted) else rows), *((task, rows[rows["task"] == task]) for task in apart)]
-    parts = [_of_group(group, chosen, pairs, resamples, seed).assign(task=name, apart=name in apart or not len(counted))
-             for name, group in groups]  # fmt: skip
-    return pd.concat(parts).assign(**scores.setting_of(rows))
+def _groups(rows: pd.DataFrame, floor: float) -> Iterator[tuple[str, bool, pd.DataFrame]]:
+    """Yield the mean over the tasks that count (all and hard, if none does), then each hard task."""
+    hard = scores.hard_tasks(rows, floor)
+    yield MEAN, len(hard) == rows["task"].nunique(), scores.drop_hard_tasks(rows, floor)
+    yield from ((task, True, rows[rows["task"] == task]) for task in hard)
 
 
 def _of_group(
-    rows: pd.DataFrame, targets: Sequence[float], pairs: Sequence[Sequence[str]], resamples: int, seed: int
+    rows: pd.DataFrame, targets: Sequence[float], pairs: Sequence[Sequence[str]], resamples: int
 ) -> pd.DataFrame:
-    found = scores.resample(rows, resamples, seed)
-    table = scores.summarise(rows, found)
-    table = table[table["target"].isna() | table["target"].isin(targets)].assign(versus="")
-    against = []
-    for target in targets:
-        names = [name for name, at in found.columns if at == target]
-        wanted = [(name, "dense") for name in style.ordered(names)] + [tuple(pair) for pair in pairs]
-        against += [_difference(found, one, other, target) for one, other in wanted]
-    return pd.concat([table, pd.DataFrame([row for row in against if row])], ignore_index=True)
+    """Return scores at the targets nearest to the given ones, then the differences there, marked by `versus`."""
+    sampled = scores.resample(rows, resamples)
+    table = scores.summarise(rows, sampled)
+    nearest = sorted({scores.nearest_target(rows, target) for target in targets}) if table["target"].any() else []
+    table = table[table["target"].isna() | table["target"].isin(nearest)].assign(versus="")
+    differences = []
+    for target in nearest:
+        names = style.ordered([name for name, at in sampled.columns if at == target])
+        for one, other in [*((name, "dense") for name in names), *pairs]:
+            differences += _difference(sampled, one, other, target)
+    return pd.concat([table, pd.DataFrame(differences)], ignore_index=True)
 
 
-def _difference(found: scores.Scores, one: str, other: str, target: float) -> dict[str, Any] | None:
-    """Row of `one - other` at a target; None if either was not evaluated."""
-    columns = [(name, target) if (name, target) in found.columns else (name, 0.0) for name in (one, other)]
-    if not set(columns) <= set(found.columns):
-        return None
-    mean, low, high = found.difference(*columns)
-    row = {"criterion": one, "versus": other, "target": target, "score": mean, "low": low, "high": high}
-    return {**row, "verdict": scores.verdict(low, high), "tasks": len(set(found.tasks)), "prompts": len(found.tasks)}
+def _difference(sampled: scores.Scores, one: str, other: str, target: float) -> list[dict[str, Any]]:
+    """Return a row of `one - other` at a target; none if either was not evaluated."""
+    columns = [(name, target) if (name, target) in sampled.columns else (name, 0.0) for name in (one, other)]
+    if not set(columns) <= set(sampled.columns):
+        return []
+    score, low, high = sampled.difference(*columns)
+    row = {"criterion": one, "versus": other, "target": target, "score": score, "low": low, "high": high}
+    counts = {"tasks": len(set(sampled.tasks)), "prompts": len(sampled.tasks)}
+    return [{**row, "verdict": scores.verdict(low, high), **counts}]
 
 
-def _at(table: pd.DataFrame, panel: Any, versus: bool) -> pd.DataFrame:
-    """Rows of a panel; scores include the criteria without a target."""
-    here = (table["benchmark"] == panel.benchmark) & (table["length"] == panel.length)
-    here &= (table["versus"] != "") == versus
-    chosen: pd.DataFrame = table.loc[here & ((table["target"] == panel.target) | table["target"].isna())]
-    return chosen
+def _figure(table: pd.DataFrame) -> Figure:
+    """Draw a row of two panels for each setting and target."""
+    differences = table[table["versus"] != ""]
+    settings = list(table.dropna(subset="target").groupby([*SETTING, "target"], sort=True))
+    most = max(len(part) - (part["versus"] != "").sum() for _, part in settings) + 2
+    figure = style.new_figure(style.DOUBLE, 0.45 + (0.5 + 0.25 * max(2, most)) * len(settings))
+    axes = figure.subplots(len(settings), 2, squeeze=False, sharex="col", width_ratios=[1, 1.05])
+    for (left, right), ((benchmark, length, target), part) in zip(axes, settings, strict=True):
+        untargeted = table[(table["benchmark"] == benchmark) & (table["length"] == length) & table["target"].isna()]
+        compared = part["versus"] != ""
+        _score_panel(left, pd.concat([untargeted, part[~compared]]))
+        tasks = style.plural(int(part["tasks"].iloc[0]), "task")
+        left.set_title(f"{benchmark}, {length:,} tokens, target {target:g}, mean of {tasks}")
+        _difference_panel(right, part[compared])
+    low, high = min(differences["low"].min(), -5), max(differences["high"].max(), 5)
+    axes[0, 0].set_xlim(0, 100)
+    axes[0, 1].set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    return figure
 
 
-def _score_panel(ax: Axes, table: pd.DataFrame, panel: Any) -> None:
+def _score_panel(ax: Axes, table: pd.DataFrame) -> None:
     names = list(table["criterion"])
     for place, row in enumerate(style.records(table)):
         look = style.look(row.criterion, names)
-        marker = "|" if look.marker == "_" else look.marker
+        marker, size = ("|", 8) if look.marker == "_" else (look.marker, 5)
         ax.plot([row.low, row.high], [place, place], color=look.colour, lw=1)
-        ax.plot(
-            row.score, place, color=look.colour, marker=marker, ms=8 if marker == "|" else 5, mew=1.5, clip_on=False
-        )
+        ax.plot(row.score, place, color=look.colour, marker=marker, ms=size, mew=1.5, clip_on=False)
         _beside(ax, place, f"{row.score:.0f} at {row.sparsity:.2f}", style.INK)
-    _rows(
-        ax, [style.look(name, names).label.replace(" (", "\n(") for name in names], "score (0-100) at achieved sparsity"
-    )
-    ax.set_xlim(0, 100)
-    tasks = int(table["tasks"].iloc[0])
-    ax.set_title(
-        f"{panel.benchmark}, {panel.length:,} tokens, target {panel.target:g}, mean of {style.plural(tasks, 'task')}"
-    )
+    _rows(ax, [style.look(name, names).label.replace(" (", "\n(") for name in names])
+    ax.set_xlabel("score (0-100) at achieved sparsity")
 
 
 def _difference_panel(ax: Axes, table: pd.DataFrame) -> None:
-    names = [*table["criterion"], *table["versus"]]
-    short = {name: style.look(name, names).label.split(" (")[0] for name in names}
+    names, labels = [*table["criterion"], *table["versus"]], []
     ax.axvline(0, color=style.INK, lw=0.6)
     for place, row in enumerate(style.records(table)):
         colour, filled = VERDICTS[row.verdict]
         ax.plot([row.low, row.high], [place, place], color=colour, lw=1)
         ax.plot(row.score, place, color=colour, marker="o", ms=4, mfc=colour if filled else "white")
         _beside(ax, place, row.verdict, colour)
-    labels = [f"{short[row.criterion]} - {short[row.versus]}" for row in style.records(table)]
-    _rows(ax, labels, "paired difference in score (points)")
-    ax.set_title("Paired differences")
-
-
-def _reach(ax: Axes, differences: pd.DataFrame) -> None:
-    """Let the axis that all panels share reach every interval, and a few points at least."""
-    low, high = min(differences["low"].min(), -5), max(differences["high"].max(), 5)
-    margin = 0.05 * (high - low)
-    ax.set_xlim(low - margin, high + margin)
+        labels.append(" - ".join(style.look(name, names).short for name in (row.criterion, row.versus)))
+    _rows(ax, labels)
+    ax.set(xlabel="paired difference in score (points)", title="Paired differences")
 
 
 def _beside(ax: Axes, place: int, text: str, colour: str) -> None:
     ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=6, color=colour)
 
 
-def _rows(ax: Axes, labels: list[str], xlabel: str) -> None:
-    ax.set_xlabel(xlabel)
+def _rows(ax: Axes, labels: list[str]) -> None:
+    panels.name_rows(ax, labels, fontsize=6)
     ax.xaxis.set_tick_params(labelbottom=True)
-    ax.set_yticks(range(len(labels)), labels, fontsize=6)
-    ax.set_ylim(len(labels) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
-
-
-def _apart_note(table: pd.DataFrame, floor: float) -> list[str]:
-    found = []
-    for benchmark, group in table[table["apart"]].groupby("benchmark"):
-        tasks = ", ".join(sorted(set(group["task"]) - {MEAN}))
-        where = (
-            "everywhere, so this is no comparison" if MEAN in set(group["task"]) else "not in the mean (see the CSV)"
-        )
-        found.append(f"{benchmark}: dense below {floor:g}, {where}: {tasks}.")
-    return found

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from headscope.errors import ShapeError
 from headscope.heads.window import Window
-from headscope.kernels.common import device
 
 MAX_SCORES = 1 << 23
 """Scores held at once: 32 MiB in float32, a few times that with the masked copies."""
@@ -65,7 +64,7 @@ def masked_log_mass(scores: Tensor, keep: Tensor) -> Tensor:
 
 
 def log_masses(query: Tensor, key: Tensor, query_position: Tensor, window: Window, scale: float) -> Masses:
-    """Compute window and bulk log masses of every query: by the kernel where it serves, else in chunks of queries.
+    """Compute window and bulk log masses of every query, a chunk of queries at a time.
 
     Args:
         query: rotated queries, [B, H, Q, D].
@@ -78,10 +77,6 @@ def log_masses(query: Tensor, key: Tensor, query_position: Tensor, window: Windo
         ShapeError: query heads are no multiple of the KV heads.
     """
     grouped, bulk_size = group_heads(query, key.shape[1]), window.bulk_size(query_position)
-    if device.serve(query, key):
-        from headscope.kernels.mass.masses import masses  # Triton is no part of a CPU build of torch
-
-        return Masses(*masses(query, key, query_position, window.sink, window.recent, scale), bulk_size)
     batch, heads, queries, _ = query.shape
     grouped, keys = precise(grouped), precise(key).transpose(-1, -2)[:, :, None]
     key_position = torch.arange(key.shape[2], device=key.device)

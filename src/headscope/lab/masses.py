@@ -14,6 +14,7 @@ from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.estimators import Estimator
 from headscope.heads.mass import Masses, log_masses, precise
 from headscope.heads.window import Window
+from headscope.kernels.common import device
 from headscope.lab.scope import recorded_positions, summary_positions
 from headscope.models.attention import LayerCall, attention, causal_attention
 
@@ -62,7 +63,7 @@ class MassRecorder:
     def _record(self, call: LayerCall) -> LayerMasses:
         position = self.position.to(call.query.device)
         query = call.query[:, :, position]
-        masses = log_masses(query, call.key, position, self.window, call.scale)
+        masses = exact_masses(query, call.key, position, self.window, call.scale)
         estimates = {e.name: self._estimate(e, call, query, masses.bulk_size) for e in self.estimators}
         return LayerMasses(masses, estimates, self._bulk_scores(call))
 
@@ -84,6 +85,15 @@ class MassRecorder:
         query = precise(call.query[0, :, last]).view(keys.shape[0], -1, keys.shape[2])
         scores = query @ keys.transpose(1, 2) * call.scale
         return scores.flatten(0, 1)
+
+
+def exact_masses(query: Tensor, key: Tensor, position: Tensor, window: Window, scale: float) -> Masses:
+    """Compute log masses as `log_masses` does, by the GPU kernel where it serves these tensors."""
+    if not device.serve(query, key):
+        return log_masses(query, key, position, window, scale)
+    from headscope.kernels.mass.masses import masses  # Triton is no part of a CPU build of torch
+
+    return Masses(*masses(query, key, position, window.sink, window.recent, scale), window.bulk_size(position))
 
 
 @torch.inference_mode()

@@ -1,1 +1,1 @@
-"""What figures share: style, reading of tables, scores with intervals, pairs of queries and heads."""
+"""Shared parts of figures: reading tables, statistics with intervals, the look, pieces of pictures."""

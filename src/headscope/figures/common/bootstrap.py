@@ -12,29 +12,50 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 95.0
-METHOD = "95 % intervals: percentile bootstrap over prompts, {resamples:,} resamples, stratified by task"
+
+
+def method(resamples: int) -> str:
+    """Say in the footer how intervals were made."""
+    return f"95 % intervals: percentile bootstrap over prompts, {resamples:,} resamples, stratified by task"
 
 
 def equal_weights(tasks: Sequence[str]) -> Floats:
-    """Weights of the mean over tasks, [P]; `tasks` names each prompt's task."""
+    """Return the weights of the mean over tasks, [P]; `tasks` names each prompt's task."""
     _, codes, counts = np.unique(np.asarray(tasks), return_inverse=True, return_counts=True)
     return np.asarray(1.0 / (len(counts) * counts[codes]))
 
 
 def resampled_weights(tasks: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Weights of resampled means, [B, P]: each task's prompts are drawn with replacement from that task alone."""
+    """Return the weights of resampled means, [B, P]: each task's prompts are drawn with replacement from that task."""
     names = np.asarray(tasks)
     generator = np.random.default_rng(seed)
     weights = np.zeros((resamples, len(names)))
     strata = np.unique(names)
     for task in strata:
         members = np.flatnonzero(names == task)
-        drawn = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
-        weights[:, members] = drawn / (len(members) * len(strata))
+        counts = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
+        weights[:, members] = counts / (len(members) * len(strata))
     return weights
 
 
+def all_weights(tasks: Sequence[str], resamples: int) -> Floats:
+    """Return the weights of the mean in row 0 and of its resamples below, [1 + B, P]."""
+    return np.vstack([equal_weights(tasks), resampled_weights(tasks, resamples)])
+
+
 def interval(draws: ArrayLike) -> tuple[Floats, Floats]:
-    """Lower and upper end of the 95 % percentile interval of each column of `draws`, [B, C] to twice [C]."""
+    """Return both ends of the 95 % percentile interval of each column of `draws`, [B, C] to twice [C]."""
     low, high = np.percentile(np.asarray(draws), [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0)
     return low, high
+
+
+def with_interval(draws: Floats) -> tuple[Floats, Floats, Floats]:
+    """Split draws [1 + B, C] whose row 0 is the data itself into value, low and high, [C] each."""
+    low, high = interval(draws[1:])
+    # A difference that cancels out must be 0, not a rounding error with a sign.
+    return draws[0].round(9), low.round(9), high.round(9)
+
+
+def mean_with_interval(values: Floats, tasks: Sequence[str], resamples: int) -> tuple[Floats, Floats, Floats]:
+    """Return the mean over tasks of each column of [P, C] and both ends of its interval, [C] each."""
+    return with_interval(all_weights(tasks, resamples) @ values)

@@ -10,84 +10,47 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from headscope.errors import ConfigError
-from headscope.figures.common.tables import Node, Setting, Tables, matrix
+from headscope.figures.common.node import Node, setting_of
+from headscope.figures.common.oracle_rows import KEYS, OracleRows, matrix
+from headscope.figures.common.tables import Tables, targets_calling_long
 from headscope.heads.calibration.maps import MarginMap
 
 Array = NDArray[Any]
-KEYS = ["prompt", "layer", "query"]
-DRAWN = ("benchmark", "length", "task", "seed")
+PROMPTS = ("benchmark", "length", "task", "seed")
+"""Options that two nodes of the same prompts share."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class TaskRows:
     """One task at one length with one seed.
 
     Attributes:
-        node: the oracle node.
+        oracle: exact masses.
         margins: the node with recorded margins of the same prompts, if there is one.
-        keys: prompt, layer and query of each row, [R].
-        kept: rows of the node's files that belong to evaluation prompts.
-        local: window log mass, [R, H].
-        bulk: bulk log mass, [R, H].
-        answer: whether the query is a token of the answer, [R].
     """
 
-    node: Node
+    oracle: OracleRows
     margins: Node | None
-    keys: pd.DataFrame
-    kept: Any
-    local: Array
-    bulk: Array
-    answer: Array
 
-    def estimate(self, estimator: str) -> Array:
-        """Predicted bulk log mass, [R, H]."""
-        table = pq.read_table(self.node.folder / "estimates" / f"{estimator}.parquet", columns=["bulk"])
-        return matrix(table.filter(self.kept)["bulk"])
+    def records(self, criterion: str) -> bool:
+        """Return True if margins of the criterion were recorded."""
+        return self.margins is not None and criterion in self.margins.spec["criteria"]
 
     def recorded(self, criterion: str, column: str, absent: float) -> Array:
-        """A column of the margins table in the order of the rows, [R, H]; `absent` where a row has none."""
+        """Return a column of the margins table in the order of the rows, [R, H]; `absent` where a row has none."""
         assert self.margins is not None
         chosen = [("criterion", "==", criterion), ("split", "==", "evaluation")]
         table = pq.read_table(self.margins.folder / "margins.parquet", columns=[*KEYS, column], filters=chosen)
-        places = pd.MultiIndex.from_frame(table.select(KEYS).to_pandas())
-        place = places.get_indexer(pd.MultiIndex.from_frame(self.keys))
-        found = np.full(self.local.shape, absent, dtype=np.float32)
-        found[place >= 0] = matrix(table[column])[place[place >= 0]]
-        return found
-
-
-def read(tables: Tables, length: int) -> "Pairs":
-    """Read the masses of a length; where margins are recorded at all, only of tasks that have them.
-
-    Raises:
-        ConfigError: no evaluation prompt of this length has a query with a bulk.
-    """
-    found = [_drawn(node, _partner(tables, node)) for node in tables.oracles if node.spec["length"] == length]
-    drawn = [one for one in found if len(one.keys) and (one.margins or not tables.margins)]
-    if not drawn:
-        raise ConfigError(f"{length:,} tokens: no pair to judge criteria by: choose longer prompts or a smaller window")
-    return Pairs(tables, drawn)
-
-
-def _partner(tables: Tables, node: Node) -> Node | None:
-    same = [other for other in tables.margins if all(other.spec[name] == node.spec[name] for name in DRAWN)]
-    return same[0] if same else None
-
-
-def _drawn(node: Node, margins: Node | None) -> Drawn:
-    masses = pq.read_table(node.folder / "masses.parquet", columns=[*KEYS, "split", "segment", "local", "bulk"])
-    kept = pc.equal(masses["split"], "evaluation")
-    masses = masses.filter(kept)
-    local, bulk = (matrix(masses[name]) if len(masses) else np.zeros((0, 0)) for name in ("local", "bulk"))
-    answer = masses["segment"].to_numpy() == "answer"
-    return Drawn(node, margins, masses.select(KEYS).to_pandas(), kept, local, bulk, answer)
+        recorded = pd.MultiIndex.from_frame(table.select(KEYS).to_pandas())
+        place = recorded.get_indexer(pd.MultiIndex.from_frame(self.oracle.keys))
+        values = np.full(self.oracle.local.shape, absent, dtype=np.float32)
+        values[place >= 0] = matrix(table[column])[place[place >= 0]]
+        return values
 
 
 @dataclass(frozen=True)
@@ -96,83 +59,94 @@ class Pairs:
 
     Attributes:
         tables: where calibrations are.
-        drawn: nodes with their rows.
+        tasks: rows of each task and seed.
     """
 
     tables: Tables
-    drawn: Sequence[Drawn]
+    tasks: Sequence[TaskRows]
 
     @cached_property
     def bulk_share(self) -> Array:
         """Exact bulk share under the plain window, [N]."""
         with np.errstate(over="ignore"):
-            return self._flat(lambda one: 1 / (1 + np.exp(one.local - one.bulk)))
+            return self._flat(lambda task: 1 / (1 + np.exp(task.oracle.local - task.oracle.bulk)))
 
     @cached_property
     def answer(self) -> Array:
         """Whether the query is a token of the answer, [N]."""
-        return self._flat(lambda one: np.repeat(one.answer[:, None], one.local.shape[1], 1))
+        return self._flat(lambda task: np.repeat(task.oracle.answer[:, None], task.oracle.local.shape[1], 1))
 
     @cached_property
     def heads(self) -> Array:
         """Each pair's head, numbered over all layers, [N]."""
-        return self._flat(lambda one: np.add.outer(one.keys["layer"].to_numpy(np.int32) * one.local.shape[1],
-                                                   np.arange(one.local.shape[1], dtype=np.int32)))  # fmt: skip
+        width = self.tasks[0].oracle.local.shape[1]
+        head = np.arange(width, dtype=np.int32)
+        return self._flat(lambda task: np.add.outer(task.oracle.keys["layer"].to_numpy(np.int32) * width, head))
 
     @cached_property
     def prompts(self) -> Array:
-        """Number of each pair's prompt, [N]; one prompt drawn by two seeds is two."""
-        words = pd.concat([one.keys["prompt"] + f" {place}" for place, one in enumerate(self.drawn)])
-        return np.repeat(pd.factorize(words)[0], self.drawn[0].local.shape[1])
+        """Number of each pair's prompt, [N]; a prompt of the same name in another task or seed is another prompt."""
+        names = pd.concat([task.oracle.keys["prompt"] + f" {place}" for place, task in enumerate(self.tasks)])
+        return np.repeat(pd.factorize(names)[0], self.tasks[0].oracle.local.shape[1])
 
     def scores(self, criterion: str) -> Array:
-        """How long-context a criterion finds each pair, [N]: minus its margin as its threshold sees it.
+        """Return how strongly a criterion calls each pair long, [N]: minus its margin as its threshold sees it.
 
-        A margin that is no number reads the bulk, as the criterion does.
+        A margin that is NaN makes the criterion read the bulk, so it scores highest.
         """
-        return np.nan_to_num(self._flat(lambda one: -self._margin(one, criterion)), nan=np.inf, posinf=np.inf)
+        return np.nan_to_num(self._flat(lambda task: -self._margin(task, criterion)), nan=np.inf, posinf=np.inf)
 
     def lost(self, criterion: str) -> Array | None:
-        """Exact log norm of the output that calling a pair local loses, [N]; None where it was not recorded."""
-        if not all(_has(one, criterion) for one in self.drawn):
+        """Return the exact log norm of the output lost by calling each pair local, [N]; None where not recorded."""
+        if not all(task.records(criterion) for task in self.tasks):
             return None
-        return self._flat(lambda one: one.recorded(criterion, "lost", -np.inf))
+        return self._flat(lambda task: task.recorded(criterion, "lost", -np.inf))
 
-    def _flat(self, of: Callable[[Drawn], Array]) -> Array:
-        return np.concatenate([of(one).ravel() for one in self.drawn])
+    def _flat(self, of_task: Callable[[TaskRows], Array]) -> Array:
+        return np.concatenate([of_task(task).ravel() for task in self.tasks])
 
-    def _margin(self, one: Drawn, criterion: str) -> Array:
-        spec = self.tables.criteria[criterion]
-        benchmark, length, task, seed = (one.node.spec[name] for name in DRAWN)
-        calibration = self.tables.calibrated(criterion, Setting(benchmark, length), task, seed)
+    def _margin(self, task: TaskRows, criterion: str) -> Array:
+        spec, rows = self.tables.criteria[criterion], task.oracle
+        node = rows.node
+        calibration = self.tables.calibrated(criterion, setting_of(node), node.spec["task"], node.spec["seed"])
         assert calibration is not None, f"{criterion} was evaluated, so it was calibrated"
-        layer = one.keys["layer"].to_numpy()
+        layer = rows.keys["layer"].to_numpy()
+        first = next(iter(calibration["targets"].values()))
         if spec["kind"] == "static":
-            return -_called_long(calibration, layer)
-        if _has(one, criterion):
+            ranking = targets_calling_long(calibration).astype(np.float32)
+            return np.asarray(-ranking[np.searchsorted(first["layers"], layer)])
+        if task.records(criterion):
             # A row that was left out has no bulk beyond the criterion's own window: it is local.
-            margin = one.recorded(criterion, "margin", np.inf)
+            margin = task.recorded(criterion, "margin", np.inf)
         else:
-            margin = one.local - (one.bulk if spec["estimator"] is None else one.estimate(spec["estimator"]["name"]))
-        return _per_head(next(iter(calibration["targets"].values())), layer, margin)
+            margin = rows.local - (rows.bulk if spec["estimator"] is None else rows.estimate(spec["estimator"]["name"]))
+        return _mapped(first, layer, margin)
 
 
-def _has(one: Drawn, criterion: str) -> bool:
-    return one.margins is not None and criterion in one.margins.spec["criteria"]
+def read(tables: Tables, length: int) -> Pairs:
+    """Read the masses of a length; if margins are recorded at all, only of tasks that have them.
+
+    Raises:
+        ConfigError: no evaluation prompt of this length has a query with a bulk.
+    """
+    nodes = [node for node in tables.oracles if node.spec["length"] == length]
+    tasks = [TaskRows(OracleRows.read(node), _margins_of(tables, node)) for node in nodes]
+    tasks = [task for task in tasks if len(task.oracle.keys) and (task.margins or not tables.margins)]
+    if not tasks:
+        raise ConfigError(f"{length:,} tokens: no pair to judge criteria by: choose longer prompts or a smaller window")
+    return Pairs(tables, tasks)
 
 
-def _called_long(calibration: Mapping[str, Any], layer: Array) -> Array:
-    """At how many targets a static ranking calls each row's heads long, [R, H]."""
-    targets = list(calibration["targets"].values())
-    counts = np.array([target["long"] for target in targets], dtype=np.float32).sum(axis=0)
-    return np.asarray(counts[np.searchsorted(targets[0]["layers"], layer)])
+def _margins_of(tables: Tables, node: Node) -> Node | None:
+    same = [other for other in tables.margins if all(other.spec[name] == node.spec[name] for name in PROMPTS)]
+    return same[0] if same else None
 
 
-def _per_head(target: Mapping[str, Any], layer: Array, margin: Array) -> Array:
-    """Margins after what calibration fitted for each head, [R, H]; a target without any changes nothing."""
-    fitted = MarginMap.of(target)
-    found = margin.astype(np.float64)
+def _mapped(target: Mapping[str, Any], layer: Array, margin: Array) -> Array:
+    """Apply the maps that calibration fitted to each head, if any, to margins [R, H]."""
+    heads_map = MarginMap.of(target)
+    values = margin.astype(np.float64)
     for index in np.unique(layer):
         rows = layer == index
-        found[rows] = fitted.apply(int(index), torch.from_numpy(found[rows].T)[None])[0].T.numpy()
-    return found.astype(np.float32)
+        values[rows] = heads_map.apply(int(index), torch.from_numpy(values[rows].T)[None])[0].T.numpy()
+    return values.astype(np.float32)

@@ -1,142 +1,149 @@
-"""Scores of criteria and targets with intervals: what the score figures and the summary share.
+"""Scores of criteria and targets with intervals, and which tasks are too hard to count.
 
 Shapes: P prompts, B resamples, C columns (criterion, target). Rows without a target (dense, local) carry target 0 here.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from headscope.errors import ConfigError
 from headscope.figures.common import bootstrap, style
+from headscope.figures.common.bootstrap import Floats
 
 SETTING = ["benchmark", "length"]
+MEAN = "mean"
+"""Stands in the column `task` of a mean over tasks."""
 FLOOR = 20.0
-"""A task that the dense model scores below cannot tell criteria apart: it is shown alone and is in no mean."""
+"""A task that the dense model scores below cannot tell criteria apart: it is in no mean."""
 
 
-def too_hard(rows: pd.DataFrame, floor: float = FLOOR) -> list[str]:
-    """Tasks of these rows (of one setting) on which the dense model's mean score lies below `floor`."""
+def hard_tasks(rows: pd.DataFrame, floor: float) -> list[str]:
+    """Return the tasks of one setting on which the dense model's mean score lies below `floor`."""
     means = rows[rows["criterion"] == "dense"].groupby("task")["score"].mean()
     return [str(task) for task in means.index[means < floor]]
 
 
-def counted(rows: pd.DataFrame, floor: float = FLOOR) -> pd.DataFrame:
-    """Rows of the tasks that count (of one length); all rows if dense scores below `floor` on every task.
+def drop_hard_tasks(rows: pd.DataFrame, floor: float) -> pd.DataFrame:
+    """Return the rows of the tasks that are not too hard; all rows if every task is."""
+    easier = rows[~rows["task"].isin(hard_tasks(rows, floor))]
+    return easier if len(easier) else rows
+
+
+def require_dense(rows: pd.DataFrame) -> None:
+    """Refuse rows that cannot be compared with the dense model.
 
     Raises:
-        ConfigError: dense was not evaluated, so nothing can be a share of it.
+        ConfigError: dense was not evaluated.
     """
     if "dense" not in set(rows["criterion"]):
         raise ConfigError("this figure measures against the criterion dense and has none: add criterion dense")
-    kept = rows[~rows["task"].isin(too_hard(rows, floor))]
-    return kept if len(kept) else rows
 
 
-def floor_notes(rows: pd.DataFrame, floor: float) -> list[str]:
-    """Which tasks are in no mean, by length."""
-    found = []
-    for length, of_length in rows.groupby("length"):
-        apart = too_hard(of_length, floor)
-        where = (
-            "everywhere, so this is no comparison" if len(apart) == of_length["task"].nunique() else "not in the mean"
+def require_targets(rows: pd.DataFrame, figure: str) -> None:
+    """Refuse rows without a target sparsity.
+
+    Raises:
+        ConfigError: no criterion has a target.
+    """
+    if rows["target"].isna().all():
+        raise ConfigError(
+            f"figure {figure}: no criterion has a target; add one such as oracle, or leave the figure out"
         )
-        found += [f"{length:,} tokens: dense below {floor:g}, {where}: {', '.join(apart)}."] if apart else []
-    return found
 
 
-def setting_of(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the benchmark and length that all of these rows share."""
-    return {name: rows[name].iloc[0] for name in SETTING}
+def nearest_target(rows: pd.DataFrame, target: float) -> float:
+    """Return the evaluated target that is nearest to `target`."""
+    return float(min(rows["target"].dropna().unique(), key=lambda evaluated: abs(evaluated - target)))
 
 
-def notes(rows: pd.DataFrame) -> list[str]:
-    """What happened to prompts and answers that a score does not tell: lost middles, metrics that gave up."""
+def notes(rows: pd.DataFrame, floor: float | None = None) -> list[str]:
+    """Say in the footer what scores do not tell: tasks in no mean, prompts cut in the middle, metrics that failed."""
+    lines = [] if floor is None else list(_hard_task_notes(rows, floor))
     cut = rows.drop_duplicates("prompt").groupby("benchmark")["truncated"].mean()
-    found = [f"{name}: {share:.0%} of the prompts lost their middle." for name, share in cut[cut > 0].items()]
+    lines += [f"{name}: {share:.0%} of the prompts lost their middle." for name, share in cut[cut > 0].items()]
     failed = int(rows["metric_failed"].sum())
-    return [*found, f"The metric failed on {failed:,} answers, which score 0."] if failed else found
+    return [*lines, f"The metric failed on {failed:,} answers, which score 0."] if failed else lines
+
+
+def _hard_task_notes(rows: pd.DataFrame, floor: float) -> Iterator[str]:
+    for (benchmark, length), part in rows.groupby(SETTING, sort=True):
+        tasks = hard_tasks(part, floor)
+        every = len(tasks) == part["task"].nunique()
+        where = "everywhere, so this is no comparison" if every else "not in the mean"
+        if tasks:
+            yield f"{benchmark}, {length:,} tokens: dense below {floor:g}, {where}: {', '.join(tasks)}."
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of the same prompts under all criteria, and their resampled means.
+    """Scores of the same prompts under all criteria, and the weights of their resampled means.
 
     Attributes:
         columns: (criterion, target) of each column, target 0 for none.
         tasks: task of each prompt, [P].
         values: scores, [P, C].
         sparsity: achieved by each column on each prompt, [P, C].
-        weights: of resampled means, [B, P].
+        weights: of the mean (row 0) and of its resamples, [1 + B, P].
     """
 
     columns: list[tuple[str, float]]
     tasks: list[str]
-    values: NDArray[np.float64]
-    sparsity: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    values: Floats
+    sparsity: Floats
+    weights: Floats
 
-    def means(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Mean over tasks of the prompts' mean of each column, and the ends of its interval."""
-        return self.with_interval(self.values)
+    def mean(self, values: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return the mean over tasks of each column of [P, C] and both ends of its interval, [C] each."""
+        return bootstrap.with_interval(self.weights @ values)
 
     def difference(self, one: tuple[str, float], other: tuple[str, float]) -> tuple[float, float, float]:
-        """Mean of the paired difference `one - other` and the ends of its interval."""
+        """Return the mean of the paired difference `one - other` and both ends of its interval."""
         i, j = self.columns.index(one), self.columns.index(other)
-        mean, low, high = self.with_interval(self.values[:, [i]] - self.values[:, [j]])
-        return float(mean[0]), float(low[0]), float(high[0])
-
-    def with_interval(
-        self, values: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Mean over tasks of the prompts' mean of each column of [P, C], and the ends of its interval, [C] each."""
-        mean = bootstrap.equal_weights(self.tasks) @ values
-        low, high = bootstrap.interval(self.weights @ values)
-        # A difference that cancels out must be 0, not a rounding error with a sign.
-        return mean.round(9), low.round(9), high.round(9)
+        value, low, high = self.mean(self.values[:, [i]] - self.values[:, [j]])
+        return float(value[0]), float(low[0]), float(high[0])
 
 
-def resample(rows: pd.DataFrame, resamples: int, seed: int) -> Scores:
-    """Bootstrap the rows of one setting and of its tasks; a task's prompts of all seeds are one stratum."""
-    filled = rows.fillna({"target": 0.0})
-    wide = filled.pivot(index=["task", "seed", "index"], columns=["criterion", "target"], values=["score", "sparsity"])
+def resample(rows: pd.DataFrame, resamples: int) -> Scores:
+    """Bootstrap the prompts of some tasks; a task's prompts of all seeds are one stratum."""
+    wide = rows.fillna({"target": 0.0}).pivot(
+        index=["task", "seed", "index"], columns=["criterion", "target"], values=["score", "sparsity"]
+    )
     wide = wide.sort_index()
     tasks = [str(task) for task in wide.index.get_level_values("task")]
     values, sparsity = (wide[name].to_numpy(dtype=np.float64) for name in ("score", "sparsity"))
-    names, targets = (wide["score"].columns.get_level_values(level) for level in ("criterion", "target"))
-    columns = [(str(criterion), float(target)) for criterion, target in zip(names, targets, strict=True)]
-    weights = bootstrap.resampled_weights(tasks, resamples, seed)
-    return Scores(columns, tasks, values, sparsity, weights)
+    columns = [(str(criterion), float(target)) for criterion, target in wide["score"].columns]
+    return Scores(columns, tasks, values, sparsity, bootstrap.all_weights(tasks, resamples))
 
 
 def summarise(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
-    """Score with interval and achieved sparsity of each column, in legend order.
+    """Return score with interval and achieved sparsities of each column, in the legend's order.
 
-    Also the share of prompts that lost their middle, and on how many answers the metric gave up.
+    Also the share of prompts that lost their middle, the answers that the metric failed on, and numbers of tasks and
+    prompts.
     """
-    mean, low, high = scores.means()
     keys = pd.MultiIndex.from_tuples(scores.columns, names=["criterion", "target"])
-    table = pd.DataFrame({"score": mean, "low": low, "high": high}, index=keys)
+    intervals = pd.DataFrame(dict(zip(("score", "low", "high"), scores.mean(scores.values), strict=True)), keys)
     filled = rows.fillna({"target": 0.0})
     by_task = filled.groupby(["criterion", "target", "task"])[["sparsity", "sparsity_group", "truncated"]].mean()
-    table = table.join(by_task.groupby(["criterion", "target"]).mean())
+    table = by_task.groupby(["criterion", "target"]).mean().join(intervals)
     table = table.join(filled.groupby(["criterion", "target"])["metric_failed"].sum()).reset_index()
-    table = in_legend_order(table)
     table["target"] = table["target"].replace(0.0, np.nan)
     columns: list[Any] = ["criterion", "target", "sparsity", "sparsity_group", "score", "low", "high"]
-    columns += ["truncated", "metric_failed"]
-    return table[columns].assign(tasks=len(set(scores.tasks)), prompts=len(scores.tasks)).reset_index(drop=True)
+    counts = {"tasks": len(set(scores.tasks)), "prompts": len(scores.tasks)}
+    return in_legend_order(table)[[*columns, "truncated", "metric_failed"]].assign(**counts)
 
 
 def in_legend_order(table: pd.DataFrame) -> pd.DataFrame:
     """Sort by criterion, as legends do, then by target."""
     order = {name: place for place, name in enumerate(style.ordered(list(table["criterion"])))}
-    return table.sort_values(["criterion", "target"], key=lambda column: column.map(order).fillna(column))
+    keyed = table.sort_values(["criterion", "target"], key=lambda column: column.map(order).fillna(column))
+    return keyed.reset_index(drop=True)
 
 
 def verdict(low: float, high: float) -> str:
-    """What the interval of a difference says: it leaves out 0 on one side, or not."""
+    """Judge a difference by whether its interval leaves out 0."""
     return "better" if low > 0 else "worse" if high < 0 else "inconclusive"

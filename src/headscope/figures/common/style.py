@@ -1,4 +1,4 @@
-"""One look for all figures: column widths, colour-blind safe criteria, footer, deterministic files."""
+"""The look of all figures: column widths, colour-blind safe criteria, footer, deterministic files."""
 
 import io
 import textwrap
@@ -50,6 +50,11 @@ class Look(NamedTuple):
     marker: str
     line: Any
 
+    @property
+    def short(self) -> str:
+        """The label without its bracket."""
+        return self.label.split(" (")[0]
+
 
 # Okabe and Ito's colours; markers and dashes differ too, so that print in grey still tells them apart.
 CRITERIA = {
@@ -67,34 +72,33 @@ _SPARE = [("#5B5B8C", "d"), ("#8C6D1F", "X"), ("#0072B2", "*"), ("#009E73", "h")
 
 
 def shades(count: int) -> list[Any]:
-    """Colours of an ordered quantity, pale to dark."""
+    """Return colours of an ordered quantity, pale to dark."""
     return [matplotlib.colormaps["Blues"](place) for place in np.linspace(0.3, 1, count)]
 
 
 def applied() -> AbstractContextManager[None]:
-    """Context in which figures are drawn and saved with this look."""
+    """Return the context in which figures are drawn and saved with this look."""
     context: AbstractContextManager[None] = matplotlib.rc_context(RC)
     return context
 
 
 def ordered(names: Sequence[str]) -> list[str]:
-    """Criteria without repeats, in the fixed order of the legend; unknown ones last, by name."""
+    """Return criteria without repeats, in the fixed order of the legend; unknown ones last, by name."""
     return [name for name in CRITERIA if name in names] + sorted(set(names) - set(CRITERIA))
 
 
 def look(name: str, names: Sequence[str]) -> Look:
-    """Look of a criterion; one that has no fixed look gets a spare one by its place among the unknown of `names`."""
+    """Return the look of a criterion; unknown ones get spare looks, in the order of their names in `names`."""
     if name in CRITERIA:
         return CRITERIA[name]
     round_, place = divmod(sorted(set(names) - set(CRITERIA)).index(name), len(_SPARE))
     colour, marker = _SPARE[place]
-    return Look(
-        name.replace("_", " ").replace("qada", "QAdA"), colour, marker, _SPARE_LINES[round_ % len(_SPARE_LINES)]
-    )
+    label = name.replace("_", " ").replace("qada", "QAdA")
+    return Look(label, colour, marker, _SPARE_LINES[round_ % len(_SPARE_LINES)])
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Figure in inches whose axes, titles and outside legends make room for each other."""
+    """Make a figure, in inches, whose axes, titles and outside legends make room for each other."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -103,8 +107,8 @@ def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
     seeds, several = title["seed"], len(title["seed"]) > 1
     each = "a task and seed" if several else "a task"
     samples = "; ".join(
-        f"{name}: {plural(len(found['tasks']), 'task')}, {found['most']}{plural(found['samples'], 'prompt')} {each}"
-        for name, found in title["benchmarks"].items()
+        f"{name}: {plural(len(it['tasks']), 'task')}, {it['most']}{plural(it['samples'], 'prompt')} {each}"
+        for name, it in title["benchmarks"].items()
     )
     scope = f"; criteria decide in the context too, by {title['chunk']} tokens" if "chunk" in title else ""
     head = f"{title['model']}; {samples}; data {'seeds' if several else 'seed'} {', '.join(map(str, seeds))}{scope}."
@@ -115,42 +119,27 @@ def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
     figure.text(4 / 72 / width, 2 / 72 / height, "\n".join(lines), fontsize=FOOTER_POINTS, color=GREY, va="bottom")
 
 
-def wrapped(title: str) -> str:
-    """Title of a panel a third of a page wide, on two lines where it is long."""
-    return textwrap.fill(title, 40)
-
-
 def plural(count: int, noun: str) -> str:
-    """Count with its noun."""
+    """Return a count with its noun."""
     return f"{count:,} {noun}" + ("s" if count != 1 else "")
 
 
 def share_axis(axis: Any) -> None:
-    """Ticks of a share from 0 to 1, without superfluous zeros."""
+    """Set the ticks of a share from 0 to 1."""
     axis.set_major_locator(matplotlib.ticker.FixedLocator([0, 0.2, 0.4, 0.6, 0.8, 1]))
     axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.1f"))
 
 
-def close_grid(axes: Any, layout: Sequence[Sequence[Any]], xlabel: str) -> None:
-    """Blank the axes of a grid that hold no panel and name the horizontal axis under each column's last one."""
-    for column in range(axes.shape[1]):
-        used = [row for row, panels in enumerate(layout) if len(panels) > column]
-        for row, ax in enumerate(axes[:, column]):
-            ax.tick_params(labelbottom=True)
-            if row not in used:
-                ax.set_axis_off()
-        if used:
-            axes[used[-1], column].set_xlabel(xlabel)
-
-
-def rows_of(panels: Sequence[Any], columns: int) -> list[list[Any]]:
-    """Panels row by row."""
-    return [list(panels[start : start + columns]) for start in range(0, len(panels), columns)]
-
-
 def records(table: pd.DataFrame) -> list[Any]:
-    """Rows as named tuples; pandas' own type of their values is too wide to draw with."""
+    """Return rows as named tuples; pandas' own type of their values is too wide to draw with."""
     return list(table.itertuples())
+
+
+def log_axis(axis: Any) -> None:
+    """Set plain numbers (1, 2, 5, 10, ...) as the labels of a logarithmic axis."""
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:

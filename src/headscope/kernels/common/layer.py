@@ -86,14 +86,12 @@ class DecisionRule:
         slope: of each query head, float32 [H].
         offset: of each query head, float32 [H].
         lost_output: the margin is the negative log norm of what the output loses; else the window's log-odds.
-        correction: local heads are given the bulk's estimated output by its estimated mass.
     """
 
     threshold: Tensor
     slope: Tensor
     offset: Tensor
     lost_output: bool = False
-    correction: bool = False
 
 
 @dataclass(frozen=True)

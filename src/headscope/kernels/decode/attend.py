@@ -142,7 +142,7 @@ def attend_step(
         *strides, bits, sink, recent, kv_heads, table,
         group, rows, dim, width, TILE, page,
         0 if outliers is None else outliers.keys.shape[2], clusters, padded(clusters),
-        rest.covariance.ndim == 4, rule.lost_output, rule.correction, dependent, **tiles,
+        rest.covariance.ndim == 4, rule.lost_output, dependent, **tiles,
     )  # fmt: skip
     read_bulk[(work.programs,)](
         query, cache.keys, cache.values, cache.lengths, pages, work.reading, work.parts, work.part_masses,

@@ -76,7 +76,7 @@ def decide(
     stride_b, stride_h, stride_t, bits, sink, recent, kv_heads, table,
     G: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, PAGE: tl.constexpr,
     M: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
-    LOST: tl.constexpr, CORRECT: tl.constexpr, DEPENDENT: tl.constexpr,
+    LOST: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Write the plain window's attention and log mass, what a local head gives, the labels and whether any is long.
 
@@ -124,7 +124,6 @@ def decide(
         summary = _summary(group, size, centres, means, covariance, spread, d, wide, D, C, CENTRES, FULL)
     rest, value = _estimated(q, summary, bits, FULL)
     rest += tl.math.log2(tl.maximum(bulk - held, 0).to(tl.float32))
-    share = 1 / (1 + tl.math.exp2(mass - rest))
     margin = (mass - rest) * LN2
     if LOST:
         apart = tl.sqrt(tl.sum((value - window) * (value - window), 1))
@@ -132,8 +131,6 @@ def decide(
         away = tl.math.exp2(-tl.abs(mass - rest))
         margin = LN2 * (tl.maximum(mass - rest, 0.0) + tl.math.log2(1 + away) - tl.math.log2(apart))
     chosen = is_long(margin, given[0], given[1], given[2], bulk) & valid
-    if CORRECT:
-        window += (value - window) * share[:, None]
     tl.store(output + row[:, None] * D + d[None, :], window.to(output.dtype.element_ty), mask=valid[:, None] & wide)
     tl.store(long + row, chosen.to(tl.int8), mask=valid)
     tl.store(reading + group, tl.max(chosen.to(tl.int32), 0))

@@ -84,8 +84,6 @@ def _sequence(
     if rule.lost_output:
         margin = -(logsigmoid(mass - window_mass) + (value - window).norm(dim=-1).log())
     long = is_long(margin, rule.slope, rule.offset, rule.threshold[b]) & bool((~local).any())
-    if rule.correction:
-        window = torch.lerp(window, value, (mass - window_mass).sigmoid()[:, None])
     return torch.where(long[:, None], whole, window), long
 
 

@@ -1,7 +1,6 @@
 """Window and bulk log masses of every query in one pass over its keys: no values, nothing of size T x T.
 
-The torch reference beside it is `headscope.heads.mass`. On a Hopper GPU `headscope.kernels.mass.masses_hopper` takes
-what it serves: head_dim 128, keys at multiples of 16 bytes.
+The torch version is `headscope.heads.mass.log_masses`.
 
 Shapes: B prompts, H query heads, K KV heads, G = H // K query heads a KV head, Q queries, T keys, D head_dim. A program
 has M rows, (query, head) pairs of one KV head with the heads of a query side by side, so that any G fills a tile, and
@@ -15,7 +14,6 @@ import triton.language as tl
 from torch import Tensor
 
 from headscope.kernels.common.device import LOG2E, padded
-from headscope.kernels.mass import masses_hopper as mass_hopper
 
 LANES = tl.constexpr(8)
 
@@ -123,9 +121,6 @@ def masses(
     kv_heads = key.shape[1]
     local, bulk = (torch.empty(batch, heads, queries, dtype=torch.float32, device=query.device) for _ in range(2))
     query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
-    if mass_hopper.serves(query, key):
-        mass_hopper.write_masses(query, key, query_position.int(), local, bulk, sink, recent, scale)
-        return local, bulk
     width = padded(dim)
     rows, tile, warps, stages = tiling(width)
     grid = (triton.cdiv(queries * heads // kv_heads, rows) * batch * kv_heads,)

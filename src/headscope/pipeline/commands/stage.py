@@ -7,23 +7,16 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
 import yaml
 
 from headscope.errors import ConfigError
-from headscope.pipeline import stages
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import KEY, key_digest, modules
 from headscope.pipeline.store import provenance
 from headscope.pipeline.store.files import atomic_folder
 from headscope.pipeline.store.parents import Parents
-
-
-def names() -> list[str]:
-    """Return the names of all stages."""
-    return sorted(module.name for module in iter_modules(stages.__path__))
 
 
 def main(stage: str, arguments: Sequence[str]) -> int:

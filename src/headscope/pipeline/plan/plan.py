@@ -13,36 +13,8 @@ from headscope.pipeline.config.options import from_plain
 from headscope.pipeline.config.schema import Config, Tracking
 from headscope.pipeline.plan.node import Node, ancestors
 from headscope.pipeline.plan.nodes import figures
+from headscope.pipeline.plan.stages import RESULT_STAGES, STAGES
 from headscope.pipeline.store.files import canonical
-
-STAGES = (
-    "assets",
-    "prompts",
-    "moments",
-    "dense",
-    "probes",
-    "oracle",
-    "margins",
-    "diagnostics",
-    "calibration",
-    "evaluation",
-    "figures",
-)
-
-# What each stage writes beside spec.yaml and provenance.json; Snakemake looks after these.
-OUTPUTS = {
-    "assets": ("manifest.json",),
-    "prompts": ("dataset/dataset_info.json",),
-    "moments": ("moments.safetensors",),
-    "dense": ("answers.parquet",),
-    "oracle": ("masses.parquet", "score_quantiles.parquet"),
-    "probes": ("probes.safetensors",),
-    "margins": ("margins.parquet",),
-    "diagnostics": ("fits.parquet", "spectra.parquet"),
-    "calibration": ("calibration.json",),
-    "evaluation": ("rows.parquet", "seconds.parquet"),
-    "track": ("tracked.json",),
-}
 
 
 @dataclass(frozen=True)
@@ -90,10 +62,7 @@ class Plan:
 
     def files(self, node: Node) -> list[str]:
         """A node's declared files."""
-        names = [*OUTPUTS.get(node.stage, ()), "provenance.json"]
-        if node.stage == "figures":
-            names += [f"{json.loads(node.spec)['figure']}.{end}" for end in ("pdf", "png", "csv")]
-        return [f"{self.folder(node)}/{name}" for name in names]
+        return [f"{self.folder(node)}/{name}" for name in STAGES[node.stage].files(json.loads(node.spec))]
 
     def check_results(self) -> None:
         """Refuse a results folder that cannot be written, before any job is planned into it.
@@ -156,7 +125,7 @@ def build(overrides: Sequence[str] = (), root: Path | None = None) -> Plan:
     for name in ("results", "tracking"):
         if any(getattr(point.config, name) != getattr(first, name) for point in points):
             raise ConfigError(f"option {name} cannot be swept: a plan has one")
-    nodes: dict[str, dict[str, Node]] = {stage: {} for stage in STAGES}
+    nodes: dict[str, dict[str, Node]] = {stage: {} for stage in RESULT_STAGES}
     for node in ancestors([node for point in points for node in point.figures.values()]):
         nodes[node.stage][node.key] = node
     tracks = {node.key: node for node in _tracks(points, first.tracking)}

@@ -10,7 +10,8 @@ import yaml
 from headscope.errors import HeadscopeError
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import KEY, Node, key_digest, modules
-from headscope.pipeline.plan.plan import STAGES, Plan
+from headscope.pipeline.plan.plan import Plan
+from headscope.pipeline.plan.stages import RESULT_STAGES
 from headscope.pipeline.store import provenance
 from headscope.pipeline.store.files import sha256_file
 
@@ -37,7 +38,7 @@ def is_done(plan: Plan, node: Node) -> bool:
 
 def finished(results: Path) -> Iterator[Path]:
     """Yield every node folder under a results folder; empty ones, which Snakemake makes ahead of a job, are none."""
-    for stage in STAGES:
+    for stage in RESULT_STAGES:
         for path in sorted((results / stage).glob("*")):
             if KEY.fullmatch(path.name) and any(file.is_file() for file in path.rglob("*")):
                 yield path
@@ -45,7 +46,7 @@ def finished(results: Path) -> Iterator[Path]:
 
 def leftovers(results: Path) -> Iterator[Path]:
     """Yield temporary siblings that killed jobs left behind; while a workflow runs they may be in use."""
-    for stage in STAGES:
+    for stage in RESULT_STAGES:
         yield from sorted((results / stage).glob(".*.tmp"))
 
 

@@ -7,8 +7,7 @@ from synthetic_tables import FakeNode
 
 from headscope.errors import ConfigError
 from headscope.figures import gaussian_fit
-from headscope.figures.common import bootstrap, diagnosed
-from headscope.figures.common.diagnosed import ALL
+from headscope.figures.common import bootstrap
 from headscope.figures.common.tables import Tables
 from headscope.heads.gaussian_fit import NORMAL
 from headscope.pipeline.stages.diagnostics import FITS, MEASURES, SPECTRA
@@ -64,8 +63,8 @@ def test_errors_by_window_weigh_tasks_equally_and_leave_out_windows_that_a_promp
     rows = pd.concat([pd.read_parquet(n.folder / "fits.parquet").assign(task=n.spec["task"]) for n in nodes])
     table = drawn[1][drawn[1]["part"] == "window"]
     assert set(zip(table["sink"], table["recent"], strict=True)) == set(WINDOWS[:3])
-    for task in (ALL, "fwe", "niah_single_1"):
-        of_task = rows if task == ALL else rows[rows["task"] == task]
+    for task in (gaussian_fit.ALL, "fwe", "niah_single_1"):
+        of_task = rows if task == gaussian_fit.ALL else rows[rows["task"] == task]
         for sink, recent in WINDOWS[:3]:
             here = table[(table["task"] == task) & (table["sink"] == sink) & (table["recent"] == recent)]
             found = here.set_index("statistic").loc["RMSE"]
@@ -91,9 +90,9 @@ def test_the_quantile_band_is_over_heads_and_the_spectrums_over_kv_heads(nodes, 
     np.testing.assert_allclose(quantiles["value"], 1.05 * quantiles["normal"], atol=1e-6)
     np.testing.assert_allclose(quantiles["high"].iloc[-1], 3.3, rtol=1e-6)
     spectrum = drawn[1][drawn[1]["part"] == "spectrum"]
-    found = diagnosed.read(nodes)
-    shares = np.stack(found.spectra["eigenvalues"].tolist()).reshape(5, 6, 8)
-    means = np.tensordot(bootstrap.equal_weights(found.tasks), shares, 1)
+    rows = gaussian_fit.DiagnosticRows.read(nodes)
+    shares = np.stack(rows.spectra["eigenvalues"].tolist()).reshape(5, 6, 8)
+    means = np.tensordot(bootstrap.equal_weights(rows.tasks), shares, 1)
     np.testing.assert_allclose(
         spectrum[["low", "value", "high"]].T, np.percentile(means, [0, 50, 100], axis=0), rtol=1e-6
     )

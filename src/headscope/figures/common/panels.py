@@ -1,0 +1,104 @@
+"""Pieces of pictures that several figures draw: grids of panels, curves of scores, named rows, maps of shares."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from headscope.figures.common import style
+
+COLUMNS = 3
+
+
+def legend(figure: Figure, columns: int, **options: Any) -> None:
+    """Put one legend above all panels, each label once."""
+    labelled = (zip(*ax.get_legend_handles_labels(), strict=True) for ax in figure.axes)
+    handles = {label: handle for panel in labelled for handle, label in panel}
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=columns, **options)
+
+
+def grid(
+    table: pd.DataFrame, group: Sequence[str], panel: str, height: float, xlabel: str, ylabel: str
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """Make a figure with one panel for each value of the column `panel`, at most three side by side.
+
+    Args:
+        table: rows of all panels.
+        group: columns; each combination of their values begins a new row of panels.
+        panel: column that parts a group's rows into panels.
+        height: of a row of panels, in inches.
+        xlabel: named under the last panel of each column.
+        ylabel: named left of each row.
+
+    Returns:
+        The figure, and the axes of each panel with its rows of the table.
+    """
+    groups = [
+        [part for _, part in rows.groupby(panel, sort=False)] for _, rows in table.groupby(list(group), sort=True)
+    ]
+    columns = min(COLUMNS, max(map(len, groups)))
+    layout = [panels[start : start + columns] for panels in groups for start in range(0, len(panels), columns)]
+    figure = style.new_figure(style.DOUBLE, 0.75 + height * len(layout))
+    axes = figure.subplots(len(layout), columns, sharex=True, sharey=True, squeeze=False)
+    for column in range(columns):
+        filled = [row for row, panels in enumerate(layout) if len(panels) > column]
+        axes[filled[-1], column].set_xlabel(xlabel)
+        for row, ax in enumerate(axes[:, column]):
+            ax.tick_params(labelbottom=True)
+            ax.set_axis_on() if row in filled else ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
+    return figure, [pair for row, panels in zip(axes, layout, strict=True) for pair in zip(row, panels, strict=False)]
+
+
+def wrapped(title: str) -> str:
+    """Break a long title of a panel that is a third of a page wide."""
+    return textwrap.fill(title, 40)
+
+
+def score_curves(ax: Axes, table: pd.DataFrame, names: Sequence[str], unit: float = 1.0) -> None:
+    """Draw score against sparsity: a curve a criterion, a level with its interval for those without a target.
+
+    Args:
+        ax: the panel.
+        table: rows of `scores.summarise`.
+        names: all criteria of the figure.
+        unit: what scores are divided by.
+    """
+    for criterion in style.ordered(list(table["criterion"])):
+        line, look = table[table["criterion"] == criterion], style.look(criterion, names)
+        score, low, high = (np.asarray(line[name]) / unit for name in ("score", "low", "high"))
+        if line["target"].isna().all():
+            ax.axhspan(low[0], high[0], color=look.colour, alpha=0.1, lw=0)
+            ax.axhline(score[0], color=look.colour, ls=look.line, lw=0.9, label=look.label)
+            continue
+        reach = np.stack([score - low, high - score]).clip(min=0)
+        curve = ax.errorbar(line["sparsity"], score, yerr=reach, color=look.colour, ls=look.line, marker=look.marker,
+                            elinewidth=0.5, label=look.label, zorder=3)  # fmt: skip
+        for bar in curve[2]:
+            bar.set_alpha(0.5)
+
+
+def name_rows(ax: Axes, labels: Sequence[str], **options: Any) -> None:
+    """Name the rows 0, 1, ... of a plot of dots, from the top down."""
+    ax.set_yticks(range(len(labels)), labels, **options)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def share_map(ax: Axes, shares: pd.DataFrame, **options: Any) -> Any:
+    """Draw shares as colours, with the index down and the columns across; return the image for a colour bar."""
+    image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest", **options)
+    for axis, labels, most in ((ax.xaxis, shares.columns, 15), (ax.yaxis, shares.index, 8)):
+        step = max(1, len(labels) // most)
+        axis.set_ticks(range(0, len(labels), step), [str(label) for label in labels[::step]])
+    ax.grid(False)
+    return image
+
+
+def colour_bar(figure: Any, image: Any, axes: Any, label: str) -> None:
+    """Put a thin colour bar beside some panels."""
+    figure.colorbar(image, ax=axes, label=label, pad=0.015, aspect=25)

@@ -1,0 +1,131 @@
+"""`headscope docs [--check]`: writes docs/criteria.md and docs/options.md from `conf/` and the schema."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from headscope.errors import ConfigError
+from headscope.heads.cost import beyond_window
+from headscope.heads.window import Window
+from headscope.pipeline.config.compose import compose, find_root, groups
+from headscope.pipeline.config.options import leaves, options
+from headscope.pipeline.config.schema import MISSING, Criterion
+from headscope.pipeline.store.files import atomic_file
+
+BULK = 4096  # keys; no summary of a constant size depends on it
+COLUMNS = ("kind", "calibrated_on", "estimator", "outliers")
+CRITERIA = """\
+<!-- Written by `headscope docs` from conf/criterion, conf/estimator and conf/outliers. Edit those. -->
+# Criteria, estimators and outlier rules
+
+Choose criteria with `criterion=[dense,qada,lost_output]`; [concepts.md](concepts.md) explains the words.
+The last columns count what a query reads beyond its window of 16 + 128 keys, in windows: outliers and summaries
+of one KV head, for 16-bit models with a head_dim of 64 and 128. The bulk itself is left out: `oracle` and
+`oracle_output` read every key in order to decide, `dense` reads every key anyway.
+"""
+OPTIONS = """\
+<!-- Written by `headscope docs` from src/headscope/pipeline/config/schema.py and conf/config.yaml. Edit those. -->
+# Options
+
+Every option of `headscope run`, given as `name=value`. `<name>` is the name of a criterion, figure, benchmark or file.
+The last column is the value in plain `headscope run`; a dash: nothing, or what the YAML of that name says.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write both pages, or with `--check` return 1 if one of them is stale.
+
+    Raises:
+        ConfigError: an argument is unknown.
+    """
+    if list(arguments) not in ([], ["--check"]):
+        raise ConfigError(f"headscope docs: unknown {' '.join(arguments)!r}; give --check or nothing")
+    root = find_root()
+    for name, page in PAGES.items():
+        file, text = root / name, page(root)
+        if arguments and (not file.is_file() or file.read_text("utf-8") != text):
+            print(f"{name} is stale; run `headscope docs`", file=sys.stderr)
+            return 1
+        if not arguments:
+            with atomic_file(file) as path:
+                path.write_text(text, encoding="utf-8")
+    return 0
+
+
+def _criteria_page(root: Path) -> str:
+    names = groups(root)["criterion"]
+    [(_, config)] = compose(["experiment=smoke", f"criterion=[{','.join(names)}]"], root)
+    rows = [_criterion_row(root, name, config["criterion"][name]) for name in names]
+    text = CRITERIA + _table(["criterion", "what it does", *COLUMNS, "other options", "64", "128"], rows)
+    for group, title in (("estimator", "Estimators"), ("outliers", "Outlier rules")):
+        rows = [_group_row(root / f"conf/{group}/{name}.yaml") for name in groups(root)[group]]
+        text += f"\n## {title}\n" + _table([group, "what it does", "settings"], rows)
+    return text
+
+
+def _criterion_row(root: Path, name: str, criterion: Mapping[str, Any]) -> list[str]:
+    estimator, outliers = criterion["estimator"], criterion["outliers"]
+    defaults = vars(Criterion())
+    others = {k: value for k, value in criterion.items() if k not in COLUMNS and value != defaults.get(k)}
+    return [
+        f"`{name}`",
+        _first_comment(root / f"conf/criterion/{name}.yaml"),
+        criterion["kind"],
+        criterion["calibrated_on"] or "-",
+        estimator["name"] if estimator else "-",
+        _settings(outliers or {}),
+        _settings(others),
+        *(f"{beyond_window(criterion, Window(16, 128), size, BULK):.2f}" for size in (64, 128)),
+    ]
+
+
+def _group_row(file: Path) -> list[str]:
+    settings = yaml.safe_load(file.read_text("utf-8"))
+    return [f"`{file.stem}`", _first_comment(file), _settings(settings)]
+
+
+def _options_page(root: Path) -> str:
+    [(_, config)] = compose([], root)
+    values, text = dict(leaves(config)), OPTIONS
+    sections: dict[str, list[list[str]]] = {}
+    for option in options():
+        head, _, tail = option.path.partition(".")
+        value = _plain(values.get(option.path, option.default))
+        row = [f"`{option.path.replace('*', '<name>')}`", option.metadata["help"], option.accepts, value]
+        sections.setdefault(head if tail else "experiment", []).append(row)
+    for section, rows in sections.items():
+        text += f"\n## {section}\n" + _table(["option", "meaning", "accepts", "value"], rows)
+    return text
+
+
+def _first_comment(file: Path) -> str:
+    lines = [line for line in file.read_text("utf-8").splitlines() if not line.startswith("# @package")]
+    end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return " ".join(line.lstrip("# ") for line in lines[:end])
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    shown = (f"{key}: {_plain(value)}" for key, value in values.items() if key not in ("name", "defaults"))
+    return ", ".join(shown) or "-"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value in (None, MISSING, {}) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n" + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in (head, ["---"] * len(head), *rows))
+
+
+def _cell(text: str) -> str:
+    """Escape what Markdown would take for a column or for HTML; inside of backticks only the column."""
+    text = text.replace("|", r"\|")
+    return text if text.startswith("`") else text.replace("<", r"\<")
+
+
+PAGES = {"docs/criteria.md": _criteria_page, "docs/options.md": _options_page}

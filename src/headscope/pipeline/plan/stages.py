@@ -1,0 +1,98 @@
+"""The table of stages: what each kind of job reads, writes and needs. Rules, commands and checks take it from here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of job.
+
+    Attributes:
+        name: of its module in headscope.pipeline.stages, its rule and its folder of results.
+        reads: stages whose results its jobs may read.
+        outputs: files that Snakemake looks after; `{figure}` stands for that value of the job's slice.
+        message: what its jobs do, for people.
+        mem_mb: memory of a job.
+        runtime: longest time of a job, in minutes.
+        gpu: a job takes a GPU if its slice says `device: cuda`.
+        local: jobs run on the machine that runs Snakemake, which has the internet, and not on a cluster.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    outputs: tuple[str, ...]
+    message: str
+    mem_mb: int
+    runtime: int
+    gpu: bool = False
+    local: bool = False
+
+    def files(self, spec: Mapping[str, Any]) -> list[str]:
+        """Name the files that Snakemake expects of a job with this slice."""
+        return [*(name.format_map(spec) for name in self.outputs), "provenance.json"]
+
+
+_PROMPTS = ("assets", "prompts")
+_MEASURED = ("oracle", "margins", "diagnostics", "calibration", "evaluation")
+
+_TABLE = (
+    Stage("assets", (), ("manifest.json",), "fetch and check", 4000, 120, local=True),
+    Stage("prompts", ("assets",), ("dataset/dataset_info.json",), "write prompts", 2000, 60),
+    Stage("moments", ("assets",), ("moments.safetensors",), "moments of a text's keys", 8000, 60, gpu=True),
+    Stage("dense", _PROMPTS, ("answers.parquet",), "dense answers", 8000, 720, gpu=True),
+    Stage("probes", (*_PROMPTS, "dense"), ("probes.safetensors",), "probes", 8000, 60, gpu=True),
+    Stage(
+        "oracle",
+        (*_PROMPTS, "moments", "dense"),
+        ("masses.parquet", "score_quantiles.parquet"),
+        "exact and estimated masses",
+        16000,
+        720,
+        gpu=True,
+    ),
+    Stage(
+        "margins",
+        (*_PROMPTS, "moments", "dense", "probes"),
+        ("margins.parquet",),
+        "margins",
+        16000,
+        720,
+        gpu=True,
+    ),
+    Stage(
+        "diagnostics",
+        (*_PROMPTS, "dense"),
+        ("fits.parquet", "spectra.parquet"),
+        "diagnose the Gaussian model",
+        16000,
+        720,
+        gpu=True,
+    ),
+    Stage("calibration", ("oracle", "margins"), ("calibration.json",), "calibrate", 8000, 120),
+    Stage(
+        "evaluation",
+        (*_PROMPTS, "moments", "probes", "calibration"),
+        ("rows.parquet", "seconds.parquet"),
+        "evaluate",
+        16000,
+        1440,
+        gpu=True,
+    ),
+    Stage("figures", _MEASURED, ("{figure}.png", "{figure}.pdf", "{figure}.csv"), "draw", 8000, 60),
+    Stage(
+        "track",
+        (*_PROMPTS, "moments", "dense", "probes", *_MEASURED, "figures"),
+        ("tracked.json",),
+        "track",
+        4000,
+        120,
+        local=True,
+    ),
+)
+
+STAGES = {stage.name: stage for stage in _TABLE}
+"""Every stage by its name; stages come after those that they read."""
+RESULT_STAGES = tuple(name for name in STAGES if name != "track")
+"""Stages that make results: tracking only replays them."""

@@ -1,0 +1,22 @@
+# Plain-named copies of figures; a marker's name says which address they are copies of.
+rule publish:
+    input:
+        pictures,
+    output:
+        f"{RESULTS}/figures/{{point}}/{{figure}}--{{digest}}.key",
+    log:
+        f"{RESULTS}/logs/publish/{{point}}/{{figure}}--{{digest}}.log",
+    wildcard_constraints:
+        figure=r"\w+",
+    threads: 1
+    resources:
+        mem_mb=100,
+        runtime=5,
+    params:
+        folder=lambda wildcards, input: f"{RESULTS}/figures/{wildcards.point}",
+        key=lambda wildcards, input: Path(input[0]).parent.name,
+    message:
+        "copy: {wildcards.point}/{wildcards.figure}"
+    shell:
+        "( rm -f {params.folder:q}/{wildcards.figure}--*.key && cp {input:q} {params.folder:q}/"
+        " && echo {params.key} > {output:q} ) 2> {log:q}"
