@@ -3,9 +3,11 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -60,7 +62,7 @@ def test_constraints_fit_any_build_of_torch_on_any_machine() -> None:
 
 def test_the_library_needs_no_workflow_package() -> None:
     core = {requirement.name for requirement in requirements(PROJECT["dependencies"])}
-    assert core == {"torch", "transformers", "tokenizers", "safetensors", "numpy"}
+    assert core == {"torch", "transformers", "tokenizers", "safetensors", "numpy", "pyyaml"}
 
 
 def test_every_import_is_declared() -> None:
@@ -150,3 +152,19 @@ def test_the_licence_is_apache_2_and_the_notice_ships() -> None:
 
 def test_the_changelog_knows_this_version() -> None:
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_a_wheel_holds_the_criteria_that_the_library_reads(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77")
+    for name in ("pyproject.toml", "README.md", *PROJECT["license-files"]):
+        shutil.copy2(ROOT / name, tmp_path)
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for folder in ("src", "conf"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=ignored)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "wheels", "."]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    [wheel] = (tmp_path / "wheels").iterdir()
+    with zipfile.ZipFile(wheel) as file:
+        held = {name.removeprefix("headscope/") for name in file.namelist() if name.endswith(".yaml")}
+    groups = ("criterion", "estimator", "outliers")
+    assert held == {str(path.relative_to(ROOT)) for group in groups for path in (ROOT / "conf" / group).glob("*.yaml")}

@@ -14,6 +14,7 @@ from headscope.heads.decision import HEAD
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.outliers import NO_OUTLIERS, OutlierRule
 from headscope.heads.window import Window
+from headscope.inference.recipes import servable
 from headscope.lab.probes import ModelProbes
 
 LOST_OUTPUT = "lost_output"
@@ -23,10 +24,10 @@ QUESTION, PROMPT = SCOPES = ("question", "prompt")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides, before any calibration; the YAML of conf/criterion with the same name says the same.
+    """What decides, before any calibration; RECIPES are those of conf/criterion that can be calibrated.
 
     Attributes:
-        kind: a module of headscope.heads.criteria: `lost_output` or `qada`.
+        kind: of criterion.
         estimator: of the bulk, as `headscope.heads.estimators.build` takes it.
         outliers: keys that belong to the window too.
         unit: what is decided, a query "head" or a "group" of those that share a KV head.
@@ -39,6 +40,13 @@ class Recipe:
     unit: str = HEAD
     summaries: str = FROZEN
 
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> "Recipe":
+        """Make the recipe of a criterion as conf/ has it."""
+        outliers = NO_OUTLIERS if spec.get("outliers") is None else OutlierRule(**spec["outliers"])
+        options = {name: spec[name] for name in ("unit", "summaries") if name in spec}
+        return cls(spec["kind"], spec["estimator"], outliers, **options)
+
     @property
     def measures(self) -> str | None:
         """What the criterion's margins measure (`headscope.heads.decision`)."""
@@ -50,16 +58,7 @@ class Recipe:
         return build(spec, targets, build_estimator(self.estimator, {}))
 
 
-CLUSTERS = {"name": "clusters_small", "kind": "clusters", "clusters": 16, "covariance": "diagonal", "bits": 8}
-GAUSSIAN = {"name": "gaussian_prompt", "kind": "gaussian", "covariance": "full", "moments": "prompt"}
-DIAGONAL = {**GAUSSIAN, "name": "gaussian_diagonal", "covariance": "diagonal"}
-PROBED = "probe_attention"
-RECIPES = {
-    "lost_output": Recipe(LOST_OUTPUT, CLUSTERS, OutlierRule(PROBED, 340, 4, 0.5)),
-    "lost_output_even": Recipe(LOST_OUTPUT, CLUSTERS, OutlierRule(PROBED, 340, 4)),
-    "lost_output_gaussian": Recipe(LOST_OUTPUT, DIAGONAL, OutlierRule(PROBED, 104, 16)),
-    "qada": Recipe("qada", GAUSSIAN),
-}
+RECIPES = {name: Recipe.of(spec) for name, spec in servable().items()}
 
 
 def refuse_unserved(name: str, recipe: Recipe, chunk: int | None) -> None:
