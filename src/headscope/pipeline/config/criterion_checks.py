@@ -4,7 +4,7 @@ from typing import Any
 
 from headscope.errors import ConfigError
 from headscope.pipeline.config.names import module_file
-from headscope.pipeline.config.schema import Config, Estimator, Outliers
+from headscope.pipeline.config.schema import Config, Criterion, Estimator, Outliers
 from headscope.pipeline.plan.node import ACROSS_HEADS
 
 NEEDS = {
@@ -14,6 +14,8 @@ NEEDS = {
     "qada": ("calibrated_on", "estimator"),
     "lost_output": ("calibrated_on", "estimator"),
 }
+LABELS_ALONE = ("dense", "local", "static")
+"""Kinds that label heads without a margin."""
 OF_ESTIMATORS = {
     "gaussian": (),
     "clusters": ("clusters", "bits"),
@@ -39,6 +41,7 @@ def _criteria(config: Config) -> None:
             if getattr(criterion, need) is None:
                 raise ConfigError(f"option criterion.{name}.{need} must be given: kind {criterion.kind} needs it")
         _outliers(f"criterion.{name}.outliers", criterion.outliers)
+        _engine_options(f"criterion.{name}", criterion)
         for own, benchmark in config.benchmark.items():
             fitted = config.calibration.tasks or config.benchmark[benchmark.calibrated_on or own].tasks
             if criterion.calibrated_on == "other_tasks" and len(fitted) == 1 and fitted[0] in benchmark.tasks:
@@ -47,6 +50,20 @@ def _criteria(config: Config) -> None:
                     f"option criterion.{name}.calibrated_on: other_tasks needs at least two {where},"
                     f" there is only {fitted}"
                 )
+
+
+def _engine_options(option: str, criterion: Criterion) -> None:
+    """Refuse a unit or streaming summaries where there is nothing to decide together or to update."""
+    if criterion.unit == "group" and criterion.kind in LABELS_ALONE:
+        raise ConfigError(
+            f"option {option}.unit: group has no meaning for kind {criterion.kind}, which labels heads without margins;"
+            " leave it out"
+        )
+    if criterion.summaries == "streaming" and criterion.estimator is None:
+        raise ConfigError(
+            f"option {option}.summaries: streaming has no meaning for kind {criterion.kind} without an estimator;"
+            " leave it out"
+        )
 
 
 def _estimators(config: Config) -> None:

@@ -11,7 +11,8 @@ WITH_MARGINS = ("oracle", "qada", *LOST_OUTPUT)
 
 def has_margins(criterion: Criterion) -> bool:
     """Whether a criterion's margins are recorded for it: oracle tables know the plain window and no probes."""
-    own = criterion.outliers is not None or criterion.kind in LOST_OUTPUT
+    streams = criterion.estimator is not None and criterion.summaries == "streaming"
+    own = criterion.outliers is not None or criterion.kind in LOST_OUTPUT or streams
     return own or asks_probes(dataclasses.asdict(criterion))
 
 

@@ -169,7 +169,12 @@ class _Builder:
         """The node with the margins of all criteria that have any: of some, oracle tables tell them too."""
         if cell not in self.margins:
             criteria = {
-                name: {"kind": recorded_kind(c), "estimator": _plain(c.estimator), "outliers": _plain(c.outliers)}
+                name: {
+                    "kind": recorded_kind(c),
+                    "estimator": _plain(c.estimator),
+                    "outliers": _plain(c.outliers),
+                    "summaries": c.summaries,
+                }
                 for name, c in self.criteria.items()
                 if recorded_kind(c) in WITH_MARGINS
             }
@@ -217,6 +222,8 @@ class _Builder:
                 "kind": criterion.kind,
                 "calibrated_on": criterion.calibrated_on,
                 "estimator": None if estimator is None else estimator.name,
+                "unit": criterion.unit,
+                **({"kv_heads": self.model.expect.kv_heads} if criterion.unit == "group" else {}),
                 "fit": criterion.fit or ("energy" if criterion.kind in LOST_OUTPUT else "none"),
                 "targets": self.config.calibration.targets,
                 "benchmark": source,

@@ -156,4 +156,5 @@ def criterion_identity(
     # A head's weight is in what calibration found.
     used = probes.sha256 if probes is not None and (spec["outliers"] or asks_probes(spec)) else None
     identity = {"kind": spec["kind"], "estimator": estimator, "outliers": spec["outliers"], "probes": used}
+    identity |= {name: spec[name] for name in ("unit", "summaries") if name in spec}
     return {**identity, "code": code_digest(*criterion_modules(spec))}
