@@ -5,9 +5,9 @@
 A prompt is a long text and a request to explain it; the answer is drawn from the dense model itself (temperature 1), so
 that the mean excess loss of a row estimates the divergence of its predictions from the dense model's. Every row is fed
 the same answer token by token and decides under its criterion. Thresholds are fitted on other prompts of the same
-length, for each kind of summaries. Printed for parts of the answer: excess loss over dense in nats a token, the share of
-tokens at which a row's most likely one is dense's, shares of local heads and of KV bytes, and streaming less frozen,
-paired, each with a 95 % bootstrap interval over prompts.
+length, for each kind of summaries. Printed for parts of the answer: excess loss over dense in nats a token, the share
+of tokens at which a row's most likely one is dense's, shares of local heads and of KV bytes, and streaming less
+frozen, paired, each with a 95 % bootstrap interval over prompts.
 """
 
 import argparse
