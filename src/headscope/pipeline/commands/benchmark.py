@@ -15,7 +15,6 @@ from headscope.pipeline.commands.benchmark_score import TaskScore, averages, sco
 from headscope.pipeline.commands.run import snakemake
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.store.files import atomic_file
-from headscope.pipeline.store.verify import is_done
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,11 +38,10 @@ def _export(folder: Path, options: Sequence[str]) -> int:
     from headscope.pipeline.commands.benchmark_export import export
 
     plan = planning.build(options)
-    plan.check_results()
-    plan.check_files()
+    plan.check()
     if folder.exists():
         raise ConfigError(f"{folder} exists; name a folder that does not")
-    missing = [node for node in plan.nodes["prompts"].values() if not is_done(plan, node)]
+    missing = [node for node in plan.nodes["prompts"].values() if not plan.is_done(node)]
     if missing:
         targets = [file for node in missing for file in plan.files(node)]
         code = subprocess.run(snakemake(options, ["--", *targets]), cwd=plan.root).returncode

@@ -39,8 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags := [word for word in overrides if word.startswith("-")]:
         raise ConfigError(f"unknown option {flags[0]}; options of Snakemake follow a `--`: headscope run -- {flags[0]}")
     plan = planning.build(overrides)
-    plan.check_results()
-    plan.check_files()
+    plan.check()
     start = time.monotonic()
     command = snakemake(overrides, passed)
     if any(word in NO_RESULTS for word in passed):

@@ -8,7 +8,7 @@ from itertools import chain
 
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.progress import progress
-from headscope.pipeline.store.verify import external_files, finished, is_done, verify
+from headscope.pipeline.store.verify import external_files, finished, verify
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     for finding in damaged:
         print(f"damaged  {finding.folder.relative_to(results)}: {finding.problem}")
     known = {node.address for node in plan}
-    missing = [node.address for node in plan if not is_done(plan, node)]
+    missing = [node.address for node in plan if not plan.is_done(node)]
     other = sum(f"{folder.parent.name}/{folder.name}" not in known for folder in folders)
     old = len({finding.folder for finding in found} - {finding.folder for finding in damaged})
     print(f"{len(folders)} results: {len({finding.folder for finding in damaged})} damaged, {old} of older code")

@@ -11,16 +11,16 @@ from headscope.pipeline.plan.node import Node, Spec, make_node
 from headscope.pipeline.plan.slices import Slices
 
 
-def figures(configs: Sequence[Config]) -> list[Node]:
-    """Return the figure nodes of configurations that differ only in their seed; all other nodes are ancestors."""
+def figures(configs: Sequence[Config]) -> dict[str, Node]:
+    """Return the figures of configurations that differ only in their seed; all other nodes are their ancestors."""
     graphs = [_Graph(config) for config in configs]
     measured = [node for graph in graphs for node in graph.measured()]
     diagnostics = [node for graph in graphs for node in graph.diagnostics()]
     seeds = [config.seed for config in configs]
-    return [
-        graphs[0].figure(name, seeds, diagnostics if figure.reads else measured)
+    return {
+        name: graphs[0].figure(name, seeds, diagnostics if figure.reads else measured)
         for name, figure in configs[0].figure.items()
-    ]
+    }
 
 
 class _Graph:

@@ -9,8 +9,7 @@ import yaml
 
 from headscope.errors import HeadscopeError
 from headscope.pipeline.plan.code import code_digest
-from headscope.pipeline.plan.node import KEY, Node, key_digest, modules
-from headscope.pipeline.plan.plan import Plan
+from headscope.pipeline.plan.node import KEY, key_digest, modules
 from headscope.pipeline.plan.stages import RESULT_STAGES
 from headscope.pipeline.store import provenance
 from headscope.pipeline.store.files import sha256_file
@@ -29,11 +28,6 @@ class Finding:
     folder: Path
     problem: str
     harmful: bool = True
-
-
-def is_done(plan: Plan, node: Node) -> bool:
-    """Tell whether a node's declared files are all there; their content is `verify`'s matter."""
-    return all(Path(plan.root, file).exists() for file in plan.files(node))
 
 
 def finished(results: Path) -> Iterator[Path]:
