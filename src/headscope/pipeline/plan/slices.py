@@ -6,10 +6,10 @@ Tracking, results folder, cores and batch sizes are in no slice, so they renew n
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from headscope.benchmarks.row import OFFICIAL
-from headscope.pipeline.assets.official import official_file
 from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.config.schema import Config
 from headscope.pipeline.plan.cells import Cell, calibration_cells
@@ -67,8 +67,11 @@ class Slices:
         return {**spec, "kind": "data", **({"mirror": mirror, "local": local} if mirror else {})}
 
     def official_file(self, source: str, task: str) -> Spec:
-        """Cut the slice of an official file of finished samples."""
-        return {"kind": "data", "name": OFFICIAL, "source": "file", "path": str(official_file(source, task))}
+        """Cut the slice of a task's file in a folder of official samples."""
+        folder = Path(source).expanduser()
+        file = folder / task / "validation.jsonl"  # the name that RULER's scripts write
+        path = file if file.is_file() else folder / f"{task}.jsonl"
+        return {"kind": "data", "name": OFFICIAL, "source": "file", "path": str(path)}
 
     def texts(self) -> list[str]:
         """Name the texts other than the prompt whose moments an estimator uses."""

@@ -1,4 +1,4 @@
-"""The margins node's Parquet table: one row group a prompt and criterion, one row a (layer, query).
+"""Parquet table of margins: one row group a prompt and criterion, one row a (layer, query).
 
 Shapes: N rows (layer, query) of one prompt, L layers, H query heads, Q queries.
 """
@@ -21,7 +21,7 @@ LISTS = ("margin", "exact", "lost")
 
 @dataclass(frozen=True)
 class PromptMargins:
-    """One criterion on one prompt.
+    """Margins of one criterion on one prompt.
 
     Attributes:
         prompt: its id.
@@ -47,15 +47,15 @@ class PromptMargins:
     def of(
         cls, prompt: str, split: str, criterion: str, positions: Array, cell: Mapping[str, Array]
     ) -> "PromptMargins":
-        """Lay out a cell's arrays ([L, H, Q]) as rows, without the queries that have no bulk (all margins infinite)."""
-        kept = ~np.isposinf(cell["margin"]).all((0, 1))
-        layers, queries = len(cell["layers"]), int(kept.sum())
-        rows = {name: as_rows(cell[name][:, :, kept]) for name in LISTS}
-        place = np.repeat(cell["layers"], queries), np.tile(positions[kept], layers)
+        """Turn a cell's arrays ([L, H, Q]) into rows; leave out queries without a bulk, whose margins are infinite."""
+        has_bulk = ~np.isposinf(cell["margin"]).all((0, 1))
+        layers, queries = len(cell["layers"]), int(has_bulk.sum())
+        rows = {name: as_rows(cell[name][:, :, has_bulk]) for name in LISTS}
+        place = np.repeat(cell["layers"], queries), np.tile(positions[has_bulk], layers)
         return cls(prompt, split, criterion, *place, **rows)
 
     def table(self) -> pa.Table:
-        """The rows as Arrow."""
+        """Return the rows as an Arrow table."""
         count = len(self.layer)
         words = {
             name: pa.array([getattr(self, name)] * count, pa.string()) for name in ("prompt", "split", "criterion")

@@ -1,4 +1,4 @@
-"""The oracle's Parquet tables: one row group a prompt, one row a (layer, query), written and read as a stream.
+"""Parquet tables of log masses: one row group a prompt, one row a (layer, query), written and read as a stream.
 
 Shapes: N rows (layer, query) of one prompt, L layers, H query heads, Q queries.
 """
@@ -42,18 +42,18 @@ class PromptMasses:
 
     @classmethod
     def of(cls, prompt: str, split: str, segment: Array, cell: Mapping[str, Array]) -> "PromptMasses":
-        """Lay out a cell's arrays ([L, H, Q] masses, [Q] positions) as rows, without queries that have no bulk."""
-        kept = cell["bulk_size"] > 0
-        layers, queries = len(cell["layers"]), int(kept.sum())
+        """Turn a cell's arrays ([L, H, Q] masses, [Q] positions) into rows; leave out queries without a bulk."""
+        has_bulk = cell["bulk_size"] > 0
+        layers, queries = len(cell["layers"]), int(has_bulk.sum())
         return cls(
             prompt,
             split,
             np.repeat(cell["layers"], queries),
-            np.tile(cell["position"][kept], layers),
-            np.tile(segment[kept], layers),
-            as_rows(cell["local"][:, :, kept]),
-            as_rows(cell["bulk"][:, :, kept]),
-            np.tile(cell["bulk_size"][kept], layers),
+            np.tile(cell["position"][has_bulk], layers),
+            np.tile(segment[has_bulk], layers),
+            as_rows(cell["local"][:, :, has_bulk]),
+            as_rows(cell["bulk"][:, :, has_bulk]),
+            np.tile(cell["bulk_size"][has_bulk], layers),
         )
 
 
@@ -68,7 +68,7 @@ def as_lists(values: Array) -> pa.Array:
 
 
 def masses_table(masses: PromptMasses) -> pa.Table:
-    """One prompt's rows of masses.parquet."""
+    """Return one prompt's rows of masses.parquet."""
     rows = len(masses.layer)
     return pa.table(
         {
@@ -85,7 +85,7 @@ def masses_table(masses: PromptMasses) -> pa.Table:
 
 
 def estimates_table(masses: PromptMasses, bulk: Array) -> pa.Table:
-    """One prompt's rows of an estimator's table; bulk is [N, H], in the order of the masses' rows."""
+    """Return one prompt's rows of an estimator's table; bulk is [N, H], in the order of the masses' rows."""
     columns = masses_table(masses).select(["prompt", "layer", "query"])
     return columns.append_column("bulk", as_lists(bulk))
 
@@ -100,10 +100,10 @@ def read_masses(folder: Path, split: str) -> Iterator[PromptMasses]:
 
 
 def read_estimates(folder: Path, estimator: str, prompts: set[str]) -> dict[str, Array]:
-    """Estimated bulk log masses of these prompts, [N, H] each, in the order of the masses' rows."""
+    """Return the estimated bulk log masses of prompts, [N, H] each, in the order of the masses' rows."""
     tables = row_groups(folder / "estimates" / f"{estimator}.parquet")
-    found = ((table["prompt"][0].as_py(), table) for table in tables if table.num_rows)
-    return {prompt: as_matrix(table["bulk"]) for prompt, table in found if prompt in prompts}
+    by_prompt = ((table["prompt"][0].as_py(), table) for table in tables if table.num_rows)
+    return {prompt: as_matrix(table["bulk"]) for prompt, table in by_prompt if prompt in prompts}
 
 
 def row_groups(file: Path) -> Iterator[pa.Table]:
