@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -42,7 +43,7 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
     Raises:
         ConfigError: the folder's key is not that of this slice, these parents and this code.
     """
-    clock = provenance.Clock()
+    start = time.time()
     code = code_digest(*modules(stage, spec))
     keyed = KEY.fullmatch(out.name)
     if keyed and keyed["digest"] != key_digest(stage, spec, [parent.name for parent in parents], code):
@@ -53,4 +54,4 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
     with atomic_folder(out) as folder:
         import_module(f"headscope.pipeline.stages.{stage}").run(spec, folder, Parents(parents))
         (folder / provenance.SPEC).write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
-        provenance.write(folder, provenance.collect(folder, code, parents, clock))
+        provenance.write(folder, provenance.collect(folder, code, parents, start))

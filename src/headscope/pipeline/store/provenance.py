@@ -22,27 +22,14 @@ Provenance = dict[str, Any]
 PACKAGES = ("headscope", "torch", "transformers", "safetensors", "numpy", "datasets", "pyarrow", "wonderwords")
 
 
-class Clock:
-    """Measures the time since it was made."""
-
-    def __init__(self) -> None:
-        self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Return the seconds since the start."""
-        return round(time.monotonic() - self._start, 3)
-
-
-def collect(folder: Path, code: str, parents: Sequence[Path], clock: Clock) -> Provenance:
+def collect(folder: Path, code: str, parents: Sequence[Path], start: float) -> Provenance:
     """Collect the provenance of a finished folder.
 
     Args:
         folder: the folder; its files are hashed.
         code: digest of the code that made it.
         parents: the folders that it was made from; their files' hashes come from their own provenance.
-        clock: started with the job.
+        start: Unix time of the job's start.
     """
     return {
         "code": code,
@@ -52,8 +39,8 @@ def collect(folder: Path, code: str, parents: Sequence[Path], clock: Clock) -> P
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": hardware(),
-        "started": clock.started,
-        "seconds": clock.seconds,
+        "started": datetime.fromtimestamp(start, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - start, 3),
         **peak_memory(),
     }
 
