@@ -1,6 +1,6 @@
-"""Digest of the code that makes a result: syntax trees only, so comments, docstrings and layout do not count.
+"""Digest of the code that makes a result: its syntax trees, so comments, docstrings and layout do not count.
 
-Imports are read from the source and nothing is imported: a plan costs milliseconds and needs no torch.
+Import statements are read and nothing is imported, so a plan takes milliseconds and needs no torch.
 """
 
 import ast
@@ -15,7 +15,7 @@ from headscope.errors import ConfigError
 SOURCE = Path(__file__).resolve().parents[2]
 ROOT = "headscope"
 
-# Their text reaches a terminal, never a result, so that a better message renews nothing.
+# Their text reaches a terminal and no result: a better message renews nothing.
 IGNORED = frozenset({ROOT, "headscope.errors", "headscope.pipeline.progress"})
 
 
@@ -30,16 +30,16 @@ def code_digest(*modules: str) -> str:
 
 
 def closure(*modules: str) -> set[str]:
-    """Return `modules` and all `headscope` modules they import, packages' own files included."""
-    found: set[str] = set()
+    """Return `modules` and all `headscope` modules that they import, with the packages above them."""
+    modules_seen: set[str] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or name in IGNORED:
+        if name in modules_seen or name in IGNORED:
             continue
-        found.add(name)
+        modules_seen.add(name)
         waiting += [*_read(name)[1], name.rpartition(".")[0]]
-    return found
+    return modules_seen
 
 
 def source_file(module: str) -> Path | None:

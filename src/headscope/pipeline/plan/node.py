@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -99,7 +99,7 @@ def estimator_modules(estimator: Mapping[str, Any]) -> list[str]:
     return [f"headscope.heads.estimators.{estimator['kind']}"]
 
 
-def ancestors(nodes: list[Node]) -> Iterator[Node]:
+def ancestors(nodes: Iterable[Node]) -> Iterator[Node]:
     """Yield nodes and all they descend from, parents first, each address once."""
     seen: set[str] = set()
 
