@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from benchmark_files import files
+from benchmark_files import ruler_sampler
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from small_tokenizer import small_tokenizer
@@ -31,7 +31,7 @@ def task(name: str) -> Any:
 
 
 def sampler(name: str, length: int = 2048, seed: int = 42, chat_template: bool = True) -> Sampler:
-    return Sampler(name, task(name), length, seed, TOKENIZER, chat_template, files())
+    return ruler_sampler(name, length, seed, TOKENIZER, chat_template)
 
 
 def drawn(samples: list[Sample]) -> set[str]:

@@ -7,19 +7,12 @@ module `prompts` makes the rows. There is no central list, so a new task changes
 from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Protocol
+from typing import Any
 
 from headscope.benchmarks.row import Request, Row
 from headscope.errors import ConfigError
 
 KINDS = ("ruler", "longbench", "reasoning")
-
-
-class Entry(Protocol):
-    """What the plan asks of a task of any kind of benchmark."""
-
-    def needs(self, length: int) -> list[str]:
-        """Name the benchmark files for prompts of `length` tokens."""
 
 
 def module_of(kind: str, task: str) -> str:
@@ -50,11 +43,11 @@ def find(kind: str, task: str) -> Any:
 
 def needs(kind: str, task: str, length: int) -> list[str]:
     """Return the names of the benchmark files that a task needs at a length."""
-    entry: Entry = find(kind, task)
-    return entry.needs(length)
+    files: list[str] = find(kind, task).needs(length)
+    return files
 
 
 def rows(kind: str, request: Request) -> list[Row]:
     """Return the prompts of one task, evaluation first."""
-    found: list[Row] = import_module(f"{__package__}.{kind}.prompts").rows(request)
-    return found
+    prompts: list[Row] = import_module(f"{__package__}.{kind}.prompts").rows(request)
+    return prompts

@@ -4,7 +4,7 @@ The loader script on the hub fails with `datasets` 4 and later, so the zip's mem
 """
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from headscope.benchmarks.longbench.example import Example
 from headscope.benchmarks.longbench.template import Template
 from headscope.errors import AssetError
 
-FIELDS: dict[str, tuple[type, ...]] = {
-    "_id": (str,),
-    "input": (str,),
-    "context": (str,),
-    "answers": (list,),
-    "length": (int,),
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "_id": str,
+    "input": str,
+    "context": str,
+    "answers": list,
+    "length": int,
     "all_classes": (list, type(None)),
 }
 
@@ -62,9 +62,7 @@ def read_records(source: Path, subset: str) -> list[Record]:
             lines = file.readlines()
         except (BadZipFile, zlib.error, EOFError) as error:
             raise AssetError(f"{name} is damaged ({error}); fetch it again") from error
-    numbers = [number for number, line in enumerate(lines, start=1) if line.strip()]
-    rows = parse_jsonl(lines, name)
-    return [record_of(row, f"{name}, line {number}") for row, number in zip(rows, numbers, strict=True)]
+    return [record_of(row, f"{name}, line {number}") for number, row in parse_jsonl(lines, name).items()]
 
 
 @contextmanager
@@ -96,9 +94,6 @@ def record_of(row: dict[str, Any], where: str) -> Record:
         AssetError: a field is missing or of another type, or there is no reference.
     """
     require(row, FIELDS, where)
-    for name, types in FIELDS.items():
-        if not isinstance(row[name], types):
-            raise AssetError(f"{where}: field {name!r} is a {type(row[name]).__name__}, not a {types[0].__name__}")
     if not row["answers"]:
         raise AssetError(f"{where}: field 'answers' is empty; a row needs at least one reference")
     return Record(row["_id"], row["input"], row["context"], row["answers"], row["length"], row["all_classes"] or [])
@@ -116,8 +111,7 @@ def example_of(record: Record, template: Template, question: str, bucket: str = 
     Raises:
         AssetError: no text is left for the question.
     """
-    values: Mapping[str, str] = {"context": record.context, "input": record.input}
-    text, offset = template.fill(values, question)
+    text, offset = template.fill({"context": record.context, "input": record.input}, question)
     if offset == len(text):
         raise AssetError(f"row {record.id}: its field 'input' is empty, so there is no question; repair the row")
     source = {"_id": record.id, "words": record.length}

@@ -12,11 +12,11 @@ from typing import Any
 
 from headscope.benchmarks.longbench import completion, passages
 from headscope.benchmarks.longbench.data import example_of, record_of
-from headscope.benchmarks.longbench.example import Example
+from headscope.benchmarks.longbench.example import Example, LongTask
 from headscope.benchmarks.longbench.library import read_library, standard_library
 from headscope.benchmarks.longbench.template import Template, format_style
 from headscope.benchmarks.row import Request
-from headscope.benchmarks.task import Split
+from headscope.benchmarks.task import SPLITS, Split
 
 __all__ = ["TASKS", "LocalTask", "standard_library"]
 
@@ -25,29 +25,26 @@ Draws = Callable[[Sequence[str], str, Callable[[str, str], int], int], Iterator[
 
 
 @dataclass(frozen=True)
-class LocalTask:
+class LocalTask(LongTask):
     """A task whose rows are drawn from the standard library.
 
     Attributes:
         name: the task's.
         metric: name of the metric.
         max_new_tokens: tokens that an answer may take.
-        stop_text: an answer also stops at this text's last token.
         template: with `context` and, after it, `input`, where the question starts.
         draws: yields context, input and answer of one row after the other.
+        stop_text: an answer also stops at this text's last token.
     """
 
     name: str
     metric: str
     max_new_tokens: int
-    stop_text: str
     template: Template
     draws: Draws
+    stop_text: str = ""
 
-    # Both continue a text, as LongBench's code and few-shot tasks do.
-    chat = False
-    halves_apart = True
-    min_new_tokens = 0
+    chat = False  # both continue a text, as LongBench's code and few-shot tasks do
 
     def needs(self, length: int) -> list[str]:
         """The sources."""
@@ -61,8 +58,7 @@ class LocalTask:
             ConfigError: a split that is asked for has no module.
             LengthError: the length is too short for the task, or longer than the library.
         """
-        splits: tuple[Split, ...] = ("evaluation", "calibration")
-        return {split: [self._example(row) for row in self.rows(request, split)] for split in splits}
+        return {split: [self._example(row) for row in self.rows(request, split)] for split in SPLITS}
 
     def rows(self, request: Request, split: Split) -> list[dict[str, Any]]:
         """Return rows of LongBench's own form, as many as are asked for."""
@@ -105,8 +101,8 @@ PASSAGES = (
 )
 
 TASKS = {
-    "lcc_local": LocalTask("lcc_local", "code_sim", 64, "", _template(CODE), completion.draws),
+    "lcc_local": LocalTask("lcc_local", "code_sim", 64, _template(CODE), completion.draws),
     "passage_retrieval_local": LocalTask(
-        "passage_retrieval_local", "retrieval", 32, "\n\n", _template(PASSAGES), passages.draws
+        "passage_retrieval_local", "retrieval", 32, _template(PASSAGES), passages.draws, stop_text="\n\n"
     ),
 }

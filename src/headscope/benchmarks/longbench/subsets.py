@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from headscope.benchmarks.longbench.data import Record, example_of, read_records
-from headscope.benchmarks.longbench.example import Example
+from headscope.benchmarks.longbench.example import Example, LongTask
 from headscope.benchmarks.longbench.splits import choose
 from headscope.benchmarks.longbench.template import Template, format_style
 from headscope.benchmarks.row import Request
@@ -18,7 +18,7 @@ BUCKETS = ("0-4k", "4-8k", "8k+")
 
 
 @dataclass(frozen=True)
-class Subset:
+class Subset(LongTask):
     """One row of the paper's table of data sets.
 
     Attributes:
@@ -40,8 +40,6 @@ class Subset:
     mean_length: int | None
     language: Literal["en", "zh"] = "en"
     extended: bool = False
-
-    halves_apart = True
 
     @property
     def chat(self) -> bool:
@@ -93,8 +91,7 @@ def read_template(path: Path, name: str) -> Template:
         AssetError: the file is missing or damaged, or has no such prompt.
     """
     try:
-        prompts = json.loads(path.read_bytes())
-        text = prompts[name]
+        text = json.loads(path.read_bytes())[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AssetError(f"{path} holds no prompt for {name} ({error!r}); give dataset2prompt.json") from error
     return format_style(text, {"context", "input"}, f"the prompt for {name} in {path}")

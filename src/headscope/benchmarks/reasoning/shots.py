@@ -8,7 +8,7 @@ from math import inf
 from random import Random
 from typing import Self
 
-from headscope.benchmarks.task import Rendering, Split, split_of
+from headscope.benchmarks.task import Rendering, Split, Task, split_of
 from headscope.errors import AssetError, LengthError
 
 ANSWER_PREFIX = "\nAnswer:"
@@ -59,7 +59,7 @@ class ShotChoices:
 
 
 @dataclass(frozen=True)
-class ManyShot:
+class ManyShot(Task[ShotChoices, Items]):
     """Shots of one file before a question of another; a text's size is the number of its shots.
 
     Attributes:

@@ -8,7 +8,7 @@ from random import Random
 from typing import Literal, Self
 
 from headscope.benchmarks.ruler.needles import shuffled, word_list
-from headscope.benchmarks.task import Rendering, Split, split_of
+from headscope.benchmarks.task import Rendering, Split, Task, split_of
 from headscope.errors import AssetError, LengthError
 
 INSTRUCTION = (
@@ -58,7 +58,7 @@ class Repeats:
 
 
 @dataclass(frozen=True)
-class CommonWords:
+class CommonWords(Task[CommonChoices, list[str]]):
     """A list of different words, ten of them repeated most, after a worked example in the same form.
 
     Attributes:

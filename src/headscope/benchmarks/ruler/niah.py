@@ -1,15 +1,14 @@
 """Needle in a haystack: find the values of one or several keys in noise, prose or other needles."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from random import Random
-from typing import Literal, Self
+from typing import Literal
 
 from headscope.benchmarks.prose import sentences
 from headscope.benchmarks.ruler.haystack import NOISE, first_words, insert, prose_of
 from headscope.benchmarks.ruler.needles import Kind, draw_distinct, maker
-from headscope.benchmarks.task import Rendering, Split
+from headscope.benchmarks.task import Rendering, Split, Task
 
 INSTRUCTION = (
     "Some special magic {kind} are hidden within the following text. Make sure to memorize it. "
@@ -46,7 +45,7 @@ class NeedleChoices:
 
 
 @dataclass(frozen=True)
-class Niah:
+class Niah(Task[NeedleChoices, str]):
     """Needles in a haystack.
 
     Attributes:
@@ -78,10 +77,6 @@ class Niah:
     def read(self, files: list[bytes], split: Split) -> str:
         """Return the split's part of the prose, white space collapsed."""
         return prose_of(files[0].decode("utf-8"), split) if files else ""
-
-    def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
-        """Nothing depends on length or tokenizer."""
-        return self
 
     def draw(self, rng: Random, size: int, split: Split, data: str, index: int) -> NeedleChoices:
         """Draw keys, values, what is asked, the order of the needles and their places."""

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Self
 
 from headscope.benchmarks.ruler import inventions
 from headscope.benchmarks.ruler.inventions import Invention
 from headscope.benchmarks.ruler.needles import shuffled
 from headscope.benchmarks.ruler.questions import Library, Question, hotpotqa, squad
-from headscope.benchmarks.task import Plain, Rendering, Split
+from headscope.benchmarks.task import Rendering, Split, Task
 from headscope.errors import AssetError
 
 INSTRUCTION = (
@@ -36,7 +35,7 @@ class QuestionChoices:
 
 
 @dataclass(frozen=True)
-class QuestionAnswering:
+class QuestionAnswering(Task[QuestionChoices, Library]):
     """Question `i` of a file's split for sample `i`, among other documents of the file; a size is in words.
 
     Attributes:
@@ -67,10 +66,6 @@ class QuestionAnswering:
             AssetError: the file is of another form.
         """
         return self.parse(files[0]).of(split)
-
-    def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
-        """Nothing depends on length or tokenizer."""
-        return self
 
     def draw(self, rng: Random, size: int, split: Split, data: Library, index: int) -> QuestionChoices:
         """Draw the documents that fit into `size` words besides those of the question, and the order of all.
@@ -112,7 +107,7 @@ class InventedChoices:
 
 
 @dataclass(frozen=True)
-class InventedAnswering(Plain):
+class InventedAnswering(Task[InventedChoices, None]):
     """A question about one of many made-up people, towns and companies, without a file; a size is in sentences."""
 
     metric: str = "string_match_part"

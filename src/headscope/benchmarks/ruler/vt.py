@@ -9,7 +9,7 @@ from typing import Self
 from headscope.benchmarks.ruler.haystack import NOISE, insert
 from headscope.benchmarks.ruler.needles import UPPER, draw_distinct, letters
 from headscope.benchmarks.sizes import fitting_size
-from headscope.benchmarks.task import Plain, Rendering, Split
+from headscope.benchmarks.task import Rendering, Split, Task
 
 INSTRUCTION = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
 QUESTION = "Question: Find all variables that are assigned the value {value} in the text above."
@@ -46,7 +46,7 @@ class TrackingChoices:
 
 
 @dataclass(frozen=True)
-class VariableTracking(Plain):
+class VariableTracking(Task[TrackingChoices, None]):
     """One chain of `variables` assignments in noise, after a worked example in the same form."""
 
     variables: int = 5
