@@ -1,7 +1,8 @@
-"""Benchmarks and their tasks, found by name.
+"""Benchmarks and their tasks by name.
 
-A kind of benchmark is a package here. Its `module_of(task)` names the module that defines a task in `TASKS`, and its
-module `prompts` makes the rows. There is no central list, so a new task changes no other task's code digest.
+A kind of benchmark is a package here; its module `prompts` makes the rows. A task stands in `TASKS` of the module that
+the part of its name before the first underscore names, or the package's own `module_of(task)`. There is no central
+list, so a new task changes no other task's code digest.
 """
 
 from difflib import get_close_matches
@@ -17,8 +18,9 @@ KINDS = ("ruler", "longbench", "reasoning")
 
 def module_of(kind: str, task: str) -> str:
     """Return the module that defines a task."""
-    name: str = import_module(f"{__package__}.{kind}").module_of(task)
-    return name
+    package = import_module(f"{__package__}.{kind}")
+    name = package.module_of(task) if hasattr(package, "module_of") else task.split("_")[0]
+    return f"{package.__name__}.{name}"
 
 
 def names(kind: str) -> list[str]:

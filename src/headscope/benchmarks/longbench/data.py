@@ -4,11 +4,9 @@ The loader script on the hub fails with `datasets` 4 and later, so the zip's mem
 """
 
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from headscope.benchmarks.jsonl import parse_jsonl, require
@@ -57,34 +55,30 @@ def read_records(source: Path, subset: str) -> list[Record]:
     Raises:
         AssetError: the file or member is missing or damaged, or a row lacks a field; the message names its line.
     """
-    with _open(source, subset) as (file, name):
-        try:
-            lines = file.readlines()
-        except (BadZipFile, zlib.error, EOFError) as error:
-            raise AssetError(f"{name} is damaged ({error}); fetch it again") from error
-    return [record_of(row, f"{name}, line {number}") for number, row in parse_jsonl(lines, name).items()]
+    content, name = _read(source, subset)
+    rows = parse_jsonl(content.splitlines(), name)
+    return [record_of(row, f"{name}, line {number}") for number, row in rows.items()]
 
 
-@contextmanager
-def _open(source: Path, subset: str) -> Iterator[tuple[IO[bytes], str]]:
-    """Open a subset's lines; also give them a name for messages."""
+def _read(source: Path, subset: str) -> tuple[bytes, str]:
+    """Return a subset's file and its name for messages."""
     if source.is_dir():
         path = source / f"{subset}.jsonl"
         if not path.is_file():
             raise AssetError(f"{path} does not exist; the folder must hold the official file of each subset")
-        with path.open("rb") as file:
-            yield file, str(path)
-        return
+        return path.read_bytes(), str(path)
     try:
         archive = ZipFile(source)
     except (OSError, BadZipFile) as error:
         raise AssetError(f"{source} is neither LongBench's data.zip nor a folder ({error}); fetch it again") from error
+    member = f"data/{subset}.jsonl"
     with archive:
-        member = f"data/{subset}.jsonl"
         if member not in archive.namelist():
             raise AssetError(f"{source} has no member {member}; give the official data.zip")
-        with archive.open(member) as file:
-            yield file, f"{source}: {member}"
+        try:
+            return archive.read(member), f"{source}: {member}"
+        except (BadZipFile, zlib.error, EOFError) as error:
+            raise AssetError(f"{source}: {member} is damaged ({error}); fetch it again") from error
 
 
 def record_of(row: dict[str, Any], where: str) -> Record:

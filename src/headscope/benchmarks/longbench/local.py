@@ -8,10 +8,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from headscope.benchmarks.longbench import completion, passages
-from headscope.benchmarks.longbench.data import example_of, record_of
+from headscope.benchmarks.longbench.data import Record, example_of
 from headscope.benchmarks.longbench.example import Example, LongTask
 from headscope.benchmarks.longbench.library import read_library, standard_library
 from headscope.benchmarks.longbench.template import Template, format_style
@@ -55,13 +54,13 @@ class LocalTask(LongTask):
 
         Raises:
             AssetError: the file of sources is missing or damaged.
-            ConfigError: a split that is asked for has no module.
+            ConfigError: a split that the request wants has no module.
             LengthError: the length is too short for the task, or longer than the library.
         """
-        return {split: [self._example(row) for row in self.rows(request, split)] for split in SPLITS}
+        return {split: [self._example(record) for record in self.records(request, split)] for split in SPLITS}
 
-    def rows(self, request: Request, split: Split) -> list[dict[str, Any]]:
-        """Return rows of LongBench's own form, as many as are asked for."""
+    def records(self, request: Request, split: Split) -> list[Record]:
+        """Draw the rows of a split, as many as the request wants."""
         if not request.samples[split]:
             return []
 
@@ -71,22 +70,15 @@ class LocalTask(LongTask):
 
         sources = list(read_library(request.files["standard_library"], split).values())
         draws = self.draws(sources, f"{request.seed}/{split}/{self.name}", tokens, request.length)
-        return [self._row(*draw) for draw in islice(draws, request.samples[split])]
+        return [_record(*draw) for draw in islice(draws, request.samples[split])]
 
-    def _row(self, context: str, question: str, answer: str) -> dict[str, Any]:
-        return {
-            "input": question,
-            "context": context,
-            "answers": [answer],
-            "length": len(context.split()),
-            "dataset": self.name,
-            "language": "python" if self.metric == "code_sim" else "en",
-            "all_classes": None,
-            "_id": hashlib.sha256(f"{context}\n{question}".encode()).hexdigest()[:48],
-        }
+    def _example(self, record: Record) -> Example:
+        return example_of(record, self.template, "input")
 
-    def _example(self, row: dict[str, Any]) -> Example:
-        return example_of(record_of(row, f"a row of {self.name}"), self.template, "input")
+
+def _record(context: str, question: str, answer: str) -> Record:
+    name = hashlib.sha256(f"{context}\n{question}".encode()).hexdigest()[:48]
+    return Record(name, question, context, [answer], len(context.split()), [])
 
 
 def _template(text: str) -> Template:
