@@ -12,7 +12,7 @@ Rows = dict[int, dict[str, Any]]
 
 
 def read_jsonl(path: Path) -> Rows:
-    """Return the objects of a file by line; empty lines are left out.
+    """Return the objects of a file by line; empty lines have none.
 
     Raises:
         AssetError: the file is missing, or a line is no JSON object; the message names file and line.

@@ -36,10 +36,10 @@ def find(kind: str, task: str) -> Any:
     Raises:
         ConfigError: there is no such task.
     """
-    known = names(kind)
-    if task not in known:
-        near = get_close_matches(task, known, n=1, cutoff=0) or known
-        raise ConfigError(f"unknown {kind} task {task!r}; nearest: {near[0]!r}; all: {', '.join(known)}")
+    tasks = names(kind)
+    if task not in tasks:
+        near = get_close_matches(task, tasks, n=1, cutoff=0) or tasks
+        raise ConfigError(f"unknown {kind} task {task!r}; nearest: {near[0]!r}; all: {', '.join(tasks)}")
     return import_module(module_of(kind, task)).TASKS[task]
 
 

@@ -68,10 +68,10 @@ class Task(Generic[Choices, Data]):
         return []
 
     def read(self, files: list[bytes], split: Split) -> Any:
-        """Return the task's data out of its files, None without files; what decides an answer belongs to one split."""
+        """Return the task's data out of its files, None without files; an answer's facts belong to one split."""
 
     def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
-        """Return the task with those of its constants set that depend on the length and the model's tokenizer.
+        """Return the task with its constants set for the length and the model's tokenizer.
 
         Args:
             length: tokens of the whole prompt with its answer.

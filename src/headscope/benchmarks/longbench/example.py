@@ -35,22 +35,16 @@ class LongTask:
     Attributes:
         metric: name of the metric.
         max_new_tokens: tokens that an answer may take.
+        min_new_tokens: tokens that an answer has at least.
+        stop_text: an answer also stops at this text's last token; empty: only where the model itself stops.
         halves_apart: the two ends of a truncated text are equal in tokens and decoded apart (see `truncation`).
     """
 
     metric: str
     max_new_tokens: int
+    min_new_tokens: int = 0
+    stop_text: str = ""
     halves_apart: bool = True
-
-    @property
-    def min_new_tokens(self) -> int:
-        """Tokens that an answer has at least."""
-        return 0
-
-    @property
-    def stop_text(self) -> str:
-        """An answer also stops at this text's last token; empty: only where the model itself stops."""
-        return ""
 
     @property
     def chat(self) -> bool:

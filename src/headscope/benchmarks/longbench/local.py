@@ -1,4 +1,4 @@
-"""Two tasks of LongBench's form that need no download: made of the standard library, with templates of our own.
+"""Two tasks of LongBench's form that need no download: texts from the standard library, templates of our own.
 
 They run all of LongBench's code: filling a template, truncation (a text fills most of its limit and is not cut), the
 rule for chat templates, and the metrics. Their scores are not LongBench's.
@@ -50,11 +50,9 @@ class LocalTask(LongTask):
         return ["standard_library"]
 
     def examples(self, request: Request) -> dict[Split, list[Example]]:
-        """Return the examples of each split; the splits are of different modules.
+        """Return the examples of each split, of different modules; errors as in the base class.
 
         Raises:
-            AssetError: the file of sources is missing or damaged.
-            ConfigError: a split that the request wants has no module.
             LengthError: the length is too short for the task, or longer than the library.
         """
         return {split: [self._example(record) for record in self.records(request, split)] for split in SPLITS}

@@ -34,8 +34,8 @@ ALLOWED = {"difficulty": ("easy", "hard"), "length": ("short", "medium", "long")
 class MultipleChoice(LongTask):
     """The whole benchmark as one task.
 
-    Reported apart by class of length; an example's source has its difficulty too, for the official table of easy, hard,
-    short, medium and long.
+    Scores are reported by class of length; an example's source has its difficulty too, for the official table of easy,
+    hard, short, medium and long.
     """
 
     metric = "choice"
@@ -47,16 +47,11 @@ class MultipleChoice(LongTask):
         return ["longbench_v2_data", "longbench_v2_prompt"]
 
     def examples(self, request: Request) -> dict[Split, list[Example]]:
-        """Return the examples of each split, in the file's order.
-
-        Raises:
-            AssetError: a file is missing or damaged, or a question lacks a field.
-            ConfigError: a split that is asked for has no question.
-        """
+        """Return the examples of each split, in the file's order; errors as in the base class."""
         template = read_template(request.files["longbench_v2_prompt"])
         questions = read_questions(request.files["longbench_v2_data"])
-        chosen = choose([question["_id"] for question in questions], request)
-        return {split: [_example(questions[i], template) for i in indices] for split, indices in chosen.items()}
+        splits = choose([question["_id"] for question in questions], request)
+        return {split: [_example(questions[i], template) for i in indices] for split, indices in splits.items()}
 
 
 def read_template(path: Path) -> Template:

@@ -26,7 +26,7 @@ class Chain:
 
     Attributes:
         size: lines of noise.
-        value: what the first variable is assigned.
+        value: assigned to the first variable.
         variables: in the order of the chain.
         places: for each assignment the line of noise it precedes; ascending.
     """
@@ -39,7 +39,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class TrackingChoices:
-    """The draws of one sample: the chain asked about and the worked example's."""
+    """The draws of one sample: the chain of the question and the worked example's."""
 
     chain: Chain
     example: Chain
@@ -69,7 +69,7 @@ class VariableTracking(Task[TrackingChoices, None]):
         return replace(self, example_size=size)
 
     def draw(self, rng: Random, size: int, split: Split, data: None, index: int) -> TrackingChoices:
-        """Draw the example's chain, then the one asked about."""
+        """Draw the example's chain, then the question's."""
         example = self._chain(rng, self.example_size, split, letters_each=3)
         return TrackingChoices(self._chain(rng, size, split, letters_each=5), example)
 
