@@ -105,7 +105,7 @@ def _score_file(file: Path, root: Path, prompts: Path | None) -> Iterator[TaskSc
         raise AssetError(f"{file} is empty; give one answer a line")
     exported = _prompts_of(file, root, prompts)
     scored: list[tuple[list[str], str, Score]] = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows.items():
         where = f"{file}, line {number}"
         answer = _field(row, ANSWERS, where)
         prompt = _joined(row, kind, task, exported, where)
@@ -142,7 +142,7 @@ def _prompts_of(file: Path, root: Path, prompts: Path | None) -> dict[Any, dict[
             f"{prompts} holds {len(files)} files {file.name}; put {file} into folders named as there, or name the one "
             "folder that it belongs to"
         )
-    rows = read_jsonl(files[0])
+    rows = read_jsonl(files[0]).values()
     return {row["index"]: row for row in rows} | {row["id"]: row for row in rows if "id" in row}
 
 
