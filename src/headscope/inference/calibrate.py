@@ -71,7 +71,7 @@ def calibrate(
         tokenizer: its fast tokenizer.
         prompts: as the model is given them, chat template included. The queries of the generated tokens are what is
             fitted; of (context, question) those of the question too, as if decisions began with it.
-        criterion: `lost_output`, `lost_output_even`, `lost_output_gaussian` or `qada`; README.md says what they do.
+        criterion: `lost_output`, `lost_output_even`, `lost_output_gaussian` or `qada` (docs/criteria.md).
         sparsity: targets: shares of local (query, head) pairs on these prompts, in (0, 1).
         window: first and last keys that every head reads; None: 16 and 128.
         outliers: keys of a KV head that belong to the window too, in the mean; None: the criterion's own number.
