@@ -17,6 +17,7 @@ import torch
 from common import default_asset, environment, load_asset
 from headscope.benchmarks.encoding import Encoded, encode
 from headscope.benchmarks.registry import find
+from headscope.benchmarks.row import Request
 from headscope.benchmarks.sampling import Sampler
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
@@ -61,8 +62,8 @@ def main() -> None:
     options = parser.parse_args()
     loaded = load_asset(options.asset or default_asset(), options.device)
     print(environment())
-    task = find("ruler", "niah_single_1")
-    sampler = Sampler("niah_single_1", task, options.length, 0, loaded.tokenizer, chat_template=True, files={})
+    request = Request("niah_single_1", options.length, 0, {}, True, loaded.tokenizer, files={})
+    sampler = Sampler(find("ruler", request.task), request)
     ratios = []
     for sample in sampler.samples("evaluation", options.prompts):
         prompt = encode(

@@ -26,6 +26,7 @@ import yaml
 from common import default_asset, environment
 from headscope.benchmarks.prose import packaged_prose
 from headscope.benchmarks.registry import find, names
+from headscope.benchmarks.row import Request
 from headscope.benchmarks.sampling import Sampler
 from headscope.errors import HeadscopeError
 from headscope.models.folder import read_tokenizer
@@ -52,7 +53,8 @@ def benchmark_files(folder: Path | None, scratch: Path) -> dict[str, Path]:
 def ours(options: argparse.Namespace, name: str, tokenizer: Any, files: dict[str, Path]) -> tuple[float, float]:
     """Seconds for all samples of a task, and their mean share of the length."""
     start = time.perf_counter()
-    sampler = Sampler(name, find("ruler", name), options.length, SEED, tokenizer, False, files)
+    request = Request(name, options.length, SEED, {}, chat_template=False, tokenizer=tokenizer, files=files)
+    sampler = Sampler(find("ruler", name), request)
     lengths = [row.length for row in sampler.rows("evaluation", options.samples)]
     return time.perf_counter() - start, mean(lengths) / options.length
 

@@ -136,7 +136,7 @@ def measure_decode(case: Case) -> Measured:
     def run(cache: Cache) -> Tensor:
         given.update(cache, window)
         fixed = window.sink, window.recent, dim**-0.5, given.outliers, work
-        return decode.attend_step(single, cache, given.rest, rule, *fixed).output
+        return decode.attend_step(single, cache, given.summary, rule, *fixed).output
 
     inputs = _copies(case.shape, case.tokens, batch)
     runs = [partial(run, Cache(k, v, lengths)) for _, k, v in inputs]
@@ -158,7 +158,7 @@ def decoded(query: Tensor, cache: Cache, given: Summary, rule: DecisionRule, win
     """Float64 output of the first sequence, [1, H, D]."""
     held = None if given.outliers is None else _first(given.outliers)
     rule = replace(rule, threshold=rule.threshold[:1])
-    parts = query[:1].double(), _first(cache), _first(given.rest), rule
+    parts = query[:1].double(), _first(cache), _first(given.summary), rule
     return reference.attend_step(*parts, window.sink, window.recent, query.shape[2] ** -0.5, held).output
 
 

@@ -24,13 +24,13 @@ class Summary:
     """What a decoding step is given besides queries and keys.
 
     Attributes:
-        rest: summary of the bulk.
+        summary: of the bulk.
         outliers: in the window of local heads.
         means: of clusters that are updated at every step.
         options: of the rule.
     """
 
-    rest: BulkSummary
+    summary: BulkSummary
     outliers: OutlierKeys | None
     means: ClusterMeans | None
     options: dict[str, bool]
@@ -41,13 +41,13 @@ class Summary:
 
     def size(self) -> int:
         """Bytes that a decision reads of it."""
-        parts = [*vars(self.rest).values(), *([] if self.outliers is None else vars(self.outliers).values())]
+        parts = [*vars(self.summary).values(), *([] if self.outliers is None else vars(self.outliers).values())]
         return sum(part.nbytes for part in parts)
 
     def update(self, cache: Cache, window: Window) -> None:
         """What precedes each decision."""
         if self.means is not None:
-            update_clusters(cache, self.rest, self.means, window.sink, window.recent)
+            update_clusters(cache, self.summary, self.means, window.sink, window.recent)
 
 
 def summary(name: str, key: Tensor, value: Tensor, window: Window) -> Summary:
@@ -61,14 +61,14 @@ def summary(name: str, key: Tensor, value: Tensor, window: Window) -> Summary:
     centres, mean_values = (_means(x, clusters) for x in (keys, values))
     ones = torch.ones(centres.shape[:3], device=key.device)
     size = ones * (keys.shape[2] / clusters)
-    rest = BulkSummary(
+    bulk_summary = BulkSummary(
         size, centres.to(key.dtype), mean_values.to(key.dtype), covariance.to(key.dtype).contiguous(), ones
     )
     if clusters == 1 or name == "clusters":
-        return Summary(rest, None, None, {})
+        return Summary(bulk_summary, None, None, {})
     metric = torch.eye(key.shape[3], device=key.device).repeat(*key.shape[:2], 1, 1)
     means = ClusterMeans(centres, mean_values, metric) if name == "updated" else None
-    return Summary(rest, _outliers(keys, values), means, {"lost_output": True})
+    return Summary(bulk_summary, _outliers(keys, values), means, {"lost_output": True})
 
 
 def _covariance(keys: Tensor) -> Tensor:

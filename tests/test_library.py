@@ -31,7 +31,7 @@ def test_importing_the_package_imports_no_library() -> None:
 def test_the_librarys_names_need_no_package_of_the_workflow() -> None:
     loaded = modules_after("; ".join(["import headscope", *(f"headscope.{name}" for name in headscope.__all__)]))
     own = {name for name in loaded if name.startswith("headscope.")}
-    assert "headscope.inference.adaptive_decode" in own and {name.split(".")[1] for name in own} <= ROOMS
+    assert "headscope.inference.plain_decode" in own and {name.split(".")[1] for name in own} <= ROOMS
     for name in own:  # transformers itself imports some of these packages where they are installed
         code = ast.parse(Path(find_spec(name).origin).read_text())
         imports = [node.module or "" for node in code.body if isinstance(node, ast.ImportFrom)]

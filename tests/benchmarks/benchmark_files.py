@@ -12,6 +12,9 @@ from random import Random
 from typing import Any
 
 from headscope.benchmarks.prose import packaged_prose, sentences
+from headscope.benchmarks.registry import find
+from headscope.benchmarks.row import Request
+from headscope.benchmarks.sampling import Sampler
 
 
 def temporary(prefix: str) -> Path:
@@ -34,6 +37,13 @@ def files() -> dict[str, Path]:
     for name, text in contents.items():
         (folder / name).write_text(text, encoding="utf-8")
     return {name: folder / name for name in contents}
+
+
+def ruler_sampler(
+    name: str, length: int, seed: int, tokenizer: Any, chat_template: bool, paths: dict[str, Path] | None = None
+) -> Sampler:
+    request = Request(name, length, seed, {}, chat_template, tokenizer, files() if paths is None else paths)
+    return Sampler(find("ruler", name), request)
 
 
 def squad(articles: int = 12, paragraphs: int = 10) -> dict[str, Any]:

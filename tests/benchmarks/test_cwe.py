@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from benchmark_files import english_words as stand_in
-from benchmark_files import files
+from benchmark_files import ruler_sampler
 from hypothesis import given
 from hypothesis import strategies as st
 from small_tokenizer import small_tokenizer
@@ -15,7 +15,6 @@ from word_tokenizer import WordTokenizer
 
 from headscope.benchmarks.registry import find
 from headscope.benchmarks.ruler.cwe import ANSWERS, WordList, english_words, pool
-from headscope.benchmarks.sampling import Sampler
 from headscope.benchmarks.task import split_of
 from headscope.errors import AssetError, LengthError
 
@@ -48,7 +47,7 @@ def test_answers_belong_to_the_split_and_all_words_differ(seed, size, split):
 
 
 def test_the_answers_are_the_most_frequent_words_of_the_text():
-    sampler = Sampler("cwe", TASK, 8192, 0, small_tokenizer(), chat_template=True, files=files())
+    sampler = ruler_sampler("cwe", 8192, 0, small_tokenizer(), True)
     for sample in sampler.samples("evaluation", 2):
         *_, listed, _ = sample.rendering.text.split("\n")
         counts = Counter(part for part in listed.split(" ") if not part[0].isdigit())
@@ -86,7 +85,7 @@ def test_answers_beyond_the_pool_come_from_both_lists():
 def test_too_few_words_for_a_length_are_an_error(tmp_path: Path):
     few = tmp_path / "few"
     few.write_text(json.dumps({"0": "qwertz"}))
-    sampler = Sampler("cwe", TASK, 131_072, 0, WordTokenizer(), chat_template=False, files={"english_words": few})
+    sampler = ruler_sampler("cwe", 131_072, 0, WordTokenizer(), False, {"english_words": few})
     with pytest.raises(LengthError, match=r"task cwe at length 131072: all 8167 different words do not fill"):
         sampler.samples("evaluation", 1)
 

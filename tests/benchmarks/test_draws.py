@@ -35,6 +35,6 @@ def test_places_of_needles_are_uniform(name, size, end):
 
 def test_every_key_is_asked_for_as_often():
     draws = [find("ruler", "niah_multikey_1").draw(Random(f"keys/{i}"), 700, "evaluation", "", i) for i in range(400)]
-    order = [[key for key, _ in draw.needles].index(draw.asked[0][0]) for draw in draws]
+    order = [[key for key, _ in draw.needles].index(draw.queries[0][0]) for draw in draws]
     counts = np.bincount(order, minlength=4)
     assert ((counts - 100) ** 2 / 100).sum() < 16.27  # 0.1 % point, 3 degrees of freedom

@@ -1,17 +1,16 @@
 """Prompts far beyond any test model: generation is linear, and the data never runs out."""
 
 import pytest
-from benchmark_files import files
+from benchmark_files import ruler_sampler
 from word_tokenizer import WordTokenizer
 
-from headscope.benchmarks.registry import find
-from headscope.benchmarks.sampling import Sample, Sampler
+from headscope.benchmarks.sampling import Sample
 
 EACH_KIND = ("niah_single_1", "niah_multikey_2", "niah_multivalue_prose", "vt", "cwe", "fwe")
 
 
 def generated(name: str, length: int) -> Sample:
-    sampler = Sampler(name, find("ruler", name), length, 0, WordTokenizer(), chat_template=False, files=files())
+    sampler = ruler_sampler(name, length, 0, WordTokenizer(), False)
     [sample] = sampler.samples("evaluation", 1)
     assert 0.9 * length <= sample.length <= length
     assert sample.length == len(sample.prompt.text.split()) + sampler.task.max_new_tokens

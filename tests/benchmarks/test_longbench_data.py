@@ -63,7 +63,7 @@ def test_a_broken_line_is_refused_with_its_number(tmp_path):
     folder = data_folder(tmp_path / "data", "qasper", [record(0)])
     with (folder / "qasper.jsonl").open("a") as file:
         file.write('{"input": \n')
-    with pytest.raises(AssetError, match=r"qasper.jsonl, line 2 is no JSON .*repair the line or fetch again"):
+    with pytest.raises(AssetError, match=r"qasper.jsonl, line 2 is no JSON .*repair it or fetch the file again"):
         read_records(folder, "qasper")
 
 

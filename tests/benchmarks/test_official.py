@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_files import files
+from benchmark_files import ruler_sampler
 from small_tokenizer import small_tokenizer
 
 from headscope.benchmarks.registry import find, names, rows
 from headscope.benchmarks.row import Request, Row
-from headscope.benchmarks.sampling import Sampler
 from headscope.errors import AssetError, LengthError
 
 TOKENIZER = small_tokenizer()
@@ -19,7 +18,7 @@ LINES = 5
 
 def official(name: str) -> list[dict[str, Any]]:
     """Lines in the official form, the index of needle tasks with its flaw: a place in the text, twice the same."""
-    samples = Sampler(name, find("ruler", name), 2048, 7, TOKENIZER, chat_template=False, files=files())
+    samples = ruler_sampler(name, 2048, 7, TOKENIZER, False)
     return [
         {
             "index": 8006 if name.startswith("niah") else i,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmark_files import files
+from benchmark_files import files, ruler_sampler
 from benchmark_files import hotpotqa as hotpotqa_data
 from benchmark_files import squad as squad_data
 from hypothesis import given
@@ -18,7 +18,6 @@ from small_tokenizer import small_tokenizer
 from headscope.benchmarks.registry import find
 from headscope.benchmarks.ruler import inventions
 from headscope.benchmarks.ruler.questions import Library, hotpotqa, squad
-from headscope.benchmarks.sampling import Sampler
 from headscope.errors import AssetError
 
 SQUAD, HOTPOTQA = squad(files()["squad"].read_bytes()), hotpotqa(files()["hotpotqa"].read_bytes())
@@ -118,7 +117,7 @@ def test_all_paragraphs_count_as_gold_where_the_file_tells_no_facts():
 
 @pytest.mark.parametrize("name", FROM_FILES)
 def test_more_samples_than_questions_are_refused_with_both_counts(name):
-    sampler = Sampler(name, find("ruler", name), 4096, 0, small_tokenizer(), chat_template=True, files=files())
+    sampler = ruler_sampler(name, 4096, 0, small_tokenizer(), True)
     there_are = len(FROM_FILES[name].of("calibration").questions)
     with pytest.raises(AssetError, match=rf"task {name}: 500 samples of calibration .* has {there_are} questions"):
         sampler.samples("calibration", 500)
@@ -209,7 +208,7 @@ def test_made_up_documents_have_several_facts_in_changing_order():
 
 @pytest.mark.parametrize("name", ["qa_1", "qa_2", "qa_generated"])
 def test_prompt_has_the_official_form(name):
-    sampler = Sampler(name, find("ruler", name), 2048, 0, small_tokenizer(), chat_template=False, files=files())
+    sampler = ruler_sampler(name, 2048, 0, small_tokenizer(), False)
     instruction = (
         "Answer the question based on the given documents. Only give me the answer and do not output any other words."
     )

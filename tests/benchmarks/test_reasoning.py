@@ -196,7 +196,7 @@ def test_more_samples_than_questions_are_refused(files):
 def test_a_file_with_just_enough_shots_serves_and_one_with_too_few_is_refused(count, files):
     """The search tries 18, 23, 29 and 37 shots, so that it wants more than there are before it has seen them all."""
     files["gsm8k_train"].write_bytes(b"\n".join(contents()["gsm8k_train"].splitlines()[:count]))
-    all_shots = Sampler("gsm8k", find("reasoning", "gsm8k"), 10**6, 42, TOKENIZER, True, files)
+    all_shots = Sampler(find("reasoning", "gsm8k"), Request("gsm8k", 10**6, 42, {}, True, TOKENIZER, files))
     length = all_shots.at_size("evaluation", 0, count).length
     [row] = made("gsm8k", files, length, samples=1)[:1]
     assert count - 2 <= len(row.source["shots"]) <= count
@@ -209,7 +209,7 @@ def test_a_file_with_just_enough_shots_serves_and_one_with_too_few_is_refused(co
     [
         ("gsm8k_train", b'\n{"question": "?", "answer": "#### 1"}\n{', "gsm8k_train, line 3 is no JSON"),
         ("gsm8k_test", b'\n\n{"question": "?"}', "gsm8k_test, line 3 has no field 'answer'"),
-        ("gsm8k_test", b'{"question": "?", "answer": 5}', "gsm8k_test, line 1: 'answer' is a int, not a str"),
+        ("gsm8k_test", b'{"question": "?", "answer": 5}', "gsm8k_test, line 1: field 'answer' is a int, not a str"),
         ("gsm8k_test", b'{"question": "?", "answer": "5"}', "gsm8k_test, line 1: the answer does not end in '####"),
         ("mmlu_test", b'{"question": "?", "choices": ["a"], "answer": 0}', "line 1 has 1 choices and answer 0"),
         ("mmlu_test", parquet([{"question": "?", "answer": 0}]), "mmlu_test, line 1 has no field 'choices'"),

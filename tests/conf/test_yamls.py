@@ -179,7 +179,7 @@ def options_that_renew(config):
 
 
 def addresses(config):
-    return {node.address for node in ancestors(figures([config]))}
+    return {node.address for node in ancestors(figures([config]).values())}
 
 
 def other(value):

@@ -12,7 +12,7 @@ from headscope.benchmarks.ruler.fwe import FrequencyChoices
 from headscope.benchmarks.ruler.haystack import NOISE
 from headscope.benchmarks.ruler.niah import DEPTHS, NeedleChoices
 from headscope.benchmarks.ruler.qa import QuestionChoices
-from headscope.benchmarks.ruler.questions import Library, Question, library
+from headscope.benchmarks.ruler.questions import Library, Question
 from headscope.benchmarks.ruler.vt import Chain, TrackingChoices
 
 DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "conformance" / "ruler_official"
@@ -121,4 +121,4 @@ def read_documents(sample: dict) -> tuple[QuestionChoices, Library]:
     body = body.split("\n\nThe following are given documents.\n\n", 1)[1].rpartition("\n\nAnswer the question")[0]
     documents = _read_pieces(body, "Document {}:\n", "\n\n")
     asked = Question(question, sample["outputs"], gold=[], always=[], near=[])
-    return QuestionChoices(0, list(range(len(documents)))), library(documents, [asked])
+    return QuestionChoices(0, list(range(len(documents)))), Library(documents, [asked])

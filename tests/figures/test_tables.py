@@ -10,7 +10,7 @@ from headscope.errors import ConfigError
 from headscope.figures.common.node import Setting
 from headscope.figures.common.oracle_rows import matrix
 from headscope.figures.common.tables import Tables
-from headscope.pipeline.store.oracle_tables import PromptMasses, estimates_table, masses_table
+from headscope.pipeline.store.oracle_tables import PromptMasses, estimates_table
 
 AT = Setting("ruler", 1024)
 
@@ -109,7 +109,7 @@ def test_tables_as_the_oracle_stage_writes_them_are_read_back(tmp_path):
         segment = np.array(["answer"] * rows, dtype=object)
         local, bulk = rng.normal(size=(2, rows, 3)).astype(np.float32)
         prompts.append(PromptMasses(f"{number}", split, layer, query, segment, local, bulk, np.full(rows, 9)))
-    masses = [masses_table(prompt) for prompt in prompts]
+    masses = [prompt.table() for prompt in prompts]
     guesses = [estimates_table(prompt, prompt.bulk + 1) for prompt in prompts]
     for name, parts in {"masses": masses, "estimates/near": guesses}.items():
         with pq.ParquetWriter(tmp_path / f"{name}.parquet", parts[0].schema) as writer:

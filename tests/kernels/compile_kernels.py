@@ -76,22 +76,24 @@ def decoding(
     """The three stages of adaptive decoding."""
     width, rows, made = padded(dim), padded(group), partial(compiled, arch=arch)
     stages, dependent = decode.stages(arch == HOPPER), arch == HOPPER
-    halves = ("query", "keys", "values", "outlier_keys", "outlier_values", "centres", "means", "covariance", "output")
-    singles = ("size", "spread", "threshold", "slope", "offset", "plain", "plain_mass", "parts", "part_masses")
+    halves = ("query", "keys", "values", "outlier_keys", "outlier_values", "key_means", "value_means", "covariance")
+    halves += ("output",)
+    singles = ("size", "spread", "threshold", "slope", "offset", "plain_output", "plain_mass")
+    singles += ("partial_outputs", "partial_masses")
     types = dict.fromkeys(halves, "*bf16") | dict.fromkeys(singles, "*fp32") | {"bits": "fp32", "long": "*i8"}
-    types |= dict.fromkeys(("lengths", "pages", "counts", "reading"), "*i32")
+    types |= dict.fromkeys(("lengths", "pages", "outlier_counts", "group_long"), "*i32")
     shape = {"G": group, "D": dim, "WIDTH": width, "N": decode.TILE}
     deciding = {"M": outliers, "C": clusters, "CENTRES": padded(clusters), "FULL": full}
     reading = {**shape, "ROWS": rows, "PAGE": page}
     (slices, at_once), warps = decode.merge_tiling(groups), 4 if width <= 128 else 8
-    deciding |= {"LOST": not full, "DEPENDENT": dependent}
+    deciding |= {"LOST": not full, "BY_GROUP": False, "DEPENDENT": dependent}
     joining = {**reading, **deciding, "COLUMNS": min(join.COLUMNS, width), "PRECISION": join.PRECISION}
-    merging = {**shape, "GROUPS": groups, "PARTS": at_once, "SLICES": slices, "DEPENDENT": dependent}
+    merging = {**shape, "GROUPS": groups, "SUMS": at_once, "SLICES": slices, "DEPENDENT": dependent}
     return [
         made(decide, types, {**reading, **deciding}, warps, stages),
         made(read_bulk, types, {**reading, "GROUPS": groups, "DEPENDENT": dependent}, warps, stages),
         made(merge, types, merging, 4, 3),
-        made(join._join, types | JOINING, {name: joining[name] for name in JOINED}, 4, 3),
+        made(join._update_clusters, types | JOINING, {name: joining[name] for name in JOINED}, 4, 3),
     ]
 
 

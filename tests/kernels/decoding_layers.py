@@ -17,7 +17,7 @@ def rounding(dtype: torch.dtype) -> dict[str, float]:
 class Layer:
     query: torch.Tensor
     cache: Cache
-    rest: BulkSummary
+    summary: BulkSummary
     rule: DecisionRule
     outliers: OutlierKeys | None
 
@@ -37,7 +37,7 @@ def drawn(device, dtype, kv_heads=2, group=3, dim=64, lengths=(300, 70), cluster
         x.transpose(1, 2)[behind] = torch.nan
     root = normal(batch, kv_heads, dim, dim) * (0.5 / dim**0.5)
     covariance = root @ root.transpose(2, 3) if full else root.diagonal(dim1=2, dim2=3).square()
-    rest = BulkSummary(
+    summary = BulkSummary(
         normal(batch, kv_heads, clusters).exp(),
         normal(batch, kv_heads, clusters, dim).to(dtype),
         normal(batch, kv_heads, clusters, dim).to(dtype),
@@ -54,7 +54,7 @@ def drawn(device, dtype, kv_heads=2, group=3, dim=64, lengths=(300, 70), cluster
         held = OutlierKeys(*pairs, count)
     chosen = {"threshold": normal(batch, heads), "slope": 1 + normal(heads) / 4, "offset": normal(heads)} | rule
     cache = Cache(keys, values, torch.tensor(lengths, dtype=torch.int32, device=device))
-    return Layer((normal(batch, heads, dim) * norm).to(dtype), cache, rest, DecisionRule(**chosen), held)
+    return Layer((normal(batch, heads, dim) * norm).to(dtype), cache, summary, DecisionRule(**chosen), held)
 
 
 def in_pages(cache: Cache, page: int) -> Cache:
@@ -79,7 +79,7 @@ def double(layer: Layer) -> Layer:
             return x
         return x.double() if x.is_floating_point() else x
 
-    parts = (layer.cache, layer.rest, layer.rule, layer.outliers)
+    parts = (layer.cache, layer.summary, layer.rule, layer.outliers)
     return Layer(
         layer.query.double(),
         *(None if x is None else replace(x, **{f.name: raised(getattr(x, f.name)) for f in fields(x)}) for x in parts),

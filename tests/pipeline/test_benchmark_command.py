@@ -80,7 +80,7 @@ def test_an_exported_needle_file_is_an_official_sample_file(exported, results, t
         "criterion=[dense,local]",
     ]
     planned = plan.build([*options, f"benchmark.ruler.source={exported}/ruler/640"], ROOT)
-    planned.check_files()
+    planned.check()
     for node in [*planned.nodes["assets"].values(), *planned.nodes["prompts"].values()]:
         if not (results / node.address).exists():
             stage.run(

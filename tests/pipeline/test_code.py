@@ -4,8 +4,8 @@ import pytest
 
 from headscope import source
 from headscope.errors import ConfigError
-from headscope.pipeline.commands.stage import names as stage_names
 from headscope.pipeline.plan import code
+from headscope.pipeline.plan.stages import STAGES
 
 
 @pytest.fixture
@@ -68,11 +68,13 @@ def test_nothing_is_imported():
     assert not {name for name in set(sys.modules) - before if name.startswith(("torch", "headscope.heads"))}
 
 
-def test_an_option_more_renews_no_stage():
-    for stage in stage_names():
+def test_an_option_more_or_another_resource_renews_no_stage():
+    for stage in STAGES:
         found = code.closure(f"headscope.pipeline.stages.{stage}")
         assert not found & {
             "headscope.pipeline.config.schema",
             "headscope.pipeline.plan.nodes",
+            "headscope.pipeline.plan.slices",
+            "headscope.pipeline.plan.stages",
             "headscope.pipeline.plan.plan",
         }, stage

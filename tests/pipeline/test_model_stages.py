@@ -188,8 +188,8 @@ class Counter:
     """Counts the rows that the engine decodes, and may fail at a call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int = 0):
-        self.batches, self.fail_at, self.decode = [], fail_at, evaluation.decode
-        monkeypatch.setattr(evaluation, "decode", self)
+        self.batches, self.fail_at, self.decode = [], fail_at, evaluation.answer_rows
+        monkeypatch.setattr(evaluation, "answer_rows", self)
 
     def __call__(self, model, ids, boundary, criteria, *rest):
         if len(self.batches) + 1 == self.fail_at:
@@ -241,13 +241,13 @@ def test_one_estimator_more_reads_the_masses_that_are_there(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, recorded = copied(results, tmp_path), []
-    original = oracle.record
+    original = oracle.record_masses
 
     def counting(model, ids, fed, boundary, window, estimators, chunk):
         recorded.append([estimator.name for estimator in estimators])
         return original(model, ids, fed, boundary, window, estimators, chunk)
 
-    monkeypatch.setattr(oracle, "record", counting)
+    monkeypatch.setattr(oracle, "record_masses", counting)
     [before] = nodes("oracle", task="fwe")
     override = "criterion.qada.estimator.covariance=diagonal"
     [after] = nodes("oracle", override, task="fwe")

@@ -125,8 +125,8 @@ def test_plain_copies_are_named_after_experiment_and_point(build):
 def test_a_results_folder_that_cannot_be_written_is_one_error(build, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"option results: .*file is no folder"):
-        build("experiment=smoke", f"results={tmp_path}/file/results").check_results()
-    build("experiment=smoke", f"results={tmp_path}/new/results").check_results()
+        build("experiment=smoke", f"results={tmp_path}/file/results").check()
+    build("experiment=smoke", f"results={tmp_path}/new/results").check()
     assert not (tmp_path / "new").exists()
 
 
@@ -134,16 +134,16 @@ def test_a_mirror_or_sample_folder_without_a_needed_file_is_one_error(build, tmp
     essays = "benchmark.ruler.tasks=[niah_single_2,vt]"
     missing = build("experiment=smoke", essays, f"assets.mirror={tmp_path}")
     with pytest.raises(ConfigError, match=r"assets\.mirror: .* has no ruler/essays/\*\.txt, which essays is read from"):
-        missing.check_files()
+        missing.check()
     (tmp_path / "ruler" / "essays").mkdir(parents=True)
     (tmp_path / "ruler" / "essays" / "one.txt").touch()
-    missing.check_files()
+    missing.check()
     official = build("experiment=smoke", f"benchmark.ruler.source={tmp_path}")
     with pytest.raises(ConfigError, match=r"source: .*(fwe|niah_single_1)\.jsonl does not exist"):
-        official.check_files()
+        official.check()
     for task in ("fwe", "niah_single_1"):
         (tmp_path / f"{task}.jsonl").touch()
-    official.check_files()
+    official.check()
 
 
 def test_official_samples_are_found_as_rulers_scripts_write_them(build, tmp_path):

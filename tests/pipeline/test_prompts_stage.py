@@ -67,7 +67,7 @@ def test_dataset_has_the_columns_and_counts_each_split_from_zero(parents, tmp_pa
         assert row["text"][row["prefix_offset"] :] == row["answer_prefix"]
         assert row["text"][row["question_offset"] :].startswith("What is the special magic number")
         assert 0.9 * 1024 <= row["length"] <= 1024
-        assert json.loads(row["source"])["asked"][0][1] == row["references"]
+        assert json.loads(row["source"])["queries"][0][1] == row["references"]
 
 
 def test_same_spec_gives_the_same_bytes(parents, tmp_path):

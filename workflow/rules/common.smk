@@ -15,8 +15,7 @@ try:
     PLAN = planning.build(
         shlex.split(config.get("hydra") or ""), find_root(Path(workflow.basedir))
     )
-    PLAN.check_results()
-    PLAN.check_files()
+    PLAN.check()
 except HeadscopeError as error:
     raise WorkflowError(str(error))
 

@@ -1,4 +1,4 @@
-"""The full string of a prompt: the chat template around the user's turn, the answer prefix after it."""
+"""Assembles the full string of a prompt: chat template around the user's turn, answer prefix after it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +22,10 @@ class Prompt:
 
 
 def assemble(rendering: Rendering, tokenizer: Any, chat_template: bool) -> Prompt:
-    """Put the user's turn into the model's chat template, if asked for, and the answer prefix after it.
+    """Put the user's turn into the model's chat template, if `chat_template`, and the answer prefix after it.
 
-    RULER's prefix starts with a space; it is kept, as its official runs do, also at the start of the model's turn.
-
-    A template may strip the user's text of white space at its ends, as those of Llama 3 do.
+    RULER's prefix starts with a space; it stays, as in the official runs, also at the start of the model's turn. A
+    template may strip white space from the ends of the user's text, as those of Llama 3 do.
 
     Raises:
         ConfigError: the tokenizer has no chat template, or it rewrites the user's text.
@@ -43,9 +42,9 @@ def assemble(rendering: Rendering, tokenizer: Any, chat_template: bool) -> Promp
 
 def _start(text: str, turn: str) -> int | None:
     """Return the offset in `turn` of the text's first character, also where the template stripped it."""
-    for kept in (text, text.strip()):
-        if (start := turn.find(kept)) >= 0:
-            return start - text.index(kept)
+    for part in (text, text.strip()):
+        if (start := turn.find(part)) >= 0:
+            return start - text.index(part)
     return None
 
 

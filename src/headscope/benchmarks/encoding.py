@@ -1,4 +1,4 @@
-"""From a prompt's text to tokens: the full string is tokenised once, and its parts found by character offsets.
+"""Tokens of a prompt: the full string is tokenised once, and character offsets say where its parts start.
 
 Tokenising the parts apart would give other tokens at the seams than the model sees.
 """
@@ -30,8 +30,8 @@ def count_tokens(tokenizer: Any, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
-def encode(tokenizer: Any, text: str, question_offset: int, prefix_offset: int) -> Encoded:
-    """Tokenise the full `text` once; offsets are in characters of `text`.
+def with_offsets(tokenizer: Any, text: str, **options: Any) -> Any:
+    """Tokenise `text` with the characters that each token stands for, as `offset_mapping`.
 
     Raises:
         AssetError: the tokenizer is a slow one, which knows no character offsets.
@@ -41,6 +41,11 @@ def encode(tokenizer: Any, text: str, question_offset: int, prefix_offset: int) 
             f"tokenizer {type(tokenizer).__name__} gives no character offsets, so the question cannot be found in "
             "tokens; use a model folder with a tokenizer.json (a fast tokenizer)"
         )
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return tokenizer(text, return_offsets_mapping=True, verbose=False, **options)
+
+
+def encode(tokenizer: Any, text: str, question_offset: int, prefix_offset: int) -> Encoded:
+    """Tokenise the full `text` once; offsets are in characters of `text`; raises as `with_offsets` does."""
+    encoding = with_offsets(tokenizer, text, add_special_tokens=False)
     starts = [start for start, _ in encoding.offset_mapping]
     return Encoded(encoding.input_ids, bisect_left(starts, question_offset), bisect_left(starts, prefix_offset))

@@ -1,13 +1,14 @@
-"""Benchmarks and their tasks, found by name.
+"""Benchmarks and their tasks by name.
 
-A kind of benchmark is a package here. Its `module_of(task)` names the module that defines a task in `TASKS`, and its
-module `prompts` makes the rows. There is no central list, so a new task changes no other task's code digest.
+A kind of benchmark is a package here; its module `prompts` makes the rows. A task stands in `TASKS` of the module that
+the part of its name before the first underscore names, or the package's own `module_of(task)`. There is no central
+list, so a new task changes no other task's code digest.
 """
 
 from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Protocol
+from typing import Any
 
 from headscope.benchmarks.row import Request, Row
 from headscope.errors import ConfigError
@@ -15,17 +16,11 @@ from headscope.errors import ConfigError
 KINDS = ("ruler", "longbench", "reasoning")
 
 
-class Entry(Protocol):
-    """What the plan asks of a task of any kind of benchmark."""
-
-    def needs(self, length: int) -> list[str]:
-        """Name the benchmark files for prompts of `length` tokens."""
-
-
 def module_of(kind: str, task: str) -> str:
     """Return the module that defines a task."""
-    name: str = import_module(f"{__package__}.{kind}").module_of(task)
-    return name
+    package = import_module(f"{__package__}.{kind}")
+    name = package.module_of(task) if hasattr(package, "module_of") else task.split("_")[0]
+    return f"{package.__name__}.{name}"
 
 
 def names(kind: str) -> list[str]:
@@ -41,20 +36,20 @@ def find(kind: str, task: str) -> Any:
     Raises:
         ConfigError: there is no such task.
     """
-    known = names(kind)
-    if task not in known:
-        near = get_close_matches(task, known, n=1, cutoff=0) or known
-        raise ConfigError(f"unknown {kind} task {task!r}; nearest: {near[0]!r}; all: {', '.join(known)}")
+    tasks = names(kind)
+    if task not in tasks:
+        near = get_close_matches(task, tasks, n=1, cutoff=0) or tasks
+        raise ConfigError(f"unknown {kind} task {task!r}; nearest: {near[0]!r}; all: {', '.join(tasks)}")
     return import_module(module_of(kind, task)).TASKS[task]
 
 
 def needs(kind: str, task: str, length: int) -> list[str]:
     """Return the names of the benchmark files that a task needs at a length."""
-    entry: Entry = find(kind, task)
-    return entry.needs(length)
+    files: list[str] = find(kind, task).needs(length)
+    return files
 
 
 def rows(kind: str, request: Request) -> list[Row]:
     """Return the prompts of one task, evaluation first."""
-    found: list[Row] = import_module(f"{__package__}.{kind}.prompts").rows(request)
-    return found
+    prompts: list[Row] = import_module(f"{__package__}.{kind}.prompts").rows(request)
+    return prompts

@@ -1,4 +1,4 @@
-"""One prompt of any benchmark, as the prompts stage stores it and the model stages read it."""
+"""A request for prompts, and one prompt of any benchmark as the stages store and read it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +7,35 @@ from typing import Any
 
 from headscope.benchmarks.chat import Prompt
 from headscope.benchmarks.task import Split
+
+OFFICIAL = "official"
+"""Name of the file that holds a task's finished samples."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which prompts of which task a benchmark makes.
+
+    Attributes:
+        task: one of the benchmark's.
+        length: tokens of the longest prompt with template and answer; LongBench: of the longest text before its
+            template.
+        seed: of all draws.
+        samples: prompts of each split.
+        chat_template: whether the task's text becomes a user's turn, where the benchmark does not forbid it.
+        tokenizer: the model's.
+        files: the benchmark files that the task needs, by name.
+        source: the official sample file to take as it is, or None to generate.
+    """
+
+    task: str
+    length: int
+    seed: int
+    samples: Mapping[Split, int]
+    chat_template: bool
+    tokenizer: Any
+    files: Mapping[str, Path]
+    source: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -44,33 +73,3 @@ class Row:
     bucket: str = ""
     classes: Sequence[str] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
-
-
-OFFICIAL = "official"
-"""Name of the file that holds a task's finished samples."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a benchmark is asked for.
-
-    Attributes:
-        task: one of the benchmark's.
-        length: tokens of the longest prompt with template and answer; LongBench: of the longest text before its
-            template.
-        seed: of all draws.
-        samples: prompts of each split.
-        chat_template: whether the task's text becomes a user's turn, where the benchmark does not forbid it.
-        tokenizer: the model's.
-        files: the benchmark files that the task needs, by name.
-        source: the official sample file to take as it is, or None to generate.
-    """
-
-    task: str
-    length: int
-    seed: int
-    samples: Mapping[Split, int]
-    chat_template: bool
-    tokenizer: Any
-    files: Mapping[str, Path]
-    source: Path | None = None

@@ -9,9 +9,9 @@ from typing import Any
 
 from headscope.benchmarks.chat import Prompt, assemble
 from headscope.benchmarks.encoding import count_tokens
-from headscope.benchmarks.row import Row
+from headscope.benchmarks.row import Request, Row
 from headscope.benchmarks.sizes import fitting_size
-from headscope.benchmarks.task import Rendering, Split, Task
+from headscope.benchmarks.task import SPLITS, Rendering, Split, Task
 from headscope.errors import LengthError
 
 # Shares of the target length: what every sample has at least; where its search stops; what the common size aims at.
@@ -38,41 +38,62 @@ class Sample:
     choices: Any
     length: int
 
+    @classmethod
+    def of(cls, rendering: Rendering, choices: Any, task: Task[Any, Any], request: Request) -> "Sample":
+        """Put a text into the model's chat template and measure it."""
+        prompt = assemble(rendering, request.tokenizer, request.chat_template)
+        return cls(prompt, rendering, choices, count_tokens(request.tokenizer, prompt.text) + task.max_new_tokens)
+
+    def row(self, index: int, split: Split, task: Task[Any, Any], source: Mapping[str, Any]) -> Row:
+        """Return the sample as the prompts stage stores it."""
+        return Row(
+            index=index,
+            split=split,
+            prompt=self.prompt,
+            answer_prefix=self.rendering.answer_prefix,
+            references=self.rendering.references,
+            metric=task.metric,
+            max_new_tokens=task.max_new_tokens,
+            length=self.length,
+            source=source,
+        )
+
+
+def generated_rows(task: Task[Any, Any], request: Request) -> list[Row]:
+    """Generate the rows of one task, evaluation first.
+
+    Raises:
+        AssetError: a file of the task is damaged, or has too few questions.
+        LengthError: the length is below the task's minimum, or what the task is made of cannot fill it.
+    """
+    sampler = Sampler(task, request)
+    return [row for split in SPLITS for row in sampler.rows(split, request.samples[split])]
+
 
 @dataclass(frozen=True)
 class Sampler:
-    """Makes a task's samples for one tokenizer.
+    """Makes a task's samples.
 
     Attributes:
-        name: the task's.
         unfitted: the task.
-        length: target in tokens, chat template and longest answer included.
-        seed: of all draws.
-        tokenizer: the model's.
-        chat_template: whether the task's text becomes a user's turn.
-        files: the benchmark files that the task needs, by name.
+        request: task's name, length, seed, tokenizer, chat template and files.
     """
 
-    name: str
     unfitted: Task[Any, Any]
-    length: int
-    seed: int
-    tokenizer: Any
-    chat_template: bool
-    files: Mapping[str, Path]
+    request: Request
 
     @cached_property
     def task(self) -> Task[Any, Any]:
         """The task with its constants for this tokenizer; the chat template and the answer take part of the budget."""
-        template = assemble(Rendering("", "", "", []), self.tokenizer, self.chat_template)
-        budget = self.length - self.unfitted.max_new_tokens - self._count(template.text)
-        return self.unfitted.fit(self.length, budget, self._count)
+        template = Sample.of(Rendering("", "", "", []), None, self.unfitted, self.request)
+        length, tokenizer = self.request.length, self.request.tokenizer
+        return self.unfitted.fit(length, length - template.length, lambda text: count_tokens(tokenizer, text))
 
     @cached_property
     def data(self) -> Mapping[Split, Any]:
         """What the task reads from its files, by split."""
-        files = [_contents(self.files[name]) for name in self.unfitted.needs(self.length)]
-        return {split: self.unfitted.read(files, split) for split in ("evaluation", "calibration")}
+        files = [_contents(self.request.files[name]) for name in self.unfitted.needs(self.request.length)]
+        return {split: self.unfitted.read(files, split) for split in SPLITS}
 
     def samples(self, split: Split, count: int) -> list[Sample]:
         """Return `count` samples of `split`, each within 90 to 100 % of the length (short prompts: as full as it gets).
@@ -85,24 +106,12 @@ class Sampler:
         try:
             return self._samples(split, count)
         except LengthError as error:
-            raise LengthError(f"task {self.name} at length {self.length}: {error}") from error
+            raise LengthError(f"task {self.request.task} at length {self.request.length}: {error}") from error
 
     def rows(self, split: Split, count: int) -> list[Row]:
         """Return `count` samples of `split` as the prompts stage stores them."""
-        return [
-            Row(
-                index=index,
-                split=split,
-                prompt=sample.prompt,
-                answer_prefix=sample.rendering.answer_prefix,
-                references=sample.rendering.references,
-                metric=self.task.metric,
-                max_new_tokens=self.task.max_new_tokens,
-                length=sample.length,
-                source=asdict(sample.choices),
-            )
-            for index, sample in enumerate(self.samples(split, count))
-        ]
+        samples = enumerate(self.samples(split, count))
+        return [sample.row(index, split, self.task, asdict(sample.choices)) for index, sample in samples]
 
     def minimum_length(self, split: Split, count: int) -> int:
         """Return the length in tokens of the longest of the first `count` samples at the task's smallest size."""
@@ -112,15 +121,13 @@ class Sampler:
 
     def at_size(self, split: Split, index: int, size: int) -> Sample:
         """Return a sample at a given size; its draws depend on seed, split, task and index, not on other samples."""
-        rng, data = Random(f"{self.seed}/{split}/{self.name}/{index}"), self.data[split]
+        rng, data = Random(f"{self.request.seed}/{split}/{self.request.task}/{index}"), self.data[split]
         choices = self.task.draw(rng, size, split, data, index)
-        rendering = self.task.render(choices, data)
-        prompt = assemble(rendering, self.tokenizer, self.chat_template)
-        return Sample(prompt, rendering, choices, self._count(prompt.text) + self.task.max_new_tokens)
+        return Sample.of(self.task.render(choices, data), choices, self.task, self.request)
 
     def _samples(self, split: Split, count: int) -> list[Sample]:
         minimum = self.minimum_length(split, count)
-        if minimum > self.length:
+        if minimum > self.request.length:
             raise LengthError(
                 f"its shortest prompt has {minimum} tokens with this tokenizer, answer included; choose a length of at "
                 f"least {minimum}"
@@ -131,8 +138,9 @@ class Sampler:
     def _sample(self, split: Split, index: int, common: int) -> Sample:
         """Return a sample at the first good size, from the common one on: most need no search of their own."""
         _, sample = self._search(split, index, GOOD_FILL, 1, common)
-        least = LEAST_FILL * self.length if self.length >= LONG else 0
-        if not least <= sample.length <= self.length:
+        length = self.request.length
+        least = LEAST_FILL * length if length >= LONG else 0
+        if not least <= sample.length <= length:
             raise LengthError(
                 f"sample {index} of {split} has {sample.length} tokens, not 90-100 % of it; one unit of its context is "
                 "too long for so short a prompt, choose a longer one"
@@ -140,18 +148,16 @@ class Sampler:
         return sample
 
     def _search(self, split: Split, index: int, least: float, most: float, start: int) -> tuple[int, Sample]:
-        """Return the size found, from `start` on, and its sample; `least` and `most` are shares of the length."""
-        tried: dict[int, Sample] = {}
+        """Return the first good size, from `start` on, and its sample; `least` and `most` are shares of the length."""
+        samples: dict[int, Sample] = {}
 
         def tokens(size: int) -> int:
-            tried[size] = self.at_size(split, index, size)
-            return tried[size].length
+            samples[size] = self.at_size(split, index, size)
+            return samples[size].length
 
-        size = fitting_size(tokens, self.task.minimum_size, least * self.length, most * self.length, start)
-        return size, tried[size]
-
-    def _count(self, text: str) -> int:
-        return count_tokens(self.tokenizer, text)
+        length = self.request.length
+        size = fitting_size(tokens, self.task.minimum_size, least * length, most * length, start)
+        return size, samples[size]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The score of one answer, by the metrics of the benchmark that asked."""
+"""Scores one answer by the metrics of its benchmark."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ def score(kind: str, row: Mapping[str, Any], prediction: str) -> Score:
         row: the prompt's `task`, `metric`, `references` and `classes`.
         prediction: the answer as it was generated.
     """
-    found: Score = import_module(f"{__package__}.{kind}.metrics").score(row, prediction)
-    return found
+    answer: Score = import_module(f"{__package__}.{kind}.metrics").score(row, prediction)
+    return answer
 
 
 def mean(scores: Sequence[Score]) -> float:
@@ -38,9 +38,9 @@ def mean(scores: Sequence[Score]) -> float:
     Args:
         scores: one a sample, at least one.
     """
-    return round(sum(one.value for one in scores) / len(scores), 2)
+    return round(sum(score.value for score in scores) / len(scores), 2)
 
 
 def is_null(prediction: str) -> bool:
-    """Whether an answer holds nothing but white space and control characters; RULER counts these as "Nulls"."""
+    """Return True for nothing but white space and control characters; RULER counts such answers as "Nulls"."""
     return all(character.isspace() or character < " " for character in prediction)

@@ -9,7 +9,7 @@ SHORTEST_UNIT = 1 / 16
 
 
 def fitting_size(tokens: Callable[[int], int], minimum: int, least: float, most: float, start: int) -> int:
-    """Return the first size found whose text has `least` to `most` tokens, else the largest that has at most `most`.
+    """Return a size whose text has `least` to `most` tokens; if there is none, the largest that has at most `most`.
 
     From `start` the size grows or shrinks by a quarter until the target lies between two sizes, then bisection.
 

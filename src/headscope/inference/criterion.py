@@ -122,10 +122,12 @@ class AdaptiveCriterion:
 
     def built(self, sparsity: float | None = None) -> Criterion:
         """Make the criterion of one row that decides at a target; its window holds `recipe.outliers` too."""
-        target: dict[str, Any] = {"threshold": self.threshold(sparsity)}
-        if self.map.layers:
-            target["map"] = self.map.plain()
-        return self.recipe.criterion([target])
+        return self.recipe.criterion([self.target(sparsity)])
+
+    def target(self, sparsity: float | None = None) -> dict[str, Any]:
+        """Return what calibration found for a target, as `headscope.heads.criteria.build` takes it."""
+        fitted = {"map": self.map.plain()} if self.map.layers else {}
+        return {"threshold": self.threshold(sparsity), **fitted}
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all: float32 probes are most of it (4 L H P D bytes).

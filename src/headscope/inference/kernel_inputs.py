@@ -18,7 +18,7 @@ from headscope.heads.calibration.maps import LayerMap
 from headscope.heads.criteria import Criterion
 from headscope.heads.criteria.lost_output import LostOutput
 from headscope.heads.criteria.qada import Qada
-from headscope.heads.decision import HEAD
+from headscope.heads.decision import GROUP
 from headscope.heads.estimators.clusters import Clusters, ClusterSummary, with_stand_in
 from headscope.heads.estimators.gaussian import Gaussian, GaussianSummary
 from headscope.kernels.common.layer import BulkSummary, ClusterMeans, DecisionRule
@@ -28,9 +28,9 @@ NO_KEY = 1e-6
 
 
 def kernels_express(criterion: Criterion) -> bool:
-    """Return True if the kernels decide as the criterion does: for each head, by clusters or a Gaussian."""
+    """Return True if the decoding kernels decide as the criterion does: by clusters or a Gaussian."""
     estimator = criterion.estimator
-    if type(criterion) not in (LostOutput, Qada) or criterion.unit != HEAD:
+    if type(criterion) not in (LostOutput, Qada):
         return False
     if isinstance(estimator, Gaussian):  # a kernel for keys that join a Gaussian does not exist
         return criterion.summaries != STREAMING and estimator.moments is None
@@ -41,7 +41,7 @@ def decision_rule(criterion: Criterion, layer: int, rows: int, heads: int, devic
     """Return the rule of a layer for B rows of H heads under a criterion of one row."""
     slope, offset = _line(criterion.map.layers.get(layer), heads, device)
     thresholds = criterion.thresholds.to(device, torch.float32).expand(rows, heads).contiguous()
-    return DecisionRule(thresholds, slope, offset, isinstance(criterion, LostOutput))
+    return DecisionRule(thresholds, slope, offset, isinstance(criterion, LostOutput), criterion.unit == GROUP)
 
 
 def _line(line: LayerMap | None, heads: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Completion of code from the standard library: the next line, as in LongBench's `lcc`.
+"""Completion of code from the standard library by its next line, as in LongBench's `lcc`.
 
 The last lines are the input, as in `repobench-p`, and the text ends with them, without the end of its last line: models
 write that and the next line's indentation as one token.
@@ -45,7 +45,7 @@ class Code:
 
     @cached_property
     def names(self) -> list[frozenset[str]]:
-        """The uncommon names in each line's code, not those in strings and comments."""
+        """The uncommon names in each line's code, strings and comments left out."""
         lines = (line for source in self.sources for line in _lines(without_strings(source)))
         return 2 * [frozenset(filter(_is_uncommon, NAME.findall(line))) for line in lines]
 
@@ -56,7 +56,7 @@ class Code:
         return (index for index in order if self._can_be_scored(index) and self._far_names(index))
 
     def needs_context(self, target: int, size: int) -> bool:
-        """Tell whether one of the target's names that are not near occurs in the `size` lines before it."""
+        """Return True if a name of the target that is not near occurs in the `size` lines before it."""
         far = self._far_names(target)
         return any(far & names for names in self.names[max(0, target - size) : target - NEAR_LINES])
 
@@ -66,7 +66,7 @@ class Code:
         return "".join(self.lines[max(0, target - size) : at]), "".join(self.lines[at:target]).rstrip("\n")
 
     def _can_be_scored(self, index: int) -> bool:
-        """Tell whether a line is of fair length, none that the metric takes for no code, and has lines before it."""
+        """Return True for a line of fair length that the metric takes for code and that has lines before it."""
         line = self.lines[index].strip()
         has_input = any(map(str.strip, self.lines[index - INPUT_LINES : index]))
         return len(line) in LINE_LENGTHS and has_input and not re.search("`|#|//", line)

@@ -1,8 +1,8 @@
-"""What every task of LongBench's form offers: its questions as whole texts, before truncation and chat template."""
+"""Tasks of LongBench's form: questions as whole texts, before truncation and chat template."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from headscope.benchmarks.row import Request
 from headscope.benchmarks.task import Split
@@ -29,40 +29,37 @@ class Example:
     source: Mapping[str, Any] = field(default_factory=dict)
 
 
-class LongTask(Protocol):
-    """A task whose texts may be longer than the model's limit and then lose their middle."""
+class LongTask:
+    """A task whose texts may be longer than the model's limit and then lose their middle.
 
-    @property
-    def metric(self) -> str:
-        """The metric's name."""
+    Attributes:
+        metric: name of the metric.
+        max_new_tokens: tokens that an answer may take.
+        min_new_tokens: tokens that an answer has at least.
+        stop_text: an answer also stops at this text's last token; empty: only where the model itself stops.
+        halves_apart: the two ends of a truncated text are equal in tokens and decoded apart (see `truncation`).
+    """
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens that an answer may take."""
-
-    @property
-    def min_new_tokens(self) -> int:
-        """Tokens that an answer has at least."""
-
-    @property
-    def stop_text(self) -> str:
-        """An answer also stops at this text's last token; empty: only where the model itself stops."""
+    metric: str
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    stop_text: str = ""
+    halves_apart: bool = True
 
     @property
     def chat(self) -> bool:
         """Whether the benchmark lets a chat template stand around the text."""
-
-    @property
-    def halves_apart(self) -> bool:
-        """Whether the two ends of a truncated text are equal in tokens and decoded apart (see `truncation`)."""
+        return True
 
     def needs(self, length: int) -> list[str]:
         """Name the benchmark files that `examples` reads for texts of `length` tokens."""
+        raise NotImplementedError
 
     def examples(self, request: Request) -> dict[Split, list[Example]]:
         """Return the examples of each split, evaluation first.
 
         Raises:
             AssetError: a benchmark file is missing or damaged, or lacks what the task needs.
-            ConfigError: a split that is asked for has no example.
+            ConfigError: a split that the request wants has no example.
         """
+        raise NotImplementedError

@@ -1,7 +1,7 @@
-"""Source code and prose that needs no download: modules of Python's standard library.
+"""Source code and prose without a download: modules of Python's standard library.
 
-They differ between Python versions (their digest is in the assets' manifest). What is read out of a file of them
-depends on that file alone: it is searched for strings and comments, not parsed by the Python that happens to run.
+They differ between Python versions (their digest is in the assets' manifest). What a task reads out of a file of them
+depends on that file alone: strings and comments are searched for, not parsed by the Python that happens to run.
 """
 
 import json
@@ -52,15 +52,15 @@ def standard_library() -> dict[str, str]:
         AssetError: this Python keeps no source files.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    found = {}
+    sources = {}
     for name in MODULES.split():
         path = root.joinpath(*name.split("."))
         file = path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")
         if file.is_file():
-            found[name] = file.read_text(encoding="utf-8")
-    if not found:
+            sources[name] = file.read_text(encoding="utf-8")
+    if not sources:
         raise AssetError(f"no module of the standard library has a source file in {root}; use another Python")
-    return found
+    return sources
 
 
 def read_library(path: Path, split: Split) -> dict[str, str]:
@@ -76,10 +76,10 @@ def read_library(path: Path, split: Split) -> dict[str, str]:
         raise AssetError(f"{path} is no JSON file ({error}); make it of the standard library again") from error
     if not isinstance(sources, dict) or not all(isinstance(source, str) for source in sources.values()):
         raise AssetError(f"{path} is not sources by module's name; make it of the standard library again")
-    own = {name: sources[name] for name in sorted(sources) if is_calibration(name) == (split == "calibration")}
-    if not own:
+    modules = {name: sources[name] for name in sorted(sources) if is_calibration(name) == (split == "calibration")}
+    if not modules:
         raise ConfigError(f"none of the {len(sources)} modules in {path} is for {split}; give all of the library")
-    return own
+    return modules
 
 
 def without_strings(source: str) -> str:

@@ -1,4 +1,4 @@
-"""Two tasks of LongBench's form that need no download: made of the standard library, with templates of our own.
+"""Two tasks of LongBench's form that need no download: texts from the standard library, templates of our own.
 
 They run all of LongBench's code: filling a template, truncation (a text fills most of its limit and is not cut), the
 rule for chat templates, and the metrics. Their scores are not LongBench's.
@@ -8,15 +8,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from headscope.benchmarks.longbench import completion, passages
-from headscope.benchmarks.longbench.data import example_of, record_of
-from headscope.benchmarks.longbench.example import Example
+from headscope.benchmarks.longbench.data import Record, example_of
+from headscope.benchmarks.longbench.example import Example, LongTask
 from headscope.benchmarks.longbench.library import read_library, standard_library
 from headscope.benchmarks.longbench.template import Template, format_style
 from headscope.benchmarks.row import Request
-from headscope.benchmarks.task import Split
+from headscope.benchmarks.task import SPLITS, Split
 
 __all__ = ["TASKS", "LocalTask", "standard_library"]
 
@@ -25,47 +24,41 @@ Draws = Callable[[Sequence[str], str, Callable[[str, str], int], int], Iterator[
 
 
 @dataclass(frozen=True)
-class LocalTask:
+class LocalTask(LongTask):
     """A task whose rows are drawn from the standard library.
 
     Attributes:
         name: the task's.
         metric: name of the metric.
         max_new_tokens: tokens that an answer may take.
-        stop_text: an answer also stops at this text's last token.
         template: with `context` and, after it, `input`, where the question starts.
         draws: yields context, input and answer of one row after the other.
+        stop_text: an answer also stops at this text's last token.
     """
 
     name: str
     metric: str
     max_new_tokens: int
-    stop_text: str
     template: Template
     draws: Draws
+    stop_text: str = ""
 
-    # Both continue a text, as LongBench's code and few-shot tasks do.
-    chat = False
-    halves_apart = True
-    min_new_tokens = 0
+    chat = False  # both continue a text, as LongBench's code and few-shot tasks do
 
     def needs(self, length: int) -> list[str]:
         """The sources."""
         return ["standard_library"]
 
     def examples(self, request: Request) -> dict[Split, list[Example]]:
-        """Return the examples of each split; the splits are of different modules.
+        """Return the examples of each split, of different modules; errors as in the base class.
 
         Raises:
-            AssetError: the file of sources is missing or damaged.
-            ConfigError: a split that is asked for has no module.
             LengthError: the length is too short for the task, or longer than the library.
         """
-        splits: tuple[Split, ...] = ("evaluation", "calibration")
-        return {split: [self._example(row) for row in self.rows(request, split)] for split in splits}
+        return {split: [self._example(record) for record in self.records(request, split)] for split in SPLITS}
 
-    def rows(self, request: Request, split: Split) -> list[dict[str, Any]]:
-        """Return rows of LongBench's own form, as many as are asked for."""
+    def records(self, request: Request, split: Split) -> list[Record]:
+        """Draw the rows of a split, as many as the request wants."""
         if not request.samples[split]:
             return []
 
@@ -75,22 +68,15 @@ class LocalTask:
 
         sources = list(read_library(request.files["standard_library"], split).values())
         draws = self.draws(sources, f"{request.seed}/{split}/{self.name}", tokens, request.length)
-        return [self._row(*draw) for draw in islice(draws, request.samples[split])]
+        return [_record(*draw) for draw in islice(draws, request.samples[split])]
 
-    def _row(self, context: str, question: str, answer: str) -> dict[str, Any]:
-        return {
-            "input": question,
-            "context": context,
-            "answers": [answer],
-            "length": len(context.split()),
-            "dataset": self.name,
-            "language": "python" if self.metric == "code_sim" else "en",
-            "all_classes": None,
-            "_id": hashlib.sha256(f"{context}\n{question}".encode()).hexdigest()[:48],
-        }
+    def _example(self, record: Record) -> Example:
+        return example_of(record, self.template, "input")
 
-    def _example(self, row: dict[str, Any]) -> Example:
-        return example_of(record_of(row, f"a row of {self.name}"), self.template, "input")
+
+def _record(context: str, question: str, answer: str) -> Record:
+    name = hashlib.sha256(f"{context}\n{question}".encode()).hexdigest()[:48]
+    return Record(name, question, context, [answer], len(context.split()), [])
 
 
 def _template(text: str) -> Template:
@@ -105,8 +91,8 @@ PASSAGES = (
 )
 
 TASKS = {
-    "lcc_local": LocalTask("lcc_local", "code_sim", 64, "", _template(CODE), completion.draws),
+    "lcc_local": LocalTask("lcc_local", "code_sim", 64, _template(CODE), completion.draws),
     "passage_retrieval_local": LocalTask(
-        "passage_retrieval_local", "retrieval", 32, "\n\n", _template(PASSAGES), passages.draws
+        "passage_retrieval_local", "retrieval", 32, _template(PASSAGES), passages.draws, stop_text="\n\n"
     ),
 }

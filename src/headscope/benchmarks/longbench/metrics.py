@@ -60,10 +60,10 @@ def rouge(prediction: str, reference: str) -> float:
         # In the caller's thread the frames left, and with them the score, would depend on who called from how deep.
         with ThreadPoolExecutor(1) as thread:
             spare = sys.getrecursionlimit() - FRAMES
-            [found] = thread.submit(_below, spare, measure.get_scores, [prediction], [reference]).result()
+            [scores] = thread.submit(_below, spare, measure.get_scores, [prediction], [reference]).result()
     except Exception as error:
         raise RougeFailure(f"{type(error).__name__}: {error}") from error
-    return float(found["rouge-l"]["f"])
+    return float(scores["rouge-l"]["f"])
 
 
 def rouge_zh(prediction: str, reference: str) -> float:
@@ -81,14 +81,14 @@ def classification(prediction: str, reference: str, classes: Sequence[str]) -> f
     Classes whose name is a part of the reference's should not count, but some do: see the comment. So the order of
     `classes` matters, and each row is scored with its own (the official code takes the last row's for all).
     """
-    found = [name for name in classes if name in prediction]
+    named = [name for name in classes if name in prediction]
     position = 0
-    while position < len(found):
-        if found[position] != reference and found[position] in reference:
+    while position < len(named):
+        if named[position] != reference and named[position] in reference:
             # The official loop removes from the list it runs over: the next class moves up and is never looked at.
-            del found[position]
+            del named[position]
         position += 1
-    return 1 / len(found) if reference in found else 0.0
+    return 1 / len(named) if reference in named else 0.0
 
 
 def retrieval(prediction: str, reference: str) -> float:
@@ -101,7 +101,7 @@ def retrieval(prediction: str, reference: str) -> float:
 
 
 def retrieval_zh(prediction: str, reference: str) -> float:
-    """Return what `retrieval` does, for a reference in Chinese; raises as it does."""
+    """Do as `retrieval`, for a reference in Chinese."""
     return _number_share(prediction, _paragraph(r"段落(\d+)", reference))
 
 
@@ -127,8 +127,8 @@ def code_sim(prediction: str, reference: str) -> float:
 def choice(prediction: str, reference: str) -> float:
     """Return 1 if the letter that version 2 reads out of the answer is the reference, else 0."""
     plain = prediction.replace("*", "")
-    found = re.search(r"The correct answer is \(([A-D])\)", plain) or re.search(r"The correct answer is ([A-D])", plain)
-    return float(found is not None and found[1] == reference)
+    match = re.search(r"The correct answer is \(([A-D])\)", plain) or re.search(r"The correct answer is ([A-D])", plain)
+    return float(match is not None and match[1] == reference)
 
 
 NAMED = (qa_f1, qa_f1_zh, rouge, rouge_zh, classification, retrieval, retrieval_zh, count, code_sim, choice)
@@ -152,11 +152,11 @@ def score(row: Mapping[str, Any], prediction: str) -> Score:
     if row["task"].removesuffix("_e") in FIRST_LINE:
         prediction = prediction.lstrip("\n").split("\n")[0]
     metric = METRICS[row["metric"]]
-    more = (row["classes"],) if metric is classification else ()
+    classes = (row["classes"],) if metric is classification else ()
     best, failed = 0.0, False
     for reference in row["references"]:
         try:
-            best = max(best, metric(prediction, reference, *more))
+            best = max(best, metric(prediction, reference, *classes))
         except RougeFailure:
             failed = True
     return Score(100 * best, failed)
@@ -185,10 +185,10 @@ def _number_share(prediction: str, truth: str) -> float:
 
 
 def _paragraph(pattern: str, reference: str) -> str:
-    found = re.search(pattern, reference)
-    if found is None:
+    match = re.search(pattern, reference)
+    if match is None:
         raise AssetError(f"reference {reference!r} names no paragraph by {pattern!r}; fetch the benchmark file again")
-    return found[1]
+    return match[1]
 
 
 def _below(frames: int, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -16,15 +16,13 @@ def average(scores: Mapping[str, float]) -> tuple[str, float]:
     Raises:
         ConfigError: an English subset is missing, so that an average would be another benchmark's.
     """
-    there = [subset for subset in SUBSETS if subset.name in scores]
-    missing = [subset.name for subset in SUBSETS if subset.name not in scores]
-    if english := [subset.name for subset in SUBSETS if subset.language == "en" and subset.name in missing]:
-        raise ConfigError(f"LongBench, mean of its groups' means: not given, for it lacks {', '.join(english)}")
-    chosen = [subset for subset in there if not missing or subset.language == "en"]
+    language, subsets = "all", list(SUBSETS)
+    if any(subset.name not in scores for subset in SUBSETS):
+        language, subsets = "English", [subset for subset in SUBSETS if subset.language == "en"]
+    if missing := [subset.name for subset in subsets if subset.name not in scores]:
+        raise ConfigError(f"LongBench, mean of its groups' means: not given, for it lacks {', '.join(missing)}")
     groups: dict[str, list[float]] = {}
-    for subset in chosen:
+    for subset in subsets:
         groups.setdefault(subset.group, []).append(scores[subset.name])
-    name = (
-        f"LongBench, {'all' if not missing else 'English'} {len(chosen)} subsets, mean of {len(groups)} groups' means"
-    )
+    name = f"LongBench, {language} {len(subsets)} subsets, mean of {len(groups)} groups' means"
     return name, mean(mean(group) for group in groups.values())

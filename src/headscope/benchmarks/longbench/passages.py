@@ -25,7 +25,7 @@ GOOD_FILL, TRIES = 0.93, 100
 
 def paragraphs(sources: Sequence[str]) -> list[str]:
     """Return paragraphs of WORDS words, each once: neighbours in the documentation, joined where they are short."""
-    found: list[str] = []
+    merged: list[str] = []
     for text in (text for source in sources for text in documentation(source)):
         joined: list[str] = []
         for paragraph in [*text, ""]:
@@ -33,17 +33,17 @@ def paragraphs(sources: Sequence[str]) -> list[str]:
                 joined.append(paragraph)
             words = sum(len(part.split()) for part in joined)
             if words >= WORDS.start or not _is_prose(paragraph):
-                found += [" ".join(joined)] * (words in WORDS)
+                merged += [" ".join(joined)] * (words in WORDS)
                 joined = []
-    return [paragraph for paragraph in dict.fromkeys(found) if _sentences(paragraph)]
+    return [paragraph for paragraph in dict.fromkeys(merged) if _sentences(paragraph)]
 
 
 def draws(
     sources: Sequence[str], seed: str, tokens: Callable[[str, str], int], limit: int
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield numbered paragraphs with worked examples, a sentence of another of them, and that one's name: the answer.
+    """Yield context, input and answer: numbered paragraphs with worked examples, a sentence, and its paragraph's name.
 
-    Every place is as likely. Where all paragraphs fit, all are taken.
+    Every place is as likely. Where all paragraphs fit, all are shown.
 
     Args:
         sources: the modules to take paragraphs from.
@@ -83,12 +83,12 @@ def _sample(pool: Sequence[str], seed: str, size: int) -> tuple[str, str, str]:
     """Return context, query and answer."""
     rng = Random(seed)
     place, choice = rng.random(), rng.random()
-    chosen = rng.sample(pool, len(pool))[:size]
+    shown = rng.sample(pool, len(pool))[:size]
     at = int(place * size)
     examples = rng.sample([number for number in range(size) if number != at], EXAMPLES)
-    lines = [f"Paragraph {number}: {paragraph}" for number, paragraph in enumerate(chosen, start=1)]
-    lines += [EXAMPLE.format(rng.choice(_sentences(chosen[number])), number + 1) for number in examples]
-    queries = _sentences(chosen[at])
+    lines = [f"Paragraph {number}: {paragraph}" for number, paragraph in enumerate(shown, start=1)]
+    lines += [EXAMPLE.format(rng.choice(_sentences(shown[number])), number + 1) for number in examples]
+    queries = _sentences(shown[at])
     return "\n\n".join(lines), queries[int(choice * len(queries))], f"Paragraph {at + 1}"
 
 

@@ -16,7 +16,7 @@ def rows(request: Request) -> list[Row]:
     Raises:
         LengthError: fewer than two tokens are allowed.
         AssetError: a benchmark file is missing or damaged, or lacks what the task needs.
-        ConfigError: a split that is asked for has no row, or a chat template is wanted and there is none.
+        ConfigError: a split that the request wants has no row, or there is no chat template to use.
     """
     task: LongTask = find("longbench", request.task)
     if request.length < 2:

@@ -1,4 +1,4 @@
-"""Which rows of a data set criteria are calibrated on, and which are scored."""
+"""Splits of a data set: criteria are calibrated on some rows and scored on the others."""
 
 import hashlib
 import zlib
@@ -8,7 +8,7 @@ from headscope.benchmarks.row import Request
 from headscope.benchmarks.task import Split
 from headscope.errors import ConfigError
 
-# One row of four is kept for calibration, wherever there is any.
+# One row of four is for calibration, wherever there is any.
 CALIBRATION_EVERY = 4
 
 
@@ -20,11 +20,11 @@ def is_calibration(name: str) -> bool:
 def choose(names: Sequence[str], request: Request) -> dict[Split, list[int]]:
     """Return the indices of the rows of each split, in the file's order; `names` are their ids.
 
-    Without calibration all rows are scored. A split takes at most as many rows as it is asked for: those with the
+    Without calibration all rows are scored. A split takes at most as many rows as the request wants: those with the
     smallest digest of seed and id, so another file order chooses the same rows.
 
     Raises:
-        ConfigError: a split that is asked for has no row.
+        ConfigError: a split that the request wants has no row.
     """
     alone = request.samples["calibration"] == 0
     pools: dict[Split, list[int]] = {
@@ -37,10 +37,10 @@ def choose(names: Sequence[str], request: Request) -> dict[Split, list[int]]:
                 f"task {request.task}: none of its {len(names)} rows is for {split}; set samples.calibration=0 and "
                 "calibrate on another benchmark, or give the whole data set"
             )
-    return {split: _some(pool, request.samples[split], names, request.seed) for split, pool in pools.items()}
+    return {split: _chosen(pool, request.samples[split], names, request.seed) for split, pool in pools.items()}
 
 
-def _some(pool: list[int], count: int, names: Sequence[str], seed: int) -> list[int]:
+def _chosen(pool: list[int], count: int, names: Sequence[str], seed: int) -> list[int]:
     def rank(index: int) -> str:
         return hashlib.sha256(f"{seed}/{names[index]}".encode()).hexdigest()
 

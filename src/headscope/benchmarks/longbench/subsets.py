@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from headscope.benchmarks.longbench.data import Record, example_of, read_records
-from headscope.benchmarks.longbench.example import Example
+from headscope.benchmarks.longbench.example import Example, LongTask
 from headscope.benchmarks.longbench.splits import choose
 from headscope.benchmarks.longbench.template import Template, format_style
 from headscope.benchmarks.row import Request
@@ -18,7 +18,7 @@ BUCKETS = ("0-4k", "4-8k", "8k+")
 
 
 @dataclass(frozen=True)
-class Subset:
+class Subset(LongTask):
     """One row of the paper's table of data sets.
 
     Attributes:
@@ -30,6 +30,8 @@ class Subset:
         mean_length: of the contexts, in words or Chinese characters; LongBench-E's is not published.
         language: "zh" subsets are left out of English-only evaluations.
         extended: part of LongBench-E, reported by buckets of length.
+        min_new_tokens, stop_text: samsum's answers must not be empty, and are one line: models go on with the next
+            dialogue.
     """
 
     name: str
@@ -40,23 +42,13 @@ class Subset:
     mean_length: int | None
     language: Literal["en", "zh"] = "en"
     extended: bool = False
-
-    halves_apart = True
+    min_new_tokens: int = 0
+    stop_text: str = ""
 
     @property
     def chat(self) -> bool:
         """Few-shot and code tasks continue a text, which a chat template would break."""
         return self.group not in ("few-shot", "code")
-
-    @property
-    def min_new_tokens(self) -> int:
-        """Samsum's answers must not be empty."""
-        return int(self.name == "samsum")
-
-    @property
-    def stop_text(self) -> str:
-        """Samsum's answers are one line: models go on with the next dialogue."""
-        return "\n" if self.name == "samsum" else ""
 
     def bucket_of(self, words: int) -> str:
         """Return the group that LongBench-E reports a context of so many words in; elsewhere there are none."""
@@ -67,16 +59,11 @@ class Subset:
         return ["longbench_data", "longbench_prompts"]
 
     def examples(self, request: Request) -> dict[Split, list[Example]]:
-        """Return the examples of each split, in the file's order.
-
-        Raises:
-            AssetError: a file is missing or damaged, or has no such subset, row field or prompt.
-            ConfigError: a split that is asked for has no row.
-        """
+        """Return the examples of each split, in the file's order; errors as in the base class."""
         template = read_template(request.files["longbench_prompts"], self.name)
         records = read_records(request.files["longbench_data"], self.name + "_e" * self.extended)
-        chosen = choose([record.id for record in records], request)
-        return {split: [self._example(records[i], template) for i in indices] for split, indices in chosen.items()}
+        splits = choose([record.id for record in records], request)
+        return {split: [self._example(records[i], template) for i in indices] for split, indices in splits.items()}
 
     def _example(self, record: Record, template: Template) -> Example:
         if self.metric == "classification" and not record.classes:
@@ -93,8 +80,7 @@ def read_template(path: Path, name: str) -> Template:
         AssetError: the file is missing or damaged, or has no such prompt.
     """
     try:
-        prompts = json.loads(path.read_bytes())
-        text = prompts[name]
+        text = json.loads(path.read_bytes())[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AssetError(f"{path} holds no prompt for {name} ({error!r}); give dataset2prompt.json") from error
     return format_style(text, {"context", "input"}, f"the prompt for {name} in {path}")
@@ -115,7 +101,7 @@ SUBSETS = (
     Subset("vcsum", "summary", "rouge_zh", 512, 200, 15_380, "zh"),
     Subset("trec", "few-shot", "classification", 64, 200, 5_177),
     Subset("triviaqa", "few-shot", "qa_f1", 32, 200, 8_209),
-    Subset("samsum", "few-shot", "rouge", 128, 200, 6_258),
+    Subset("samsum", "few-shot", "rouge", 128, 200, 6_258, min_new_tokens=1, stop_text="\n"),
     Subset("lsht", "few-shot", "classification", 64, 200, 22_337, "zh"),
     Subset("passage_count", "synthetic", "count", 32, 200, 11_141),
     Subset("passage_retrieval_en", "synthetic", "retrieval", 32, 200, 9_289),

@@ -1,4 +1,4 @@
-"""Templates with named placeholders: filled in one pass, so that braces or dollars of a document stay what they are."""
+"""Templates with named placeholders, filled in one pass: braces and dollars of a document stay as they are."""
 
 import re
 from collections.abc import Mapping

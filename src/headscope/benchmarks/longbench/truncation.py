@@ -1,4 +1,4 @@
-"""Texts beyond the limit lose their middle, in tokens, and the question is found again in what is left.
+"""Truncation: a text beyond the limit loses its middle, and the offset of its question moves.
 
 LongBench keeps int(limit / 2) tokens of each end and decodes the ends apart; v2 keeps `limit` tokens in all and decodes
 them together. Both decode as the tokenizer does by default, special tokens left out: some tokenizers then drop a space
@@ -8,7 +8,7 @@ here or there, so an offset into the text before is no offset into the text afte
 from dataclasses import dataclass
 from typing import Any
 
-from headscope.errors import AssetError
+from headscope.benchmarks.encoding import with_offsets
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Limit:
     tokenizer: Any
 
     def cut(self, text: str, question_offset: int) -> Cut:
-        """Return the text with its middle left out if it is too long."""
+        """Return the text, without its middle if it is too long; raises as `with_offsets` does."""
         ids = self.tokenizer(text, verbose=False).input_ids
         if len(ids) <= self.tokens:
             return Cut(text, question_offset, truncated=False)
@@ -52,25 +52,17 @@ class Limit:
         length = min(self._question_length(text, question_offset, end, last), len(end))
         return Cut(shortened, len(shortened) - length, truncated=True)
 
-    def _question_length(self, text: str, question_offset: int, end: str, kept: int) -> int:
-        """Return how many characters before the end of `end`, its last `kept` tokens decoded, the question starts."""
+    def _question_length(self, text: str, question_offset: int, end: str, tokens: int) -> int:
+        """Return how many characters before its end the question starts in `end`, the last `tokens` tokens decoded."""
         question = text[question_offset:]
         if end.endswith(question):
             return len(question)
-        encoding = self._with_offsets(text)
+        encoding = with_offsets(self.tokenizer, text)
         token = next(i for i, (_, stop) in enumerate(encoding.offset_mapping) if stop > question_offset)
-        if token < len(encoding.input_ids) - kept:
+        if token < len(encoding.input_ids) - tokens:
             return len(end)
         decoded = self._decode(encoding.input_ids[token:])
         return len(decoded if question[0].isspace() else decoded.lstrip())
-
-    def _with_offsets(self, text: str) -> Any:
-        if not self.tokenizer.is_fast:
-            raise AssetError(
-                f"tokenizer {type(self.tokenizer).__name__} gives no character offsets, so the question cannot be "
-                "found in a truncated text; use a model folder with a tokenizer.json (a fast tokenizer)"
-            )
-        return self.tokenizer(text, return_offsets_mapping=True, verbose=False)
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)

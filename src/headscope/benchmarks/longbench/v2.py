@@ -5,13 +5,12 @@ here all are replaced in one pass and a document stays as it is. It samples at t
 It scores no empty answer; here one counts as wrong.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headscope.benchmarks.jsonl import parse_jsonl, require
-from headscope.benchmarks.longbench.example import Example
+from headscope.benchmarks.jsonl import parse_json, parse_jsonl, require
+from headscope.benchmarks.longbench.example import Example, LongTask
 from headscope.benchmarks.longbench.splits import choose
 from headscope.benchmarks.longbench.template import Template, dollar_style
 from headscope.benchmarks.row import Request
@@ -32,18 +31,15 @@ ALLOWED = {"difficulty": ("easy", "hard"), "length": ("short", "medium", "long")
 
 
 @dataclass(frozen=True)
-class MultipleChoice:
+class MultipleChoice(LongTask):
     """The whole benchmark as one task.
 
-    Reported apart by class of length; an example's source has its difficulty too, for the official table of easy, hard,
-    short, medium and long.
+    Scores are reported by class of length; an example's source has its difficulty too, for the official table of easy,
+    hard, short, medium and long.
     """
 
     metric = "choice"
     max_new_tokens = 128
-    min_new_tokens = 0
-    stop_text = ""
-    chat = True
     halves_apart = False
 
     def needs(self, length: int) -> list[str]:
@@ -51,16 +47,11 @@ class MultipleChoice:
         return ["longbench_v2_data", "longbench_v2_prompt"]
 
     def examples(self, request: Request) -> dict[Split, list[Example]]:
-        """Return the examples of each split, in the file's order.
-
-        Raises:
-            AssetError: a file is missing or damaged, or a question lacks a field.
-            ConfigError: a split that is asked for has no question.
-        """
+        """Return the examples of each split, in the file's order; errors as in the base class."""
         template = read_template(request.files["longbench_v2_prompt"])
         questions = read_questions(request.files["longbench_v2_data"])
-        chosen = choose([question["_id"] for question in questions], request)
-        return {split: [_example(questions[i], template) for i in indices] for split, indices in chosen.items()}
+        splits = choose([question["_id"] for question in questions], request)
+        return {split: [_example(questions[i], template) for i in indices] for split, indices in splits.items()}
 
 
 def read_template(path: Path) -> Template:
@@ -83,24 +74,20 @@ def read_questions(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise AssetError(f"{path} does not exist; give LongBench-v2's data.json")
     content = path.read_bytes()
-    if content[:80].lstrip().startswith(b"["):
-        try:
-            found = json.loads(content)
-        except ValueError as error:
-            raise AssetError(f"{path} is no JSON ({error}); fetch it again") from error
-    else:
-        found = parse_jsonl(content.splitlines(), str(path))
-    return [_checked(question, f"{path}, question {number}") for number, question in enumerate(found, start=1)]
+    one_list = content[:80].lstrip().startswith(b"[")
+    questions = parse_json(content, str(path)) if one_list else parse_jsonl(content.splitlines(), str(path)).values()
+    return [_checked(question, f"{path}, question {number}") for number, question in enumerate(questions, start=1)]
 
 
 def _checked(question: Any, where: str) -> dict[str, str]:
     if not isinstance(question, dict):
         raise AssetError(f"{where} is a {type(question).__name__}, not a JSON object; fetch the file again")
-    require(question, FIELDS, where)
-    for name in FIELDS:
-        if not isinstance(question[name], str) or question[name] not in ALLOWED.get(name, (question[name],)):
-            expected = " or ".join(ALLOWED.get(name, ("a text",)))
-            raise AssetError(f"{where}: field {name!r} is {question[name]!r:.40}, not {expected}; fetch the file again")
+    require(question, dict.fromkeys(FIELDS, str), where)
+    for name, allowed in ALLOWED.items():
+        if question[name] not in allowed:
+            raise AssetError(
+                f"{where}: field {name!r} is {question[name]!r:.40}, not {' or '.join(allowed)}; fetch the file again"
+            )
     return question
 
 

@@ -1,10 +1,4 @@
-"""GSM8K-style and MMLU-style many-shot prompts: worked examples fill the context, one more question is asked.
+"""GSM8K-style and MMLU-style many-shot prompts: worked examples fill the context, one more question follows.
 
-After the two harder benchmarks of arXiv 2502.09647, which publishes no code: the wording here is ours. The part of a
-task's name before the first underscore names the module here that defines it.
+After the two harder benchmarks of arXiv 2502.09647, which publishes no code: the wording here is ours.
 """
-
-
-def module_of(task: str) -> str:
-    """Return the module that defines a task."""
-    return f"{__name__}.{task.split('_')[0]}"

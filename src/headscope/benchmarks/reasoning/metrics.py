@@ -1,4 +1,4 @@
-"""Metrics of reasoned and of chosen answers: is the number, or the letter, that an answer settles on the reference?"""
+"""Metrics of reasoned and of chosen answers: the number, or the letter, that an answer settles on is right or wrong."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,28 +18,28 @@ LETTER = re.compile(r"(?<![^\W_])[A-D](?![^\W_])")
 def number_of(text: str) -> Decimal | None:
     """Return the number that a text settles on: the first one after "####", where that is, else the last of all.
 
-    What follows the start of a new question is not read.
+    Text after the start of a new question does not count.
     """
     answer = NEXT_QUESTION.split(text, maxsplit=1)[0].replace("$", "").replace("\u2212", "-")
     marked = NUMBER.findall(answer.partition(MARK)[2])
-    found = marked[:1] or NUMBER.findall(answer)[-1:]
-    return Decimal(found[0].replace(",", "")) if found else None
+    numbers = marked[:1] or NUMBER.findall(answer)[-1:]
+    return Decimal(numbers[0].replace(",", "")) if numbers else None
 
 
 def letter_of(text: str) -> str | None:
     """Return the first letter from A to D that stands alone in a text's first line."""
-    found = LETTER.search(text.strip().partition("\n")[0])
-    return found[0] if found else None
+    match = LETTER.search(text.strip().partition("\n")[0])
+    return match[0] if match else None
 
 
 def last_number(prediction: str, reference: str) -> bool:
-    """Tell whether the prediction settles on the reference's number, however both are written."""
+    """Return True if the prediction settles on the reference's number, however both are written."""
     number = number_of(prediction)
     return number is not None and number == number_of(reference)
 
 
 def choice_letter(prediction: str, reference: str) -> bool:
-    """Tell whether the prediction chooses the reference, a letter."""
+    """Return True if the prediction chooses the reference, a letter."""
     return letter_of(prediction) == reference
 
 

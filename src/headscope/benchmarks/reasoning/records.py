@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Any
 
-from headscope.benchmarks.jsonl import parse_jsonl, require
+from headscope.benchmarks.jsonl import Rows, parse_jsonl, require
 from headscope.errors import AssetError
 
 PARQUET = b"PAR1"
 
 
-def records(contents: bytes, name: str, fields: Mapping[str, type]) -> dict[int, dict[str, Any]]:
+def records(contents: bytes, name: str, fields: Mapping[str, type]) -> Rows:
     """Return the rows of a file by their line, or row of the table, from 1.
 
     Args:
@@ -21,16 +20,10 @@ def records(contents: bytes, name: str, fields: Mapping[str, type]) -> dict[int,
     Raises:
         AssetError: the file is damaged, or a field is missing or has another type; the message names file and line.
     """
-    found = _table(contents, name) if contents.startswith(PARQUET) else _lines(contents, name)
-    for number, row in found.items():
+    rows = _table(contents, name) if contents.startswith(PARQUET) else parse_jsonl(BytesIO(contents), name)
+    for number, row in rows.items():
         require(row, fields, place(name, number))
-        for field, expected in fields.items():
-            if not isinstance(row[field], expected):
-                raise AssetError(
-                    f"{place(name, number)}: {field!r} is a {type(row[field]).__name__}, not a {expected.__name__}; "
-                    "repair it or fetch the file again"
-                )
-    return found
+    return rows
 
 
 def place(name: str, number: int) -> str:
@@ -38,13 +31,7 @@ def place(name: str, number: int) -> str:
     return f"{name}, line {number}"
 
 
-def _lines(contents: bytes, name: str) -> dict[int, dict[str, Any]]:
-    lines = list(BytesIO(contents))
-    filled = (number for number, line in enumerate(lines, start=1) if line.strip())
-    return dict(zip(filled, parse_jsonl(lines, name), strict=True))
-
-
-def _table(contents: bytes, name: str) -> dict[int, dict[str, Any]]:
+def _table(contents: bytes, name: str) -> Rows:
     from pyarrow import ArrowException
     from pyarrow.parquet import read_table
 

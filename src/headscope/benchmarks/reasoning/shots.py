@@ -1,4 +1,4 @@
-"""A many-shot task: each sample draws its own shots, as many as the length holds, and asks one question more."""
+"""Many-shot tasks: each sample draws its own shots, as many as the length holds, before one more question."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from math import inf
 from random import Random
 from typing import Self
 
-from headscope.benchmarks.task import Rendering, Split, split_of
+from headscope.benchmarks.task import Rendering, Split, Task, split_of
 from headscope.errors import AssetError, LengthError
 
 ANSWER_PREFIX = "\nAnswer:"
@@ -22,9 +22,9 @@ class Item:
     """A question with its answer.
 
     Attributes:
-        question: all that is asked, up to the answer prefix.
-        answer: what a shot says after the prefix.
-        reference: what an answer is scored against.
+        question: the text up to the answer prefix.
+        answer: the text of a shot after the prefix.
+        reference: answers are scored against it.
     """
 
     question: str
@@ -43,7 +43,7 @@ class Items:
 
     Attributes:
         shots: of both splits.
-        questions: of one split, in the order they are asked.
+        questions: of one split, in the order of the samples.
     """
 
     shots: dict[int, Item]
@@ -59,7 +59,7 @@ class ShotChoices:
 
 
 @dataclass(frozen=True)
-class ManyShot:
+class ManyShot(Task[ShotChoices, Items]):
     """Shots of one file before a question of another; a text's size is the number of its shots.
 
     Attributes:
@@ -90,19 +90,15 @@ class ManyShot:
         return list(self.files)
 
     def read(self, files: list[bytes], split: Split) -> Items:
-        """Return all shots, and the split's questions in a fixed random order, since a file may go by subject.
-
-        Raises:
-            AssetError: a file is damaged; the message names file and line.
-        """
+        """Return all shots, and the split's questions in a fixed random order, since a file may go by subject."""
         shots, questions = (self.parse(contents, name) for contents, name in zip(files, self.files, strict=True))
         lines = list(questions)
         Random(f"order of {self.files[1]}").shuffle(lines)
-        asked = _first_of_each((line, questions[line]) for line in lines)
-        known = {item.question for item in asked.values()}
+        unique = _first_of_each((line, questions[line]) for line in lines)
+        texts = {item.question for item in unique.values()}
         return Items(
-            {line: item for line, item in _first_of_each(shots.items()).items() if item.question not in known},
-            {line: item for line, item in asked.items() if split_of(item.question) == split},
+            {line: item for line, item in _first_of_each(shots.items()).items() if item.question not in texts},
+            {line: item for line, item in unique.items() if split_of(item.question) == split},
         )
 
     def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
@@ -110,7 +106,7 @@ class ManyShot:
         return replace(self, count=cache(count), longest=LONGEST_SHARE * budget)
 
     def draw(self, rng: Random, size: int, split: Split, data: Items, index: int) -> ShotChoices:
-        """Draw the shots; a larger size keeps those of a smaller one, so that the text grows with it.
+        """Draw the shots; a larger size has the shots of a smaller one and more, so that the text grows with it.
 
         Raises:
             AssetError: there is no question `index`.
@@ -140,7 +136,7 @@ class ManyShot:
 
 
 def _first_of_each(items: Iterable[tuple[int, Item]]) -> dict[int, Item]:
-    """Return the items without those that ask again what one before them asked."""
+    """Return the items without repeated questions: the first item of each stays."""
     first: dict[str, tuple[int, Item]] = {}
     for line, item in items:
         first.setdefault(item.question, (line, item))

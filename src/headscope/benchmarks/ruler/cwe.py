@@ -8,7 +8,7 @@ from random import Random
 from typing import Literal, Self
 
 from headscope.benchmarks.ruler.needles import shuffled, word_list
-from headscope.benchmarks.task import Rendering, Split, split_of
+from headscope.benchmarks.task import Rendering, Split, Task, split_of
 from headscope.errors import AssetError, LengthError
 
 INSTRUCTION = (
@@ -43,7 +43,7 @@ class WordList:
 
 @dataclass(frozen=True)
 class CommonChoices:
-    """The draws of one sample: the list asked about and the worked example's."""
+    """The draws of one sample: the list of the question and the worked example's."""
 
     numbered: WordList
     example: WordList
@@ -51,18 +51,18 @@ class CommonChoices:
 
 @dataclass(frozen=True)
 class Repeats:
-    """How often the common and the other words of a list occur."""
+    """Occurrences of each common and of each other word of a list."""
 
     common: int
     other: int
 
 
 @dataclass(frozen=True)
-class CommonWords:
+class CommonWords(Task[CommonChoices, list[str]]):
     """A list of different words, ten of them repeated most, after a worked example in the same form.
 
     Attributes:
-        repeats: of the list asked about.
+        repeats: of the list of the question.
         example_size: different words of the worked example.
         example_repeats: of the worked example.
     """
@@ -126,15 +126,15 @@ def _draw(rng: Random, size: int, split: Split, more: list[str], repeats: Repeat
     # The search grows a size that is too small by a quarter: it goes further only where all words were too few.
     if size > len(words) * 5 // 4 + 1:
         raise LengthError(f"all {len(words)} different words do not fill the prompt; choose a shorter length")
-    common, others = _parted(rng, words, min(size, len(words)), split)
+    common, others = _common_and_others(rng, words, min(size, len(words)), split)
     order = [place for place in range(ANSWERS) for _ in range(repeats.common)]
     order += [ANSWERS + place for place in range(len(others)) for _ in range(repeats.other)]
     rng.shuffle(order)
     return WordList(common + others, order)
 
 
-def _parted(rng: Random, words: list[str], size: int, split: Split) -> tuple[list[str], list[str]]:
-    """Draw `size` of the words: the first that belong to `split` are the common ones."""
+def _common_and_others(rng: Random, words: list[str], size: int, split: Split) -> tuple[list[str], list[str]]:
+    """Draw `size` words; the first ones that belong to `split` are the common ones."""
     common: list[str] = []
     others: list[str] = []
     for place in shuffled(rng, len(words)):
@@ -164,20 +164,20 @@ def pool() -> list[str]:
 
 @cache
 def english_words(content: bytes) -> list[str]:
-    """Return the words of RULER's `english_words.json`, a word by each number, without those of the pool.
+    """Return the words of RULER's `english_words.json`, a word by each number, that the pool lacks.
 
     Raises:
         AssetError: the content is something else, as the pointer that Git LFS leaves.
     """
     try:
         words = list(json.loads(content).values())
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError):
+        words = [None]
+    if not all(isinstance(word, str) for word in words):
         raise AssetError(
-            "file english_words is no JSON object; fetch RULER's english_words.json itself, not its Git LFS pointer"
-        ) from error
-    wrong = next((word for word in words if not isinstance(word, str)), None)
-    if wrong is not None:
-        raise AssetError(f"file english_words has a value {wrong!r} that is no word; fetch RULER's english_words.json")
+            "file english_words is no JSON object of words; fetch RULER's english_words.json itself, not its Git LFS "
+            "pointer"
+        )
     return sorted(set(words) - set(pool()))
 
 

@@ -7,7 +7,7 @@ from random import Random
 from typing import Self
 
 from headscope.benchmarks.ruler.needles import LOWER, draw_distinct, letters
-from headscope.benchmarks.task import Plain, Rendering, Split
+from headscope.benchmarks.task import Rendering, Split, Task
 
 INSTRUCTION = (
     "Read the following coded text and track the frequency of each coded word. "
@@ -37,7 +37,7 @@ class FrequencyChoices:
 
 
 @dataclass(frozen=True)
-class FrequentWords(Plain):
+class FrequentWords(Task[FrequencyChoices, None]):
     """Coded words of six letters; a text's size fixes how often each rank occurs, the draws which words they are.
 
     Attributes:

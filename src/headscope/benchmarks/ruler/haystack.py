@@ -1,4 +1,4 @@
-"""What RULER's haystacks are made of: lines of noise, or prose, with sentences put in."""
+"""RULER's haystacks: lines of noise, or prose, with sentences put in."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -41,8 +41,8 @@ def prose_of(prose: str, split: Split) -> str:
     first = all_sentences[:half]
     if split == "evaluation":
         return " ".join(first)
-    known = set(first)
-    return " ".join(sentence for sentence in all_sentences[half:] if sentence not in known)
+    evaluation = set(first)
+    return " ".join(sentence for sentence in all_sentences[half:] if sentence not in evaluation)
 
 
 @cache

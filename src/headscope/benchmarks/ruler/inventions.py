@@ -1,4 +1,4 @@
-"""Made-up people, towns and companies: short documents of a few facts, each with a question that it answers alone."""
+"""Made-up people, towns and companies: short documents of a few facts; only one document answers each question."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ class Invention:
     Attributes:
         kind: a key of KINDS.
         name: no other thing or value of the sample has it.
-        year: of its first sentence; nobody is asked for it, since too few years differ.
+        year: of its first sentence; no question is about it, since too few years differ.
         facts: number of the form among those of its kind, and the value.
     """
 
@@ -39,7 +39,7 @@ class Form:
 
 @dataclass(frozen=True)
 class KindOfThing:
-    """The first sentence about things of a kind, and what else can be told of them."""
+    """The first sentence about things of a kind, and the forms of their facts."""
 
     opening: str
     forms: tuple[Form, ...]
@@ -77,9 +77,9 @@ KINDS = {
 
 
 def draw(rng: Random, size: int, split: Split) -> list[Invention]:
-    """Draw things with `size` sentences in all, the last drawn with fewer; names and values differ, all of `split`.
+    """Draw things with `size` sentences in all, the last thing with fewer; names and values differ, all of `split`.
 
-    A larger size keeps what a smaller one has, so that the text grows by one sentence.
+    A larger size has the sentences of a smaller one and more, so that the text grows by one sentence.
     """
     names, numbers = distinct(split, lambda: _name(rng)), distinct(split, maker("numbers", rng))
     things = [_invent(rng, names, numbers) for _ in range(-(-size // SENTENCES))]

@@ -1,4 +1,4 @@
-"""RULER's metrics: which references occur in the answer, whatever surrounds them and in whatever case."""
+"""RULER's metrics: references count where they occur in the answer, whatever surrounds them, in any case."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Random words, numbers and codes of RULER, each of which belongs to one split."""
+"""Random words, numbers and codes of RULER; each belongs to one split."""
 
 import string
 import uuid
@@ -16,11 +16,11 @@ Kind = Literal["words", "numbers", "uuids"]
 
 def distinct(split: Split, make: Callable[[], str]) -> Iterator[str]:
     """Yield different texts of `split` that `make` draws, without end."""
-    drawn: set[str] = set()
+    texts: set[str] = set()
     while True:
         text = make()
-        if text not in drawn and split_of(text) == split:
-            drawn.add(text)
+        if text not in texts and split_of(text) == split:
+            texts.add(text)
             yield text
 
 
@@ -44,7 +44,7 @@ def letters(rng: Random, alphabet: str, length: int) -> Callable[[], str]:
 
 
 def shuffled(rng: Random, count: int) -> Iterator[int]:
-    """Yield `range(count)` in random order, at the cost of what is taken of it: often little of very much."""
+    """Yield `range(count)` in random order; each number costs the same, so a few of very many are cheap."""
     moved: dict[int, int] = {}
     for place in range(count):
         other = rng.randrange(place, count)

@@ -1,15 +1,14 @@
-"""Needle in a haystack: find the values of one or several keys in noise, prose or other needles."""
+"""Needle in a haystack: name the values of one or several keys hidden in noise, prose or other needles."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from random import Random
-from typing import Literal, Self
+from typing import Literal
 
 from headscope.benchmarks.prose import sentences
 from headscope.benchmarks.ruler.haystack import NOISE, first_words, insert, prose_of
 from headscope.benchmarks.ruler.needles import Kind, draw_distinct, maker
-from headscope.benchmarks.task import Rendering, Split
+from headscope.benchmarks.task import Rendering, Split, Task
 
 INSTRUCTION = (
     "Some special magic {kind} are hidden within the following text. Make sure to memorize it. "
@@ -34,26 +33,26 @@ class NeedleChoices:
         size: lines of noise or of other needles, or words of prose.
         needles: (key, value) in reading order.
         places: for each needle the line it precedes, or its depth in prose in percent; ascending.
-        asked: (key, its values) in the order of the question.
+        queries: (key, its values) in the order of the question.
         others: (key, value) of the needles that make the haystack; else empty.
     """
 
     size: int
     needles: list[tuple[str, str]]
     places: list[int]
-    asked: list[tuple[str, list[str]]]
+    queries: list[tuple[str, list[str]]]
     others: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Niah:
+class Niah(Task[NeedleChoices, str]):
     """Needles in a haystack.
 
     Attributes:
         haystack: what surrounds the needles.
         prose: name of the file that an essay haystack is made of.
         value_kind, key_kind: what values and keys look like.
-        keys, values, queries: needles' keys, values a key, and keys asked for.
+        keys, values, queries: needles' keys, values a key, and keys of the question.
     """
 
     haystack: Literal["noise", "essay", "needles"]
@@ -79,37 +78,33 @@ class Niah:
         """Return the split's part of the prose, white space collapsed."""
         return prose_of(files[0].decode("utf-8"), split) if files else ""
 
-    def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
-        """Nothing depends on length or tokenizer."""
-        return self
-
     def draw(self, rng: Random, size: int, split: Split, data: str, index: int) -> NeedleChoices:
-        """Draw keys, values, what is asked, the order of the needles and their places."""
+        """Draw keys, values, the queries, the order of the needles and their places."""
         others = size if self.haystack == "needles" else 0
         keys = draw_distinct(self.keys + others, split, maker(self.key_kind, rng))
         values = draw_distinct(self.keys * self.values + others, split, maker(self.value_kind, rng))
-        own = {key: values[i * self.values : (i + 1) * self.values] for i, key in enumerate(keys[: self.keys])}
-        asked = [(key, own[key]) for key in rng.sample(keys[: self.keys], self.queries)]
-        needles = [(key, value) for key in own for value in own[key]]
+        values_of = {key: values[i * self.values : (i + 1) * self.values] for i, key in enumerate(keys[: self.keys])}
+        queries = [(key, values_of[key]) for key in rng.sample(keys[: self.keys], self.queries)]
+        needles = [(key, value) for key in values_of for value in values_of[key]]
         rng.shuffle(needles)
         places = sorted(rng.sample(DEPTHS if self.haystack == "essay" else range(size), len(needles)))
-        rest = zip(keys[self.keys :], values[len(needles) :], strict=True)
-        return NeedleChoices(size, needles, places, asked, list(rest))
+        lines = zip(keys[self.keys :], values[len(needles) :], strict=True)
+        return NeedleChoices(size, needles, places, queries, list(lines))
 
     def render(self, choices: NeedleChoices, data: str) -> Rendering:
         """Write instruction, haystack with needles, question and answer prefix."""
-        query = [key for key, _ in choices.asked]
-        joined = ", ".join(query[:-1]) + ", and " + query[-1] if len(query) > 1 else query[0]
+        keys = [key for key, _ in choices.queries]
+        query = ", ".join(keys[:-1]) + ", and " + keys[-1] if len(keys) > 1 else keys[0]
         kind, (instruction, question, prefix) = self._wording()
         return Rendering(
             context=instruction.format(kind=kind) + self._context(choices, data) + "\n",
-            question=question.format(kind=kind, query=joined),
-            answer_prefix=prefix.format(kind=kind, query=joined),
-            references=[value for _, values in choices.asked for value in values],
+            question=question.format(kind=kind, query=query),
+            answer_prefix=prefix.format(kind=kind, query=query),
+            references=[value for _, values in choices.queries for value in values],
         )
 
     def _wording(self) -> tuple[str, list[str]]:
-        """Return the kind of value and the three templates, in the singular where one value is asked for."""
+        """Return the kind of value and the three templates, in the singular where the answer is one value."""
         templates = [INSTRUCTION, QUESTION, ANSWER_PREFIX]
         if self.queries * self.values > 1:
             return self.value_kind, templates

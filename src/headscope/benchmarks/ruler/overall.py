@@ -12,7 +12,7 @@ TASKS_OF_MEAN = (
 
 
 def average(scores: Mapping[str, float]) -> tuple[str, float]:
-    """Return the name and the value of the mean of the official tasks; those with the packaged prose do not count.
+    """Return the name and the value of the mean of the official tasks; tasks with the packaged prose do not count.
 
     Args:
         scores: 0-100, by task.

@@ -3,20 +3,11 @@
 from headscope.benchmarks.registry import find
 from headscope.benchmarks.row import Request, Row
 from headscope.benchmarks.ruler import official
-from headscope.benchmarks.sampling import Sampler
+from headscope.benchmarks.sampling import generated_rows
 
 
 def rows(request: Request) -> list[Row]:
-    """Return the rows of one task, evaluation first.
-
-    Raises:
-        AssetError: a file of the task is damaged, or has too few samples or questions.
-        LengthError: the length is below the task's minimum, or below an official sample's.
-    """
+    """Return the rows of one task, evaluation first; raises as `generated_rows` and `official.rows` do."""
     if request.source:
         return official.rows(request, request.source)
-    task = find("ruler", request.task)
-    sampler = Sampler(
-        request.task, task, request.length, request.seed, request.tokenizer, request.chat_template, request.files
-    )
-    return [row for split in ("evaluation", "calibration") for row in sampler.rows(split, request.samples[split])]
+    return generated_rows(find("ruler", request.task), request)

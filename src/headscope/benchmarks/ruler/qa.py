@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Self
 
 from headscope.benchmarks.ruler import inventions
 from headscope.benchmarks.ruler.inventions import Invention
 from headscope.benchmarks.ruler.needles import shuffled
 from headscope.benchmarks.ruler.questions import Library, Question, hotpotqa, squad
-from headscope.benchmarks.task import Plain, Rendering, Split
+from headscope.benchmarks.task import Rendering, Split, Task
 from headscope.errors import AssetError
 
 INSTRUCTION = (
@@ -36,7 +35,7 @@ class QuestionChoices:
 
 
 @dataclass(frozen=True)
-class QuestionAnswering:
+class QuestionAnswering(Task[QuestionChoices, Library]):
     """Question `i` of a file's split for sample `i`, among other documents of the file; a size is in words.
 
     Attributes:
@@ -61,19 +60,11 @@ class QuestionAnswering:
         return [self.file]
 
     def read(self, files: list[bytes], split: Split) -> Library:
-        """Return all documents, and the questions whose gold documents belong to the split.
-
-        Raises:
-            AssetError: the file is of another form.
-        """
+        """Return all documents, and the questions whose gold documents belong to the split."""
         return self.parse(files[0]).of(split)
 
-    def fit(self, length: int, budget: int, count: Callable[[str], int]) -> Self:
-        """Nothing depends on length or tokenizer."""
-        return self
-
     def draw(self, rng: Random, size: int, split: Split, data: Library, index: int) -> QuestionChoices:
-        """Draw the documents that fit into `size` words besides those of the question, and the order of all.
+        """Draw documents that fit into `size` words beside the question's own, and the order of all.
 
         RULER orders all samples of a size by one permutation, so that its gold document lies at a constant depth.
 
@@ -101,9 +92,9 @@ class InventedChoices:
     """The draws of one sample.
 
     Attributes:
-        inventions: what the documents are about, in reading order.
-        document: place of the one asked about.
-        fact: place of the fact asked for among its own.
+        inventions: subjects of the documents, in reading order.
+        document: place of the question's document.
+        fact: place of the question's fact among the document's.
     """
 
     inventions: list[Invention]
@@ -112,7 +103,7 @@ class InventedChoices:
 
 
 @dataclass(frozen=True)
-class InventedAnswering(Plain):
+class InventedAnswering(Task[InventedChoices, None]):
     """A question about one of many made-up people, towns and companies, without a file; a size is in sentences."""
 
     metric: str = "string_match_part"
@@ -120,14 +111,14 @@ class InventedAnswering(Plain):
 
     @property
     def minimum_size(self) -> int:
-        """An opening sentence and the fact asked for."""
+        """An opening sentence and the fact of the question."""
         return 2
 
     def draw(self, rng: Random, size: int, split: Split, data: None, index: int) -> InventedChoices:
-        """Draw the documents, then which fact of which is asked for."""
-        drawn = inventions.draw(rng, size, split)
-        document = rng.choice([place for place, thing in enumerate(drawn) if thing.facts])
-        return InventedChoices(drawn, document, rng.randrange(len(drawn[document].facts)))
+        """Draw the documents, then the document and the fact of the question."""
+        things = inventions.draw(rng, size, split)
+        document = rng.choice([place for place, thing in enumerate(things) if thing.facts])
+        return InventedChoices(things, document, rng.randrange(len(things[document].facts)))
 
     def render(self, choices: InventedChoices, data: None) -> Rendering:
         """Write instruction, documents, question and answer prefix."""
@@ -144,17 +135,17 @@ def _write(documents: Sequence[str], question: str, answers: list[str]) -> Rende
 
 
 def _fill(rng: Random, size: int, question: Question, data: Library) -> list[int]:
-    """Return the documents that fit, in the order they are drawn; nearly a size is filled, not quite."""
+    """Return the documents that fit, in the order of the draw; they fill nearly the size, not quite."""
     room = size - sum(data.words[place] for place in question.always)
-    taken: list[int] = []
+    documents: list[int] = []
     misses = 0
     for place in _others(rng, question, len(data.documents)):
         if data.words[place] <= room:
-            taken.append(place)
+            documents.append(place)
             room -= data.words[place]
         elif (misses := misses + 1) == MISSES:
             break
-    return taken
+    return documents
 
 
 def _others(rng: Random, question: Question, count: int) -> Iterator[int]:

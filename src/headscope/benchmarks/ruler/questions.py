@@ -1,11 +1,11 @@
 """Questions and documents of SQuAD and HotpotQA, read from their own files in file order."""
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
+from headscope.benchmarks.jsonl import parse_json
 from headscope.benchmarks.task import Split, split_of
 from headscope.errors import AssetError
 
@@ -14,7 +14,7 @@ Kind = TypeVar("Kind", str, bool, list[Any])
 
 @dataclass(frozen=True)
 class Question:
-    """One question; documents are given by their place in the library.
+    """One question; numbers are places of documents in the library.
 
     Attributes:
         text: the question.
@@ -37,27 +37,23 @@ class Library:
 
     Attributes:
         documents: texts.
-        words: of each document, with its heading.
         questions: in file order.
     """
 
     documents: list[str]
-    words: list[int]
     questions: list[Question]
 
+    @cached_property
+    def words(self) -> list[int]:
+        """Words of each document, with its heading: "Document 1:" has two."""
+        return [2 + len(text.split()) for text in self.documents]
+
     def of(self, split: Split) -> "Library":
-        """Return the library with the questions of one split: which one, the text of their gold documents decides."""
-        mine = [question for question in self.questions if self._split(question) == split]
-        return Library(self.documents, self.words, mine)
+        """Return the library with the questions of one split; the text of their gold documents decides which one."""
+        return Library(self.documents, [question for question in self.questions if self._split(question) == split])
 
     def _split(self, question: Question) -> Split:
         return split_of("\n".join(self.documents[place] for place in question.gold))
-
-
-def library(documents: Iterable[str], questions: list[Question]) -> Library:
-    """Return a library with its words counted; a heading "Document 1:" has two."""
-    texts = list(documents)
-    return Library(texts, [2 + len(text.split()) for text in texts], questions)
 
 
 @cache
@@ -69,7 +65,7 @@ def squad(content: bytes) -> Library:
     """
     places: dict[str, int] = {}
     questions: list[Question] = []
-    for at, article in _items(_load(content, "squad"), "data", "file squad"):
+    for at, article in _items(parse_json(content, "file squad"), "data", "file squad"):
         paragraphs = [
             (_get(paragraph, "context", str, where), paragraph, where)
             for where, paragraph in _items(article, "paragraphs", at)
@@ -78,13 +74,12 @@ def squad(content: bytes) -> Library:
         for text, paragraph, where in paragraphs:
             gold = places[text]
             near = [place for place in dict.fromkeys(article_places) if place != gold]
-            asked = _items(paragraph, "qas", where)
             questions += [
                 Question(_get(record, "question", str, at), _answers(record, at), [gold], [gold], near)
-                for at, record in asked
+                for at, record in _items(paragraph, "qas", where)
                 if not _get(record, "is_impossible", bool, at)
             ]
-    return library(places, questions)
+    return Library(list(places), questions)
 
 
 @cache
@@ -96,13 +91,13 @@ def hotpotqa(content: bytes) -> Library:
     """
     places: dict[str, int] = {}
     questions: list[Question] = []
-    for at, record in _items({"records": _load(content, "hotpotqa")}, "records", "file hotpotqa"):
+    for at, record in _items({"records": parse_json(content, "file hotpotqa")}, "records", "file hotpotqa"):
         titled = [_titled(paragraph, where) for where, paragraph in _items(record, "context", at)]
         titles = {places.setdefault(text, len(places)): title for title, text in titled}
-        gold = [place for place, title in titles.items() if title in _telling(record)]
+        gold = [place for place, title in titles.items() if title in _gold_titles(record)]
         answers = [_get(record, "answer", str, at)]
         questions.append(Question(_get(record, "question", str, at), answers, gold or list(titles), list(titles), []))
-    return library(places, questions)
+    return Library(list(places), questions)
 
 
 def _answers(record: dict[str, Any], where: str) -> list[str]:
@@ -117,17 +112,10 @@ def _titled(paragraph: Any, where: str) -> tuple[str, str]:
     raise AssetError(f"{where} is no pair of a title and its sentences; give the original file")
 
 
-def _telling(record: dict[str, Any]) -> set[str]:
+def _gold_titles(record: dict[str, Any]) -> set[str]:
     """Return the titles of the paragraphs that the answer follows from, as far as the file says so."""
     facts = record.get("supporting_facts") or ()
     return {fact[0] for fact in facts if isinstance(fact, list) and fact and isinstance(fact[0], str)}
-
-
-def _load(content: bytes, name: str) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise AssetError(f"file {name} is no JSON ({error}); give the original file") from error
 
 
 def _items(node: Any, field: str, where: str) -> Iterator[tuple[str, Any]]:
@@ -140,9 +128,9 @@ def _get(node: Any, field: str, kind: type[Kind], where: str) -> Kind:
     """Return a field that must be there and of a kind."""
     if not isinstance(node, dict) or field not in node:
         raise AssetError(f"{where} has no field {field!r}; give the original file")
-    found = node[field]
-    if not isinstance(found, kind):
+    value = node[field]
+    if not isinstance(value, kind):
         raise AssetError(
-            f"{where}: field {field!r} is a {type(found).__name__}, not a {kind.__name__}; give the original file"
+            f"{where}: field {field!r} is a {type(value).__name__}, not a {kind.__name__}; give the original file"
         )
-    return found
+    return value

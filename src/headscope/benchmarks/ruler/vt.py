@@ -9,7 +9,7 @@ from typing import Self
 from headscope.benchmarks.ruler.haystack import NOISE, insert
 from headscope.benchmarks.ruler.needles import UPPER, draw_distinct, letters
 from headscope.benchmarks.sizes import fitting_size
-from headscope.benchmarks.task import Plain, Rendering, Split
+from headscope.benchmarks.task import Rendering, Split, Task
 
 INSTRUCTION = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n"
 QUESTION = "Question: Find all variables that are assigned the value {value} in the text above."
@@ -26,7 +26,7 @@ class Chain:
 
     Attributes:
         size: lines of noise.
-        value: what the first variable is assigned.
+        value: assigned to the first variable.
         variables: in the order of the chain.
         places: for each assignment the line of noise it precedes; ascending.
     """
@@ -39,14 +39,14 @@ class Chain:
 
 @dataclass(frozen=True)
 class TrackingChoices:
-    """The draws of one sample: the chain asked about and the worked example's."""
+    """The draws of one sample: the chain of the question and the worked example's."""
 
     chain: Chain
     example: Chain
 
 
 @dataclass(frozen=True)
-class VariableTracking(Plain):
+class VariableTracking(Task[TrackingChoices, None]):
     """One chain of `variables` assignments in noise, after a worked example in the same form."""
 
     variables: int = 5
@@ -69,7 +69,7 @@ class VariableTracking(Plain):
         return replace(self, example_size=size)
 
     def draw(self, rng: Random, size: int, split: Split, data: None, index: int) -> TrackingChoices:
-        """Draw the example's chain, then the one asked about."""
+        """Draw the example's chain, then the question's."""
         example = self._chain(rng, self.example_size, split, letters_each=3)
         return TrackingChoices(self._chain(rng, size, split, letters_each=5), example)
 

@@ -1,6 +1,6 @@
-"""What adaptive decoding is given of one layer, as plain tensors that live on the GPU.
+"""One layer of an adaptive forward as plain tensors: what the kernels and their references read and return.
 
-Shapes: B sequences, H query heads, K KV heads, T keys a sequence may have, P pages of S keys, M outliers, C clusters,
+Shapes: B sequences, H query heads, K KV heads, T keys that a cache can hold, P pages of S keys, M outliers, C clusters,
 D head_dim.
 """
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headscope.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Cache:
@@ -16,9 +18,9 @@ class Cache:
 
     Attributes:
         keys: rotated, [B, K, T, D]; in pages [P, K, S, D].
-        values: the same of the values.
-        lengths: keys of each sequence so far, int32 [B]; the query's own is the last. What lies behind is never read.
-        pages: of each sequence, in the order of its keys, int32 [B, pages a sequence]; None: in one piece.
+        values: shaped as the keys.
+        lengths: keys of each sequence so far, int32 [B]; the last is the query's own. Nothing behind them is read.
+        pages: of each sequence, in the order of its keys, int32 [B, pages a sequence]; None: keys lie in one piece.
     """
 
     keys: Tensor
@@ -29,12 +31,12 @@ class Cache:
 
 @dataclass(frozen=True)
 class OutlierKeys:
-    """Bulk keys that belong to the window of a local head, as they are held for it.
+    """Copies of the bulk keys that belong to the window of a local head.
 
     Attributes:
         keys: [B, K, M, D].
         values: [B, K, M, D].
-        count: how many of the M there are, int32 [B, K].
+        count: how many of the M each KV head has, int32 [B, K].
     """
 
     keys: Tensor
@@ -48,8 +50,8 @@ class BulkSummary:
 
     Attributes:
         size: keys of each cluster, [B, K, C], float32; not all of them zero.
-        keys: means of the clusters' keys, [B, K, C, D].
-        values: means of their values, [B, K, C, D].
+        keys: mean key of each cluster, [B, K, C, D].
+        values: mean value of each cluster, [B, K, C, D].
         covariance: of the keys about their cluster's mean, [B, K, D, D], or its diagonal, [B, K, D].
         spread: each cluster's variance over that of all, [B, K, C], float32.
     """
@@ -63,12 +65,12 @@ class BulkSummary:
 
 @dataclass(frozen=True)
 class ClusterMeans:
-    """What the clusters' means in half precision are rounded from; a mean of thousands moves by less than they resolve.
+    """Means of the clusters in single precision. One key moves the mean of thousands by less than bfloat16 resolves.
 
     Attributes:
         keys: [B, K, C, D], float32.
         values: [B, K, C, D], float32.
-        metric: factor of the metric in which clusters are near, [B, K, D, D], float32.
+        metric: factor of the metric in which the nearest cluster is sought, [B, K, D, D], float32.
     """
 
     keys: Tensor
@@ -78,7 +80,7 @@ class ClusterMeans:
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """Local iff the calibrated margin, slope x margin + offset, reaches the threshold.
+    """Calls a head local iff its calibrated margin, slope x margin + offset, reaches the threshold.
 
     Attributes:
         threshold: of each sequence and query head, float32 [B, H]; -inf: always local;
@@ -86,17 +88,29 @@ class DecisionRule:
         slope: of each query head, float32 [H].
         offset: of each query head, float32 [H].
         lost_output: the margin is the negative log norm of what the output loses; else the window's log-odds.
+        by_group: the heads of a KV group get one label, from their losses or shares together; the largest of their
+            thresholds counts. Decoding alone knows it.
     """
 
     threshold: Tensor
     slope: Tensor
     offset: Tensor
     lost_output: bool = False
+    by_group: bool = False
+
+    def require_heads(self) -> None:
+        """Refuse to decide by group where each head is labelled by itself.
+
+        Raises:
+            ConfigError: the rule decides by group.
+        """
+        if self.by_group:
+            raise ConfigError("unit=group labels KV groups while decoding alone; use unit=head with scope=prompt")
 
 
 @dataclass(frozen=True)
 class Decided:
-    """One query of every sequence, or in prefill all T of its tokens.
+    """Result of one query of every sequence, or in prefill of all T tokens.
 
     Attributes:
         output: of attention, [B, H, D] or [B, H, T, D].
@@ -107,8 +121,8 @@ class Decided:
     long: Tensor
 
 
-def rows_of(cache: Cache, sequence: int) -> tuple[Tensor, Tensor]:
-    """Keys and values of one sequence, [K, length, D]."""
+def sequence_keys_and_values(cache: Cache, sequence: int) -> tuple[Tensor, Tensor]:
+    """Return keys and values of one sequence, [K, length, D] each."""
     length = int(cache.lengths[sequence])
     if cache.pages is None:
         return cache.keys[sequence, :, :length], cache.values[sequence, :, :length]
@@ -117,7 +131,11 @@ def rows_of(cache: Cache, sequence: int) -> tuple[Tensor, Tensor]:
     return keys[:, :length], values[:, :length]
 
 
-def is_long(margin: Tensor, slope: Tensor, offset: Tensor, threshold: Tensor) -> Tensor:
-    """Whether calibrated margins are below the threshold, or NaN; infinite ones stay as they are."""
-    calibrated = torch.where(margin.isinf(), margin, slope * margin + offset)
-    return ~(calibrated >= threshold)
+def calibrated(margin: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """Calibrate margins; infinite ones are certain and stay as they are."""
+    return torch.where(margin.isinf(), margin, slope * margin + offset)
+
+
+def is_long(margin: Tensor, threshold: Tensor) -> Tensor:
+    """Return whether calibrated margins are below the threshold, or NaN."""
+    return ~(margin >= threshold)

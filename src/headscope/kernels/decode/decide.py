@@ -1,8 +1,11 @@
-"""First stage of adaptive decoding: every KV group attends to its window and decides which of its heads are long.
+"""First launch of adaptive decoding: each KV group attends to its window and decides which of its heads are long.
 
-Shapes: B sequences, H query heads, K KV heads, G = H // K, C clusters, M outliers, D head_dim. A program is one KV head
-of one sequence; its R rows are the G query heads, 16 at least. Scores are in bits (base 2): exponentials are exp2.
+Shapes: B sequences, H query heads, K KV heads, G = H // K, C clusters, M outliers, D head_dim. A program handles one KV
+head of one sequence; its R rows are the G query heads, padded to 16 or more. WIDTH >= D and CENTRES >= C are powers of
+two, N keys of a tile. Masses and scores are in bits (base 2): exponentials are exp2.
 """
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -13,124 +16,207 @@ from headscope.kernels.common.softmax import attended
 LN2 = tl.constexpr(0.6931471805599453)
 
 
+class SummaryTiles(NamedTuple):
+    """The summary of one KV head's bulk, loaded.
+
+    Attributes:
+        log_share: each cluster's share of the keys, in bits, [CENTRES].
+        spread: [CENTRES].
+        key_means: [CENTRES, WIDTH].
+        value_means: [CENTRES, WIDTH].
+        covariance: [WIDTH, WIDTH], or its diagonal, [WIDTH].
+    """
+
+    log_share: tl.tensor
+    spread: tl.tensor
+    key_means: tl.tensor
+    value_means: tl.tensor
+    covariance: tl.tensor
+
+
 @triton.jit
-def addresses(pages, b, k, j, there, stride_b, stride_h, stride_t, PAGE: tl.constexpr):
+def addresses(pages, b, k, j, exists, stride_b, stride_h, stride_t, PAGE: tl.constexpr):
     """Offsets of the keys j [N] of a sequence's KV head; PAGE: keys of a page, 0 where they lie in one piece."""
     if PAGE == 0:
         return b * stride_b + k * stride_h + j.to(tl.int64) * stride_t
-    page = tl.load(pages + j // PAGE, mask=there, other=0).to(tl.int64)
+    page = tl.load(pages + j // PAGE, mask=exists, other=0).to(tl.int64)
     return page * stride_b + k * stride_h + (j % PAGE).to(tl.int64) * stride_t
 
 
 @triton.jit
-def is_long(margin, slope, offset, threshold, bulk):
-    """Labels of margins [R]: long where the calibrated margin is below the threshold, or NaN, and there is a bulk.
-
-    Infinite margins are certain: they stay as they are.
-    """
-    calibrated = tl.where(tl.abs(margin) == float("inf"), margin, slope * margin + offset)
-    return ((calibrated >= threshold) == 0) & (bulk > 0)
+def calibrated(margin, slope, offset):
+    """Calibrate margins [R]; infinite ones are certain and stay as they are."""
+    return tl.where(tl.abs(margin) == float("inf"), margin, slope * margin + offset)
 
 
 @triton.jit
-def _summary(
-    group, size, centres, means, covariance, spread, d, wide,
+def is_long(margin, threshold, bulk):
+    """Label calibrated margins: long where one is below the threshold, or NaN, and there is a bulk."""
+    return ((margin >= threshold) == 0) & (bulk > 0)
+
+
+@triton.jit
+def _log_sum(x, valid):
+    """Natural logarithm of the sum of exp(x) over valid rows [R], a scalar; NaN if one of them is."""
+    x = tl.where(valid, x, float("-inf"))
+    top = tl.max(x, 0)
+    # An infinite row less itself would be NaN.
+    reference = tl.where(tl.abs(top) == float("inf"), 0.0, top)
+    return reference + tl.log(tl.sum(tl.exp(x - reference), 0))
+
+
+@triton.jit
+def _log_sigmoid(x):
+    return tl.minimum(x, 0.0) - tl.log(1 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
+def group_margin(margin, valid, LOST: tl.constexpr):
+    """Combine calibrated margins of a group's heads, the valid ones of [R], into one.
+
+    Losses add up as squared norms; shares as the masses that are kept and lost.
+    """
+    if LOST:
+        return _log_sum(-2 * margin, valid) / -2
+    return _log_sum(_log_sigmoid(margin), valid) - _log_sum(_log_sigmoid(-margin), valid)
+
+
+@triton.jit
+def _load_summary(
+    group, size, key_means, value_means, covariance, spread, d, wide,
     D: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """Of the bulk: logarithms of shares, in bits, and spreads, [C]; mean keys and values, [C, WIDTH]; covariance."""
     c = tl.arange(0, CENTRES)
-    there = c < C
-    read = there[:, None] & wide
+    exists = c < C
+    read = exists[:, None] & wide
     at = (group * C + c)[:, None] * D + d[None, :]
-    keys, values = tl.load(centres + at, mask=read, other=0.0), tl.load(means + at, mask=read, other=0.0)
+    keys, values = tl.load(key_means + at, mask=read, other=0.0), tl.load(value_means + at, mask=read, other=0.0)
     if FULL:
         read = (d < D)[:, None] & wide
         square = tl.load(covariance + (group * D + d[:, None]) * D + d[None, :], mask=read, other=0.0)
     else:
         square = tl.load(covariance + group * D + d, mask=d < D, other=0.0)
-    kept = tl.load(size + group * C + c, mask=there, other=0.0)
-    wider = tl.load(spread + group * C + c, mask=there, other=0.0)
-    return tl.math.log2(kept / tl.sum(kept, 0)), wider, keys, values, square
+    sizes = tl.load(size + group * C + c, mask=exists, other=0.0)
+    spreads = tl.load(spread + group * C + c, mask=exists, other=0.0)
+    return SummaryTiles(tl.math.log2(sizes / tl.sum(sizes, 0)), spreads, keys, values, square)
 
 
 @triton.jit
 def _estimated(query, summary, bits, FULL: tl.constexpr):
-    """Log mass in bits of the mean bulk key, [R], and mean value of the bulk, [R, WIDTH]."""
-    share, wider, keys, values, square = summary
+    """Estimate the log mass of the mean bulk key, [R], and the mean value of the bulk, [R, WIDTH]."""
     exact = query.to(tl.float32)
-    turned = tl.dot(query, square) if FULL else exact * square.to(tl.float32)[None, :]
+    turned = tl.dot(query, summary.covariance) if FULL else exact * summary.covariance.to(tl.float32)[None, :]
     # Variances are of scores in nats; half of one is added, in bits.
     variance = tl.maximum(tl.sum(turned * exact, 1), 0.0, propagate_nan=tl.PropagateNan.ALL) * (bits * bits * LN2 / 2)
-    masses = share[None, :] + tl.dot(query, keys.T) * bits + variance[:, None] * wider[None, :]
+    means = summary.log_share[None, :] + tl.dot(query, summary.key_means.T) * bits
+    masses = means + variance[:, None] * summary.spread[None, :]
     highest = tl.max(masses, 1)
     weights = tl.math.exp2(masses - highest[:, None])
     total = tl.sum(weights, 1)
-    return highest + tl.math.log2(total), tl.dot(weights.to(values.dtype), values) / total[:, None]
+    value = tl.dot(weights.to(summary.value_means.dtype), summary.value_means) / total[:, None]
+    return highest + tl.math.log2(total), value
+
+
+@triton.jit
+def _over_window(
+    query, keys, values, pages, b, k, length, bulk, sink, d, wide, bits, stride_b, stride_h, stride_t,
+    N: tl.constexpr, PAGE: tl.constexpr,
+):  # fmt: skip
+    """Maxima and sums [R] and outputs [R, WIDTH], not yet divided, over sinks and recent keys."""
+    ROWS: tl.constexpr = query.shape[0]
+    WIDTH: tl.constexpr = query.shape[1]
+    n, top, total = tl.arange(0, N), tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
+    output = tl.zeros([ROWS, WIDTH], tl.float32)
+    for first in range(0, length - bulk, N):
+        # The window's keys one after the other: sinks, then those behind the bulk.
+        i = first + n
+        exists = i < length - bulk
+        j = tl.where(i < sink, i, i + bulk)
+        at = addresses(pages, b, k, j, exists, stride_b, stride_h, stride_t, PAGE)[:, None] + d[None, :]
+        read = exists[:, None] & wide
+        top, total, output = attended(query, keys + at, values + at, read, exists[None, :], bits, top, total, output)
+    return top, total, output
+
+
+@triton.jit
+def _over_outliers(
+    query, keys, values, first_row, count, d, wide, bits, top, total, output, D: tl.constexpr, N: tl.constexpr
+):  # fmt: skip
+    """Add outliers to maxima, sums and outputs; those of the KV head begin at a row of [B K M, D]."""
+    n = tl.arange(0, N)
+    for first in range(0, count, N):
+        at = ((first_row + first + n)[:, None]) * D + d[None, :]
+        seen = (first + n < count)[None, :]
+        read = (first + n < count)[:, None] & wide
+        top, total, output = attended(query, keys + at, values + at, read, seen, bits, top, total, output)
+    return top, total, output
+
+
+@triton.jit
+def _margin(window_mass, window, bulk_mass, value, LOST: tl.constexpr):
+    """Log-odds of the window's share, [R], or the negative log norm of what the output loses, in nats."""
+    margin = (window_mass - bulk_mass) * LN2
+    if LOST:
+        distance = tl.sqrt(tl.sum((value - window) * (value - window), 1))
+        # The share's logarithm, from whichever side keeps its digits.
+        smaller = tl.math.exp2(-tl.abs(window_mass - bulk_mass))
+        margin = LN2 * (tl.maximum(window_mass - bulk_mass, 0.0) + tl.math.log2(1 + smaller) - tl.math.log2(distance))
+    return margin
 
 
 @triton.jit(do_not_specialize=["sink", "recent"])
 def decide(
-    query, keys, values, lengths, pages, outlier_keys, outlier_values, counts,
-    size, centres, means, covariance, spread, threshold, slope, offset,
-    plain, plain_mass, output, long, reading,
+    query, keys, values, lengths, pages, outlier_keys, outlier_values, outlier_counts,
+    size, key_means, value_means, covariance, spread, threshold, slope, offset,
+    plain_output, plain_mass, output, long, group_long,
     stride_b, stride_h, stride_t, bits, sink, recent, kv_heads, table,
     G: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr, PAGE: tl.constexpr,
     M: tl.constexpr, C: tl.constexpr, CENTRES: tl.constexpr, FULL: tl.constexpr,
-    LOST: tl.constexpr, DEPENDENT: tl.constexpr,
+    LOST: tl.constexpr, BY_GROUP: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """Write the plain window's attention and log mass, what a local head gives, the labels and whether any is long.
+    """Write output and log mass of the plain window, output of the window with outliers, labels, any label of a group.
 
-    The plain window is what a long head goes on from: outliers are bulk keys, which it reads in the cache. `table`: the
-    most pages of a sequence. DEPENDENT: the next launch waits for this one by itself and may come to the GPU before.
+    A long head continues from the plain window: outliers are bulk keys, which it reads in the cache. `table`: the most
+    pages of a sequence. DEPENDENT: the next launch waits for this one by itself and may come to the GPU before.
     """
     if DEPENDENT:
         gdc_launch_dependents()
     group = tl.program_id(0).to(tl.int64)
     b, k = group // kv_heads, group % kv_heads
-    g, d, n = tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, N)
+    g, d = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     valid, wide, row = g < G, (d < D)[None, :], group * G + tl.minimum(g, G - 1)
-    q = tl.load(query + row[:, None] * D + d[None, :], mask=wide, other=0.0)
+    at_row = row[:, None] * D + d[None, :]
+    q = tl.load(query + at_row, mask=wide, other=0.0)
     length = tl.load(lengths + b)
     bulk = tl.maximum(length - sink - recent, 0)
     head = k * G + tl.minimum(g, G - 1)
-    given = tl.load(slope + head), tl.load(offset + head), tl.load(threshold + row)
-    # On its way while the window is attended to; a wide head would find no registers for it.
+    slope, offset, threshold = tl.load(slope + head), tl.load(offset + head), tl.load(threshold + row)
+    # Loaded while the window is attended to; a wide head would find no registers for it.
     if WIDTH <= 128:
-        summary = _summary(group, size, centres, means, covariance, spread, d, wide, D, C, CENTRES, FULL)
-    top, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
-    attention = tl.zeros([ROWS, WIDTH], tl.float32)
-    for first in range(0, length - bulk, N):
-        # The window's keys one after the other: sinks, then those behind the bulk.
-        i = first + n
-        there = i < length - bulk
-        j = tl.where(i < sink, i, i + bulk)
-        at = addresses(pages + b * table, b, k, j, there, stride_b, stride_h, stride_t, PAGE)[:, None] + d[None, :]
-        read = there[:, None] & wide
-        top, total, attention = attended(q, keys + at, values + at, read, there[None, :], bits, top, total, attention)
-    tl.store(plain + row[:, None] * D + d[None, :], attention / total[:, None], mask=valid[:, None] & wide)
+        summary = _load_summary(group, size, key_means, value_means, covariance, spread, d, wide, D, C, CENTRES, FULL)
+    top, total, attention = _over_window(
+        q, keys, values, pages + b * table, b, k, length, bulk, sink, d, wide, bits, stride_b, stride_h, stride_t,
+        N, PAGE,
+    )  # fmt: skip
+    tl.store(plain_output + at_row, attention / total[:, None], mask=valid[:, None] & wide)
     tl.store(plain_mass + row, top + tl.math.log2(total), mask=valid)
-    held = 0
+    outliers = 0
     if M > 0:
-        held = tl.load(counts + group)
-        for first in range(0, held, N):
-            at = ((group * M + first + n)[:, None]) * D + d[None, :]
-            there = (first + n < held)[None, :]
-            read = (first + n < held)[:, None] & wide
-            top, total, attention = attended(
-                q, outlier_keys + at, outlier_values + at, read, there, bits, top, total, attention
-            )
-    window, mass = attention / total[:, None], top + tl.math.log2(total)
+        outliers = tl.load(outlier_counts + group)
+        top, total, attention = _over_outliers(
+            q, outlier_keys, outlier_values, group * M, outliers, d, wide, bits, top, total, attention, D, N
+        )
+    window, window_mass = attention / total[:, None], top + tl.math.log2(total)
     if WIDTH > 128:
-        summary = _summary(group, size, centres, means, covariance, spread, d, wide, D, C, CENTRES, FULL)
-    rest, value = _estimated(q, summary, bits, FULL)
-    rest += tl.math.log2(tl.maximum(bulk - held, 0).to(tl.float32))
-    margin = (mass - rest) * LN2
-    if LOST:
-        apart = tl.sqrt(tl.sum((value - window) * (value - window), 1))
-        # The share's logarithm, from whichever side keeps its digits.
-        away = tl.math.exp2(-tl.abs(mass - rest))
-        margin = LN2 * (tl.maximum(mass - rest, 0.0) + tl.math.log2(1 + away) - tl.math.log2(apart))
-    chosen = is_long(margin, given[0], given[1], given[2], bulk) & valid
-    tl.store(output + row[:, None] * D + d[None, :], window.to(output.dtype.element_ty), mask=valid[:, None] & wide)
-    tl.store(long + row, chosen.to(tl.int8), mask=valid)
-    tl.store(reading + group, tl.max(chosen.to(tl.int32), 0))
+        summary = _load_summary(group, size, key_means, value_means, covariance, spread, d, wide, D, C, CENTRES, FULL)
+    bulk_mass, value = _estimated(q, summary, bits, FULL)
+    bulk_mass += tl.math.log2(tl.maximum(bulk - outliers, 0).to(tl.float32))
+    margin = calibrated(_margin(window_mass, window, bulk_mass, value, LOST), slope, offset)
+    if BY_GROUP:
+        margin = group_margin(margin, valid, LOST)
+    label = is_long(margin, threshold, bulk) & valid
+    if BY_GROUP:  # thresholds may differ: the largest counts
+        label = valid & (tl.max(label.to(tl.int32), 0) > 0)
+    tl.store(output + at_row, window.to(output.dtype.element_ty), mask=valid[:, None] & wide)
+    tl.store(long + row, label.to(tl.int8), mask=valid)
+    tl.store(group_long + group, tl.max(label.to(tl.int32), 0))

@@ -47,7 +47,11 @@ def attend_prompt(
 
     Returns:
         The output, [B, H, T, D], and the labels, [B, H, T].
+
+    Raises:
+        ConfigError: the rule decides by group.
     """
+    rule.require_heads()
     if key.stride() != value.stride() or key.stride(-1) != 1:
         key, value = key.contiguous(), value.contiguous()
     query = query if query.stride(-1) == 1 else query.contiguous()

@@ -6,7 +6,7 @@ Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, S summarie
 import torch
 from torch import Tensor
 
-from headscope.kernels.common.layer import Decided, DecisionRule, is_long
+from headscope.kernels.common.layer import Decided, DecisionRule, calibrated, is_long
 
 
 def attend_prompt(
@@ -26,7 +26,11 @@ def attend_prompt(
         sink: first keys of the window.
         recent: its last keys.
         scale: factor of the scores.
+
+    Raises:
+        ConfigError: the rule decides by group.
     """
+    rule.require_heads()
     group = query.shape[1] // key.shape[1]
     key, value, mean, covariance = (x.repeat_interleave(group, 1) for x in (key, value, mean, covariance))
     output, long = torch.empty_like(query), torch.empty(query.shape[:3], dtype=torch.bool, device=query.device)
@@ -58,6 +62,7 @@ def _prefilled(
     bulk = (at + 1 - sink - recent).clamp(min=0)
     mass = (query @ mean[..., None])[..., 0] * scale + variance / 2 + bulk.to(query.dtype).log()
     margin = windowed.logsumexp(-1) - mass
-    long = is_long(margin, rule.slope[:, None], rule.offset[:, None], rule.threshold[..., None]) & (bulk > 0)
+    margin = calibrated(margin, rule.slope[:, None], rule.offset[:, None])
+    long = is_long(margin, rule.threshold[..., None]) & (bulk > 0)
     output = torch.where(long[..., None], scores.softmax(-1) @ value, windowed.softmax(-1) @ value)
     return Decided(output, long)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from headscope.kernels.common.softmax import LOWEST
-from headscope.kernels.decode.decide import LN2, is_long
+from headscope.kernels.decode.decide import LN2, calibrated, is_long
 
 SINKS = 16
 """Sinks of a tile."""
@@ -101,7 +101,7 @@ def attend_windows(
     margin = (top + tl.math.log2(total) - rest - tl.math.log2(bulk.to(tl.float32))) * LN2
     head = k * G + pair % G
     given = tl.load(slope + head), tl.load(offset + head), tl.load(threshold + b * kv_heads * G + head)
-    chosen = is_long(margin, given[0], given[1], given[2], bulk)
+    chosen = is_long(calibrated(margin, given[0], given[1]), given[2], bulk)
     label, at = chosen.to(tl.int8), group.to(tl.int64) * tokens * G + pair
     if FORCED:
         given = tl.load(forced + at)

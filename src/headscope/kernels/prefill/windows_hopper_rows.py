@@ -10,7 +10,7 @@ import triton.language as tl
 
 from headscope.kernels.common.gluon import gl, jit, mbarrier, warpgroup_mma, warpgroup_mma_wait
 from headscope.kernels.common.softmax import LOWEST
-from headscope.kernels.decode.decide import LN2, is_long
+from headscope.kernels.decode.decide import LN2, calibrated, is_long
 
 
 @jit
@@ -103,7 +103,7 @@ def decide(difference, position, head, group, given, rows, G: tl.constexpr, FORC
     margin = (difference - gl.log2(bulk.to(gl.float32))) * LN2
     of = group % kv_heads * G + gl.minimum(head, G - 1)
     limit = gl.load(threshold + group // kv_heads * kv_heads * G + of)
-    chosen = is_long(margin, gl.load(slope + of), gl.load(offset + of), limit, bulk)
+    chosen = is_long(calibrated(margin, gl.load(slope + of), gl.load(offset + of)), limit, bulk)
     label, there = chosen.to(gl.int8), (position < tokens) & (head < G)
     at = (group.to(gl.int64) * tokens + position) * G + head
     if FORCED:

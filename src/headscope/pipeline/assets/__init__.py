@@ -1,1 +1,1 @@
-"""Where models and benchmark files come from: hub, package index, folders, Python itself; checked by SHA-256."""
+"""Sources of models and benchmark files: hub, package index, folders, Python itself; checked by SHA-256."""

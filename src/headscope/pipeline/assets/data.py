@@ -1,4 +1,4 @@
-"""Files that benchmarks are made of: from an address, the hub, or a local copy of either.
+"""Files of benchmarks: from an address, the hub, or a local copy.
 
 A file's part of `manifest.json`: `path` (beside it, or absolute where a local copy serves as it lies), `files` (SHA-256
 by name) and `sha256` over all of them.
@@ -22,7 +22,7 @@ TIMEOUT = 60  # seconds without a byte
 
 
 def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Bring one file here, check it and return its part of the manifest.
+    """Bring one file here and check it; return its part of the manifest.
 
     Raises:
         AssetError: the file cannot be fetched, is missing in the local copy, or has another SHA-256.
@@ -35,45 +35,43 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     if path.is_file():
         _check(path, spec)
     names = [path.name] if path.is_file() else sorted(member.name for member in path.iterdir() if member.is_file())
-    found = hashes(path.parent if path.is_file() else path, names)
-    return {"path": CONTENT if path == file else str(path), "source": source, **found}
+    folder = path.parent if path.is_file() else path
+    return {"path": CONTENT if path == file else str(path), "source": source, **hashes(folder, names)}
 
 
 def mirror_paths(mirror: Path, local: Iterable[str]) -> list[Path]:
-    """Return what a local copy holds of a file: the first of its names there is, a pattern's files by name.
+    """Return the files of a local copy that match the first pattern with any match, sorted by name.
 
     Args:
         mirror: folder of the local copy.
         local: names or patterns below it.
     """
     for pattern in local:
-        if found := sorted(mirror.glob(pattern)):
-            return found
+        if files := sorted(mirror.glob(pattern)):
+            return files
     return []
 
 
 def _mirrored(spec: dict[str, Any], file: Path) -> Path:
     mirror = Path(spec["mirror"]).expanduser().resolve()
-    found = mirror_paths(mirror, spec["local"])
-    if not found:
+    files = mirror_paths(mirror, spec["local"])
+    if not files:
         raise AssetError(f"{spec['name']}: the mirror {mirror} has no {' or '.join(spec['local'])}; add it there")
-    return found[0] if len(found) == 1 else _join(found, file)
-
-
-def _join(parts: Iterable[Path], file: Path) -> Path:
+    if len(files) == 1:
+        return files[0]
     with file.open("wb") as joined:
-        for part in parts:
+        for part in files:
             with part.open("rb") as content:
                 shutil.copyfileobj(content, joined)
     return file
 
 
 def _copy(spec: dict[str, Any], file: Path) -> Path:
-    """A file of this machine; a copy, since it belongs to somebody who may change it."""
-    given = Path(spec["path"]).expanduser()
-    if not given.is_file():
-        raise AssetError(f"{spec['name']}: {given} does not exist")
-    shutil.copyfile(given, file)
+    """Copy a file of this machine: its owner may change it."""
+    original = Path(spec["path"]).expanduser()
+    if not original.is_file():
+        raise AssetError(f"{spec['name']}: {original} does not exist")
+    shutil.copyfile(original, file)
     return file
 
 
@@ -82,7 +80,7 @@ def _hub(spec: dict[str, Any], file: Path) -> Path:
 
 
 def _urls(spec: dict[str, Any], file: Path) -> Path:
-    """Download one file, or several that are one text."""
+    """Download one file, or several parts of one text."""
     names = spec.get("parts") or [""]
     with file.open("wb") as content:
         for name in names if len(names) == 1 else progress(names, f"fetching {spec['name']}"):
@@ -100,18 +98,18 @@ def _urls(spec: dict[str, Any], file: Path) -> Path:
 
 
 def _download(address: str, content: Any, label: str) -> None:
-    """Append what an address holds; with a label, say how far it is."""
+    """Append the content of an address; with a label, report progress."""
     with urlopen(address, timeout=TIMEOUT) as response:
         total = response.length
         if total is None:
             shutil.copyfileobj(response, content)
             return
         chunks = range(-(-total // CHUNK))
-        got = sum(
+        received = sum(
             content.write(response.read(CHUNK)) for _ in (progress(chunks, f"fetching {label}") if label else chunks)
         )
-        if got != total:
-            raise HTTPException(f"{got} of {total} bytes came")
+        if received != total:
+            raise HTTPException(f"{received} of {total} bytes came")
 
 
 def _check(path: Path, spec: dict[str, Any]) -> None:

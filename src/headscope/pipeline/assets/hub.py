@@ -1,4 +1,4 @@
-"""The hub's client: its token and its errors, the same for models and data."""
+"""The hub's client: token and errors, the same for models and data."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from headscope.errors import AssetError
 
 
 def hub_token() -> str | bool:
-    """Return the token of the environment alone: a stored login is not used."""
+    """Return the token of the environment; a stored login is not used."""
     return os.environ.get("HF_TOKEN") or False
 
 

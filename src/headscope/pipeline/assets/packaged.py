@@ -1,4 +1,4 @@
-"""Texts that every Python installation holds: a benchmark without the internet is made of them.
+"""Texts of the Python installation, for benchmarks without the internet.
 
 A text's part of `manifest.json`: `path`, `files` (SHA-256 by name) and `sha256`. It differs between Python versions.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from headscope.pipeline.store.files import choose, hashes
 
-# By name, so that one text's code is no part of another's address.
+# Imported by name, so that one text's code is no part of another's address.
 MAKERS = {
     "pydoc_topics": ("headscope.benchmarks.prose", "packaged_prose"),
     "standard_library": ("headscope.benchmarks.longbench.local", "standard_library"),

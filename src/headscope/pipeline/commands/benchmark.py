@@ -15,7 +15,6 @@ from headscope.pipeline.commands.benchmark_score import TaskScore, averages, sco
 from headscope.pipeline.commands.run import snakemake
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.store.files import atomic_file
-from headscope.pipeline.store.verify import is_done
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,21 +28,20 @@ def main(arguments: Sequence[str]) -> int:
     score.add_argument("predictions", type=Path)
     score.add_argument("--prompts", type=Path, help="exported folder, for rows that hold no references")
     score.add_argument("--csv", type=Path, help="write the table there too")
-    given = parser.parse_args(arguments)
-    if given.action == "export":
-        return _export(given.folder, given.options)
-    return _score(given.predictions, given.prompts, given.csv)
+    values = parser.parse_args(arguments)
+    if values.action == "export":
+        return _export(values.folder, values.options)
+    return _score(values.predictions, values.prompts, values.csv)
 
 
 def _export(folder: Path, options: Sequence[str]) -> int:
     from headscope.pipeline.commands.benchmark_export import export
 
     plan = planning.build(options)
-    plan.check_results()
-    plan.check_files()
+    plan.check()
     if folder.exists():
         raise ConfigError(f"{folder} exists; name a folder that does not")
-    missing = [node for node in plan.nodes["prompts"].values() if not is_done(plan, node)]
+    missing = [node for node in plan.nodes["prompts"].values() if not plan.is_done(node)]
     if missing:
         targets = [file for node in missing for file in plan.files(node)]
         code = subprocess.run(snakemake(options, ["--", *targets]), cwd=plan.root).returncode
@@ -59,22 +57,18 @@ def _score(predictions: Path, prompts: Path | None, table: Path | None) -> int:
         if path is not None and not path.exists():
             raise AssetError(f"{path} does not exist")
     scores = score_files(predictions, prompts)
-    width = max(len(found.task) for found in scores) + 2
+    width = max(len(score.task) for score in scores) + 2
     print(f"{'task':<{width}}{'bucket':<10}{'score':>7}{'samples':>9}{'empty':>7}{'failed':>8}  folder")
-    for found in scores:
-        counts = f"{found.samples:>9}{found.nulls:>7}{found.failed:>8}"
-        print(f"{found.task:<{width}}{found.bucket:<10}{found.score:>7.2f}{counts}  {found.folder}")
+    for score in scores:
+        counts = f"{score.samples:>9}{score.nulls:>7}{score.failed:>8}"
+        print(f"{score.task:<{width}}{score.bucket:<10}{score.score:>7.2f}{counts}  {score.folder}")
     for line in averages(scores):
         print(line)
-    if failed := sum(found.failed for found in scores if not found.bucket):
+    if failed := sum(score.failed for score in scores if not score.bucket):
         print(f"the official metric failed on {failed} answers, which score 0")
     if table is not None:
-        _write(table, scores)
+        with atomic_file(table) as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(TaskScore)])
+            writer.writeheader()
+            writer.writerows(asdict(score) for score in scores)
     return 0
-
-
-def _write(table: Path, scores: Sequence[TaskScore]) -> None:
-    with atomic_file(table) as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(TaskScore)])
-        writer.writeheader()
-        writer.writerows(asdict(found) for found in scores)

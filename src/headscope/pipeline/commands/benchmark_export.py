@@ -41,18 +41,18 @@ def _write(plan: Plan, evaluation: Node, folder: Path) -> Iterator[Path]:
     [prompts] = [parent for parent in evaluation.parents if parent.stage == "prompts"]
     rows = list(load_from_disk(str(plan.root / plan.folder(prompts) / "dataset")))
     for split, suffix in SPLITS.items():
-        chosen = [_row(spec, row) for row in rows if row["split"] == split]
+        exported = [_row(spec, row) for row in rows if row["split"] == split]
         file = Path(spec["benchmark"], str(spec["length"]), f"{spec['task']}{suffix}.jsonl")
-        if chosen:
+        if exported:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in chosen]
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in exported]
             (folder / file).write_text("".join(lines), encoding="utf-8")
             yield file
 
 
 def _row(spec: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """Return a prompt in RULER's field names; `input` and `answer_prefix` together are what the model is given."""
-    kept = ("length", "max_new_tokens", "min_new_tokens", "stop_text", "metric", "classes", "bucket", "truncated", "id")
+    """Return a prompt in RULER's field names; the model reads `input` and then `answer_prefix`."""
+    same = ("length", "max_new_tokens", "min_new_tokens", "stop_text", "metric", "classes", "bucket", "truncated", "id")
     return {
         "index": row["index"],
         "task": spec["task"],
@@ -60,7 +60,7 @@ def _row(spec: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         "input": row["text"][: row["prefix_offset"]],
         "answer_prefix": row["answer_prefix"],
         "outputs": row["references"],
-        **{name: row[name] for name in kept},
+        **{name: row[name] for name in same},
         "source": json.loads(row["source"]),
     }
 

@@ -1,7 +1,7 @@
-"""Scores of predictions that any tool wrote: one JSON object a line, each file one task.
+"""Scores of any tool's predictions: one file a task, one JSON object a line.
 
-A row has the answer (`pred`) and what it is scored against (`outputs` as RULER has it, or LongBench's `answers`), or is
-joined to an exported prompt by `id`, else by `index`.
+A row has the answer (`pred`) and its references (`outputs` as in RULER, or LongBench's `answers`), or is joined to an
+exported prompt by `id` or else by `index`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from headscope import benchmarks
 from headscope.benchmarks import registry
 from headscope.benchmarks.jsonl import read_jsonl
 from headscope.benchmarks.scoring import Score, is_null, mean, score
@@ -28,14 +27,14 @@ class TaskScore:
     """The score of one task, or of one of its buckets.
 
     Attributes:
-        folder: where its file lies, below the folder that was scored.
+        folder: of its file, below the folder that was scored.
         kind: of the benchmark.
         task: its name.
-        bucket: group of samples reported apart; empty: all.
+        bucket: group of samples; empty for all.
         score: mean over samples, 0-100, two digits.
         samples: answers scored.
-        nulls: empty ones among them.
-        failed: answers that the official metric gave up on.
+        nulls: empty answers.
+        failed: answers on which the official metric failed.
     """
 
     folder: str
@@ -52,12 +51,12 @@ def score_files(path: Path, prompts: Path | None) -> list[TaskScore]:
     """Score one file, or all of a folder.
 
     Args:
-        path: a file called `<task>.jsonl`, or a folder of such files.
-        prompts: exported prompts that rows without references are joined to.
+        path: a file `<task>.jsonl`, or a folder of such files.
+        prompts: folder of exported prompts, for rows without references.
 
     Raises:
-        AssetError: there is no such file, a line is broken, or a row has no answer or nothing to score it against.
-        ConfigError: no benchmark has a task of that name.
+        AssetError: there is no file, a line is broken, or a row lacks an answer or references.
+        ConfigError: no benchmark has a task of a file's name.
     """
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     files = [file for file in files if not file.stem.endswith(".calibration")]
@@ -66,31 +65,31 @@ def score_files(path: Path, prompts: Path | None) -> list[TaskScore]:
     root = path if path.is_dir() else path.parent
     for file in files:
         kind_of(file.stem)  # a wrong name fails before anything is scored
-    return [found for file in progress(files, "scoring") for found in _score_file(file, root, prompts)]
+    return [of_task for file in progress(files, "scoring") for of_task in _score_file(file, root, prompts)]
 
 
 def averages(scores: Sequence[TaskScore]) -> Iterator[str]:
-    """Say each benchmark's own average of each folder, or what it lacks."""
+    """Yield a line with each benchmark's own average of each folder, or with the tasks that it lacks."""
     groups: dict[tuple[str, str], dict[str, float]] = {}
-    for found in scores:
-        if not found.bucket:
-            groups.setdefault((found.folder, found.kind), {})[found.task] = found.score
+    for of_task in scores:
+        if not of_task.bucket:
+            groups.setdefault((of_task.folder, of_task.kind), {})[of_task.task] = of_task.score
     for (folder, kind), by_task in groups.items():
-        name = f"{benchmarks.__name__}.{kind}.overall"
-        if find_spec(name) is not None:
-            where = f"{folder}: " if folder else ""
+        module = f"headscope.benchmarks.{kind}.overall"
+        if find_spec(module) is not None:
+            prefix = f"{folder}: " if folder else ""
             try:
-                named, value = import_module(name).average(by_task)
-                yield f"{where}{named}: {value:.2f}"
+                name, value = import_module(module).average(by_task)
+                yield f"{prefix}{name}: {value:.2f}"
             except ConfigError as error:
-                yield f"{where}{error}"
+                yield f"{prefix}{error}"
 
 
 def kind_of(task: str) -> str:
     """Return the kind of benchmark that has a task.
 
     Raises:
-        ConfigError: none has.
+        ConfigError: no benchmark has it.
     """
     known = {name: kind for kind in registry.KINDS for name in registry.names(kind)}
     if task not in known:
@@ -104,71 +103,71 @@ def _score_file(file: Path, root: Path, prompts: Path | None) -> Iterator[TaskSc
     rows = read_jsonl(file)
     if not rows:
         raise AssetError(f"{file} is empty; give one answer a line")
-    asked = _prompts_of(file, root, prompts)
+    exported = _prompts_of(file, root, prompts)
     scored: list[tuple[list[str], str, Score]] = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows.items():
         where = f"{file}, line {number}"
         answer = _field(row, ANSWERS, where)
-        prompt = _joined(row, kind, task, asked, where)
+        prompt = _joined(row, kind, task, exported, where)
         scored.append((["", *prompt["buckets"]], answer, score(kind, prompt, answer)))
     for bucket in dict.fromkeys(sorted(name for names, _, _ in scored for name in names)):
-        members = [(answer, found) for names, answer, found in scored if bucket in names]
+        members = [(answer, one) for names, answer, one in scored if bucket in names]
         yield TaskScore(
             "" if folder == "." else folder,
             kind,
             task,
             bucket,
-            mean([found for _, found in members]),
+            mean([one for _, one in members]),
             len(members),
             sum(is_null(answer) for answer, _ in members),
-            sum(found.failed for _, found in members),
+            sum(one.failed for _, one in members),
         )
 
 
 def _field(row: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
-    found = next((row[name] for name in names if row.get(name) is not None), None)
-    if found is None:
+    value = next((row[name] for name in names if row.get(name) is not None), None)
+    if value is None:
         raise AssetError(f"{where} has none of {', '.join(names)}; it has {', '.join(row) or 'nothing'}")
-    return found
+    return value
 
 
 def _prompts_of(file: Path, root: Path, prompts: Path | None) -> dict[Any, dict[str, Any]]:
-    """Return the exported prompts that belong to a file of predictions, by id and by index."""
+    """Return the exported prompts of a file of predictions, by id and by index."""
     if prompts is None:
         return {}
     same = prompts / file.relative_to(root)
-    found = [same] if same.is_file() else sorted(prompts.rglob(file.name))
-    if len(found) != 1:
+    files = [same] if same.is_file() else sorted(prompts.rglob(file.name))
+    if len(files) != 1:
         raise AssetError(
-            f"{prompts} holds {len(found)} files {file.name}; put {file} into folders named as there, or name the one "
+            f"{prompts} holds {len(files)} files {file.name}; put {file} into folders named as there, or name the one "
             "folder that it belongs to"
         )
-    rows = read_jsonl(found[0])
+    rows = read_jsonl(files[0]).values()
     return {row["index"]: row for row in rows} | {row["id"]: row for row in rows if "id" in row}
 
 
 def _joined(
-    row: Mapping[str, Any], kind: str, task: str, asked: Mapping[Any, Mapping[str, Any]], where: str
+    row: Mapping[str, Any], kind: str, task: str, exported: Mapping[Any, Mapping[str, Any]], where: str
 ) -> dict[str, Any]:
-    """Return what an answer is scored against: its own row's fields, else its prompt's."""
-    prompt = asked.get(row.get("id"), asked.get(row.get("index"), {}))
-    if asked and not prompt:
+    """Return the fields that an answer is scored with: its exported prompt's, or else its own row's."""
+    prompt = exported.get(row.get("id"), exported.get(row.get("index"), {}))
+    if exported and not prompt:
         raise AssetError(f"{where}: no exported prompt has id {row.get('id')!r} or index {row.get('index')!r}")
-    known, found = {**row, **prompt}, registry.find(kind, task)
-    references = _field(known, REFERENCES, where)
+    fields, benchmark_task = {**row, **prompt}, registry.find(kind, task)
+    references = _field(fields, REFERENCES, where)
     return {
         "task": task,
-        "metric": found.metric,
+        "metric": benchmark_task.metric,
         "references": references if isinstance(references, list) else [references],
-        "classes": known.get("classes") or known.get("all_classes") or [],
-        "buckets": _buckets(known, found),
+        "classes": fields.get("classes") or fields.get("all_classes") or [],
+        "buckets": _buckets(fields, benchmark_task),
     }
 
 
-def _buckets(known: Mapping[str, Any], task: Any) -> list[str]:
-    """Return the groups that an answer is reported in: of length (as exported, or by words), and of difficulty."""
-    bucket = known.get("bucket")
-    if bucket is None and hasattr(task, "bucket_of") and "length" in known:
-        bucket = task.bucket_of(known["length"])
-    difficulty = {**known, **known.get("source", {})}.get("difficulty")
+def _buckets(fields: Mapping[str, Any], task: Any) -> list[str]:
+    """Return the groups of an answer: by length (as exported, or from its words) and by difficulty."""
+    bucket = fields.get("bucket")
+    if bucket is None and hasattr(task, "bucket_of") and "length" in fields:
+        bucket = task.bucket_of(fields["length"])
+    difficulty = {**fields, **fields.get("source", {})}.get("difficulty")
     return [name for name in (bucket, difficulty) if name]

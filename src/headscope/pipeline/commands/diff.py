@@ -1,6 +1,6 @@
-"""`headscope diff A B`: which jobs, environments and results of two experiments, or two result folders, differ.
+"""`headscope diff A B`: how the jobs, environments and results of two experiments or two results differ.
 
-A and B are override strings (`"experiment=smoke window.recent=64"`) or node folders.
+A and B are override strings (`"experiment=smoke window.recent=64"`) or folders of results.
 """
 
 import json
@@ -56,18 +56,18 @@ def folders(first: Path, second: Path) -> Iterator[str]:
 
 
 def _places(plan: Plan) -> dict[tuple[str, ...], Node]:
-    """Nodes by what they are for, which a changed option does not change, in plan order."""
-    found: dict[tuple[str, ...], Node] = {}
+    """Return nodes by their place in the experiment, which a changed option does not change, in plan order."""
+    places: dict[tuple[str, ...], Node] = {}
     for node in plan:
         spec = json.loads(node.spec)
-        named = ("kind", "name") if node.stage == "assets" else ("figure", "criterion", "text", "task", "length")
-        words = [str(spec[name]) for name in named if spec.get(name) is not None]
+        names = ("kind", "name") if node.stage == "assets" else ("figure", "criterion", "text", "task", "length")
+        words = [str(spec[name]) for name in names if spec.get(name) is not None]
         place, count = (node.stage, *words), 1
-        while place in found:
+        while place in places:
             count += 1
             place = (node.stage, *words, f"#{count}")
-        found[place] = node
-    return found
+        places[place] = node
+    return places
 
 
 def _changed(path: str, a: Any, b: Any) -> Iterator[str]:

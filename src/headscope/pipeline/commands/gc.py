@@ -1,6 +1,6 @@
-"""`headscope gc [--delete] [option=value ...]`: results that no experiment of conf/ needs, nor the options named.
+"""`headscope gc [--delete] [option=value ...]`: list or delete results that no experiment of conf/ needs.
 
-An argument with several options in quotes is one more experiment to keep, e.g. 'experiment=smoke window.recent=64'.
+Each argument is one more experiment to keep, e.g. 'experiment=smoke window.recent=64' in quotes.
 """
 
 import shlex
@@ -15,15 +15,15 @@ from headscope.pipeline.store.verify import finished, leftovers
 
 
 def main(arguments: Sequence[str]) -> int:
-    """List what is not needed, or delete it; cells are left alone, they cost little and save much."""
+    """List or delete results; cells stay, because they cost little and save much."""
     words = [word for word in arguments if word != "--delete"]
     if flags := [word for word in words if word.startswith("-")]:
         raise ConfigError(f"unknown option {flags[0]}; gc knows --delete")
     root = find_root()
     results = [word for word in words if word.startswith("results=")]
-    kept = [shlex.split(word) for word in words if word not in results]
-    kept += [[f"experiment={name}"] for name in groups(root)["experiment"]]
-    plans = [planning.build([*given, *results], root) for given in kept]
+    experiments = [shlex.split(word) for word in words if word not in results]
+    experiments += [[f"experiment={name}"] for name in groups(root)["experiment"]]
+    plans = [planning.build([*options, *results], root) for options in experiments]
     needed = {node.address for plan in plans for node in plan}
     folders = [
         folder for folder in finished(root / plans[0].results) if f"{folder.parent.name}/{folder.name}" not in needed
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _delete(folder: Path) -> None:
-    """Rename first: an interrupted deletion leaves no half of a result under its name."""
+    """Rename, then delete: an interrupted deletion leaves no half of a result under its name."""
     doomed = folder.with_name(f".{folder.name}.deleted")
     folder.rename(doomed)
     shutil.rmtree(doomed)

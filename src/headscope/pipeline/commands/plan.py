@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from headscope.pipeline.plan import plan as planning
-from headscope.pipeline.store.verify import is_done
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print one line a job, and counts."""
     plan = planning.build(arguments)
-    done = {node.address: is_done(plan, node) for node in plan}
+    done = {node.address: plan.is_done(node) for node in plan}
     for node in plan:
         print(f"{'done' if done[node.address] else 'missing':<8} {node.address}")
     counts = ", ".join(

@@ -1,6 +1,6 @@
-"""`headscope run [-m] [option=value ...] [-- snakemake options]`: an experiment to its figures and report.
+"""`headscope run [-m] [option=value ...] [-- snakemake options]`: run an experiment to its figures and report.
 
-Options are Hydra's (`headscope run experiment=smoke window.recent=64,128`); what follows `--` goes to Snakemake.
+Options are in Hydra's grammar (`experiment=smoke window.recent=64,128`); options after `--` go to Snakemake.
 """
 
 import re
@@ -26,7 +26,7 @@ NO_RESULTS = ("-n", "--dry-run", "--dryrun", "--unlock", "--dag", "--rulegraph",
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run Snakemake on an experiment, make its report, and say what was made and where."""
+    """Run Snakemake on an experiment, make its report, and print where the results are."""
     words = list(arguments)
     cut = words.index("--") if "--" in words else len(words)
     options, passed = words[:cut], words[cut + 1 :]
@@ -39,8 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags := [word for word in overrides if word.startswith("-")]:
         raise ConfigError(f"unknown option {flags[0]}; options of Snakemake follow a `--`: headscope run -- {flags[0]}")
     plan = planning.build(overrides)
-    plan.check_results()
-    plan.check_files()
+    plan.check()
     start = time.monotonic()
     command = snakemake(overrides, passed)
     if any(word in NO_RESULTS for word in passed):
@@ -67,7 +66,7 @@ def snakemake(overrides: Sequence[str], passed: Sequence[str]) -> list[str]:
 
 
 def _watched(plan: Plan, command: Sequence[str]) -> int:
-    """Run Snakemake, saying after each job how long the rest may take, and at the end what went wrong."""
+    """Run Snakemake; print after each job the time that is left, and at the end the errors again."""
     start, errors = time.monotonic(), []
     with subprocess.Popen(command, cwd=plan.root, stdout=PIPE, stderr=STDOUT, text=True, bufsize=1) as process:
         assert process.stdout is not None
@@ -92,18 +91,18 @@ def _eta(done: int, total: int, seconds: float) -> str:
 
 
 def report_file(plan: Plan) -> Path:
-    """Where the report of a plan lies: beside the plain-named figures of its experiment."""
+    """Return the path of a plan's report: beside the plain-named figures of its experiment."""
     return plan.root / plan.results / "figures" / plan.points[0].config.name / "report.html"
 
 
 def _report(plan: Plan, overrides: Sequence[str]) -> int:
-    """Make one HTML of all figures with their captions; Snakemake's own words are left out, its errors are not."""
+    """Make one HTML file of all figures with their captions; only Snakemake's errors are printed."""
     command = snakemake(overrides, ["--report", str(report_file(plan)), "--quiet", "all"])
     return subprocess.run(command, cwd=plan.root, stdout=subprocess.DEVNULL).returncode
 
 
 def _say(plan: Plan, seconds: float) -> int:
-    """The last lines: what was made and where."""
+    """Print the last lines: the results and their folders."""
     figures = plan.root / plan.results / "figures"
     print(f"\n{len(list(plan))} results in {clock(seconds)} under {plan.root / plan.results}")
     for point in plan.points:

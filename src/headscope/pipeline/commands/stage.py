@@ -1,9 +1,10 @@
-"""`headscope <stage> <spec> <out> <parents...>`: run one stage anywhere, without Hydra, Snakemake or tracking."""
+"""`headscope <stage> <spec> <out> <parents...>`: run one job anywhere, without Hydra, Snakemake or tracking."""
 
 import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,29 +21,29 @@ from headscope.pipeline.store.parents import Parents
 
 
 def main(stage: str, arguments: Sequence[str]) -> int:
-    """Run one stage from the command line."""
+    """Run one job from the command line."""
     parser = argparse.ArgumentParser(prog=f"headscope {stage}", description=__doc__)
     parser.add_argument("spec", help="slice of the configuration, JSON")
     parser.add_argument("out", type=Path, help="folder to make, <results>/<stage>/<name>--<key>")
     parser.add_argument("parents", type=Path, nargs="*", help="finished folders it reads")
-    given = parser.parse_args(arguments)
+    values = parser.parse_args(arguments)
     try:
-        spec = json.loads(given.spec)
+        spec = json.loads(values.spec)
     except ValueError as error:
         raise ConfigError(f"the spec of {stage} is no JSON: {error}") from error
     # Snakemake ends jobs with SIGTERM; an exception lets the temporary folder be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    run(stage, spec, given.out, given.parents)
+    run(stage, spec, values.out, values.parents)
     return 0
 
 
 def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) -> None:
-    """Make one node's folder, whole or not at all, with its spec and provenance.
+    """Make one job's folder, whole or not at all, with its slice and provenance.
 
     Raises:
         ConfigError: the folder's key is not that of this slice, these parents and this code.
     """
-    clock = provenance.Clock()
+    start = time.time()
     code = code_digest(*modules(stage, spec))
     keyed = KEY.fullmatch(out.name)
     if keyed and keyed["digest"] != key_digest(stage, spec, [parent.name for parent in parents], code):
@@ -53,4 +54,4 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
     with atomic_folder(out) as folder:
         import_module(f"headscope.pipeline.stages.{stage}").run(spec, folder, Parents(parents))
         (folder / provenance.SPEC).write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
-        provenance.write(folder, provenance.collect(folder, code, parents, clock))
+        provenance.write(folder, provenance.collect(folder, code, parents, start))

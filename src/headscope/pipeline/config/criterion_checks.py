@@ -23,8 +23,23 @@ def check_criteria(config: Config) -> None:
             if getattr(criterion, need) is None:
                 raise ConfigError(f"option criterion.{name}.{need} must be given: kind {criterion.kind} needs it")
         _outliers(f"criterion.{name}.outliers", criterion.outliers)
+        _engine_options(f"criterion.{name}", criterion)
         _other_tasks(name, criterion, config)
     _estimators(config)
+
+
+def _engine_options(option: str, criterion: Criterion) -> None:
+    """Refuse a unit or streaming summaries where there is nothing to decide together or to update."""
+    if criterion.unit == "group" and registry.criterion(criterion.kind).measures is None:
+        raise ConfigError(
+            f"option {option}.unit: group has no meaning for kind {criterion.kind}, which labels heads without margins;"
+            " leave it out"
+        )
+    if criterion.summaries == "streaming" and criterion.estimator is None:
+        raise ConfigError(
+            f"option {option}.summaries: streaming has no meaning for kind {criterion.kind} without an estimator;"
+            " leave it out"
+        )
 
 
 def _other_tasks(name: str, criterion: Criterion, config: Config) -> None:

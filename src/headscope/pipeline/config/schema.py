@@ -198,6 +198,16 @@ class Criterion:
     )
     estimator: Estimator | None = field(default=None)
     outliers: Outliers | None = field(default=None)
+    unit: str = option(
+        "head",
+        "what is decided: each query head, or all heads of a KV head together, which then see what is read",
+        choices=("head", "group"),
+    )
+    summaries: str = option(
+        "frozen",
+        "what the estimator's summaries do behind the boundary: stay, or take in the keys that leave the window",
+        choices=("frozen", "streaming"),
+    )
     fit: str | None = option(
         None,
         "map of each head's margin, fitted to the exact one; null: energy for lost outputs, none for shares"

@@ -1,1 +1,1 @@
-"""The plan: which jobs an experiment needs, each with its slice of the options and an address that digests its code."""
+"""The plan: the jobs of an experiment, each with its slice of the options and an address that digests its code."""

@@ -1,6 +1,6 @@
-"""Digest of the code that makes a result: syntax trees only, so comments, docstrings and layout do not count.
+"""Digest of the code that makes a result: its syntax trees, so comments, docstrings and layout do not count.
 
-Imports are read from the source and nothing is imported: a plan costs milliseconds and needs no torch.
+Import statements are read and nothing is imported, so a plan takes milliseconds and needs no torch.
 """
 
 import ast
@@ -12,7 +12,7 @@ from typing import Any
 from headscope.errors import ConfigError
 from headscope.source import ROOT, source_file, source_path
 
-# Their text reaches a terminal, never a result, so that a better message renews nothing.
+# Their text reaches a terminal and no result: a better message renews nothing.
 IGNORED = frozenset({ROOT, "headscope.errors", "headscope.pipeline.progress"})
 
 
@@ -27,16 +27,16 @@ def code_digest(*modules: str) -> str:
 
 
 def closure(*modules: str) -> set[str]:
-    """Return `modules` and what they import of `headscope` or of their own package, packages' own files included."""
-    found: set[str] = set()
+    """Return `modules`, all that they import of `headscope` or of their own package, and the packages above."""
+    modules_seen: set[str] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if not name or name in found or name in IGNORED:
+        if not name or name in modules_seen or name in IGNORED:
             continue
-        found.add(name)
+        modules_seen.add(name)
         waiting += [*_read(name)[1], name.rpartition(".")[0]]
-    return found
+    return modules_seen
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -91,7 +91,7 @@ def asks_probes(criterion: Mapping[str, Any]) -> bool:
     return of_estimator or (outliers is not None and registry.outlier_rule(outliers["rule"]).probes)
 
 
-def ancestors(nodes: list[Node]) -> Iterator[Node]:
+def ancestors(nodes: Iterable[Node]) -> Iterator[Node]:
     """Yield nodes and all they descend from, parents first, each address once."""
     seen: set[str] = set()
 

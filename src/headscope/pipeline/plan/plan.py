@@ -1,10 +1,11 @@
-"""The plan: override strings in, all jobs of all sweep points out, in one graph. Snakemake only carries it out."""
+"""The plan: override strings in, the jobs of all sweep points out, in one graph. Snakemake only carries it out."""
 
 import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from headscope.errors import ConfigError
 from headscope.pipeline.assets.data import mirror_paths
@@ -19,13 +20,13 @@ from headscope.pipeline.store.files import canonical
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration of a sweep, with all of its seeds: figures pool their prompts.
+    """One configuration of a sweep with all of its seeds; its figures pool their prompts.
 
     Attributes:
-        name: experiment, and the swept values where there are several points; the folder of its plain-named figures.
+        name: experiment and, in a sweep, the swept values; the folder of its plain-named figures.
         config: the whole configuration, with the first seed.
-        seeds: of the draws.
-        figures: its figure nodes, by figure.
+        seeds: all seeds.
+        figures: figure nodes by the figure's name.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Plan:
         results: folder of all results.
         points: configurations of the sweep.
         nodes: by stage, then by key; parents before children.
-        tracks: leaves that replay an experiment's nodes into a tracker, by key; empty when tracking is off.
+        tracks: nodes that replay an experiment's results into a tracker, by key; empty when tracking is off.
     """
 
     root: Path
@@ -53,60 +54,60 @@ class Plan:
     tracks: dict[str, Node]
 
     def __iter__(self) -> Iterator[Node]:
-        """Yield all nodes, stage by stage; tracking is none of them."""
-        return (node for found in self.nodes.values() for node in found.values())
+        """Yield all nodes that make results, stage by stage."""
+        return (node for by_key in self.nodes.values() for node in by_key.values())
 
     def folder(self, node: Node) -> Path:
-        """Where a node's files are."""
+        """Return a node's folder, relative to the root."""
         return Path(self.results) / node.address
 
     def files(self, node: Node) -> list[str]:
-        """A node's declared files."""
+        """Return a node's declared files, relative to the root."""
         return [f"{self.folder(node)}/{name}" for name in STAGES[node.stage].files(json.loads(node.spec))]
 
-    def check_results(self) -> None:
-        """Refuse a results folder that cannot be written, before any job is planned into it.
-
-        Raises:
-            ConfigError: naming the folder.
-        """
-        folder = Path(self.results).absolute()
-        exists = next(path for path in (folder, *folder.parents) if path.exists())
-        if not exists.is_dir() or not os.access(exists, os.W_OK | os.X_OK):
-            why = "is no folder" if not exists.is_dir() else "cannot be written"
-            raise ConfigError(
-                f"option results: {folder}: {exists} {why}; choose another folder, e.g. results=/scratch/me"
-            )
-
-    def check_files(self) -> None:
-        """Refuse a local copy or a folder of official samples that lacks a file which a job would read.
-
-        Raises:
-            ConfigError: naming the option and the file.
-        """
-        for node in self.nodes["assets"].values():
-            spec = json.loads(node.spec)
-            if "mirror" in spec and not mirror_paths(Path(spec["mirror"]).expanduser(), spec.get("local", ())):
-                wanted = " or ".join(spec.get("local", ())) or "place for it (assets.files.*.local)"
-                raise ConfigError(
-                    f"option assets.mirror: {spec['mirror']} has no {wanted}, which {spec['name']} is read from"
-                )
-            if spec["kind"] == "data" and spec["source"] == "file" and not Path(spec["path"]).is_file():
-                raise ConfigError(
-                    f"option benchmark.*.source: {spec['path']} does not exist; give the folder that holds it"
-                )
+    def is_done(self, node: Node) -> bool:
+        """Return True if a node's declared files exist; `verify` looks at their content."""
+        return all(Path(self.root, file).exists() for file in self.files(node))
 
     def copies(self) -> dict[str, Node]:
-        """Plain-named copies of figures: `<point>/<figure>--<digest>` and the figure it must be a copy of."""
+        """Return the figure node behind each plain-named copy, `<point>/<figure>--<digest>`."""
         return {
             f"{point.name}/{figure}--{node.key.rpartition('--')[2]}": node
             for point in self.points
             for figure, node in point.figures.items()
         }
 
+    def check(self) -> None:
+        """Refuse a plan that is sure to fail, before any job runs.
+
+        Raises:
+            ConfigError: the results folder cannot be written, or a local file that a job would read does not exist.
+        """
+        _check_results(Path(self.results).absolute())
+        for node in self.nodes["assets"].values():
+            _check_local_files(json.loads(node.spec))
+
+
+def _check_results(folder: Path) -> None:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        why = "is no folder" if not existing.is_dir() else "cannot be written"
+        raise ConfigError(
+            f"option results: {folder}: {existing} {why}; choose another folder, e.g. results=/scratch/me"
+        )
+
+
+def _check_local_files(spec: dict[str, Any]) -> None:
+    """Check that an asset's local copy or its file of official samples exists."""
+    if "mirror" in spec and not mirror_paths(Path(spec["mirror"]).expanduser(), spec.get("local", ())):
+        wanted = " or ".join(spec.get("local", ())) or "place for it (assets.files.*.local)"
+        raise ConfigError(f"option assets.mirror: {spec['mirror']} has no {wanted}, which {spec['name']} is read from")
+    if spec["kind"] == "data" and spec["source"] == "file" and not Path(spec["path"]).is_file():
+        raise ConfigError(f"option benchmark.*.source: {spec['path']} does not exist; give the folder that holds it")
+
 
 def build(overrides: Sequence[str] = (), root: Path | None = None) -> Plan:
-    """Plan everything that the overrides ask for.
+    """Plan all jobs of some override strings.
 
     Args:
         overrides: in Hydra's grammar; sweeps become points of one plan.
@@ -117,14 +118,13 @@ def build(overrides: Sequence[str] = (), root: Path | None = None) -> Plan:
     """
     root = root or find_root()
     points = _points([(name, from_plain(Config, config)) for name, config in compose(overrides, root)])
-    if len({point.name for point in points}) < len(points) or any(
-        len(set(point.seeds)) < len(point.seeds) for point in points
-    ):
+    draws = [(point.name, seed) for point in points for seed in point.seeds]
+    if len({point.name for point in points}) < len(points) or len(set(draws)) < len(draws):
         raise ConfigError("two points of the sweep are the same; write each value once")
     first = points[0].config
-    for name in ("results", "tracking"):
-        if any(getattr(point.config, name) != getattr(first, name) for point in points):
-            raise ConfigError(f"option {name} cannot be swept: a plan has one")
+    for option in ("results", "tracking"):
+        if any(getattr(point.config, option) != getattr(first, option) for point in points):
+            raise ConfigError(f"option {option} cannot be swept: a plan has one")
     nodes: dict[str, dict[str, Node]] = {stage: {} for stage in RESULT_STAGES}
     for node in ancestors([node for point in points for node in point.figures.values()]):
         nodes[node.stage][node.key] = node
@@ -133,26 +133,25 @@ def build(overrides: Sequence[str] = (), root: Path | None = None) -> Plan:
 
 
 def _tracks(points: Sequence[Point], tracking: Tracking) -> Iterator[Node]:
-    """One leaf an experiment: its nodes are one group of runs."""
+    """Yield one node for each experiment: its results are one group of runs."""
     if tracking.backend == "none":
         return
     for name in sorted({point.config.name for point in points}):
-        figures = [node for point in points if point.config.name == name for node in point.figures.values()]
+        drawn = [node for point in points if point.config.name == name for node in point.figures.values()]
         spec = {"experiment": name, "project": tracking.project, "mode": tracking.mode}
-        yield Node("track", name.replace("/", "-"), canonical(spec), tuple(ancestors(figures)))
+        yield Node("track", name.replace("/", "-"), canonical(spec), tuple(ancestors(drawn)))
 
 
 def _points(composed: Sequence[tuple[str, Config]]) -> list[Point]:
-    """Pool the configurations that differ in nothing but their seed."""
+    """Pool the configurations that differ only in their seed."""
     pooled: dict[str, list[tuple[str, Config]]] = {}
     for name, config in composed:
         pooled.setdefault(canonical(asdict(replace(config, seed=0))), []).append((name, config))
     points = []
     for members in pooled.values():
         configs = [config for _, config in members]
-        drawn = {str(node.name).split("-")[0]: node for node in figures(configs)}
         folder = _folder(members[0][0], configs[0], len(pooled))
-        points.append(Point(folder, configs[0], [config.seed for config in configs], drawn))
+        points.append(Point(folder, configs[0], [config.seed for config in configs], figures(configs)))
     return points
 
 

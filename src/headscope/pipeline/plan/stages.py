@@ -34,63 +34,31 @@ class Stage:
         return [*(name.format_map(spec) for name in self.outputs), "provenance.json"]
 
 
-_PROMPTS = ("assets", "prompts")
-_MEASURED = ("oracle", "margins", "diagnostics", "calibration", "evaluation")
+def _row(name: str, reads: str, outputs: str, message: str, mem_mb: int, runtime: int, **flags: bool) -> Stage:
+    return Stage(name, tuple(reads.split()), tuple(outputs.split()), message, mem_mb, runtime, **flags)
+
+
+_MEASURED = "oracle margins diagnostics calibration evaluation"
+_ALL = f"assets prompts moments dense probes {_MEASURED} figures"
 
 _TABLE = (
-    Stage("assets", (), ("manifest.json",), "fetch and check", 4000, 120, local=True),
-    Stage("prompts", ("assets",), ("dataset/dataset_info.json",), "write prompts", 2000, 60),
-    Stage("moments", ("assets",), ("moments.safetensors",), "moments of a text's keys", 8000, 60, gpu=True),
-    Stage("dense", _PROMPTS, ("answers.parquet",), "dense answers", 8000, 720, gpu=True),
-    Stage("probes", (*_PROMPTS, "dense"), ("probes.safetensors",), "probes", 8000, 60, gpu=True),
-    Stage(
-        "oracle",
-        (*_PROMPTS, "moments", "dense"),
-        ("masses.parquet", "score_quantiles.parquet"),
-        "exact and estimated masses",
-        16000,
-        720,
-        gpu=True,
-    ),
-    Stage(
-        "margins",
-        (*_PROMPTS, "moments", "dense", "probes"),
-        ("margins.parquet",),
-        "margins",
-        16000,
-        720,
-        gpu=True,
-    ),
-    Stage(
-        "diagnostics",
-        (*_PROMPTS, "dense"),
-        ("fits.parquet", "spectra.parquet"),
-        "diagnose the Gaussian model",
-        16000,
-        720,
-        gpu=True,
-    ),
-    Stage("calibration", ("oracle", "margins"), ("calibration.json",), "calibrate", 8000, 120),
-    Stage(
-        "evaluation",
-        (*_PROMPTS, "moments", "probes", "calibration"),
-        ("rows.parquet", "seconds.parquet"),
-        "evaluate",
-        16000,
-        1440,
-        gpu=True,
-    ),
-    Stage("figures", _MEASURED, ("{figure}.png", "{figure}.pdf", "{figure}.csv"), "draw", 8000, 60),
-    Stage(
-        "track",
-        (*_PROMPTS, "moments", "dense", "probes", *_MEASURED, "figures"),
-        ("tracked.json",),
-        "track",
-        4000,
-        120,
-        local=True,
-    ),
-)
+    # name, reads, outputs, message, mem_mb, runtime
+    _row("assets", "", "manifest.json", "fetch and check", 4000, 120, local=True),
+    _row("prompts", "assets", "dataset/dataset_info.json", "write prompts", 2000, 60),
+    _row("moments", "assets", "moments.safetensors", "key moments of a text", 8000, 60, gpu=True),
+    _row("dense", "assets prompts", "answers.parquet", "dense answers", 8000, 720, gpu=True),
+    _row("probes", "assets prompts dense", "probes.safetensors", "probes", 8000, 60, gpu=True),
+    _row("oracle", "assets prompts moments dense", "masses.parquet score_quantiles.parquet",
+         "exact and estimated masses", 16000, 720, gpu=True),
+    _row("margins", "assets prompts moments dense probes", "margins.parquet", "margins", 16000, 720, gpu=True),
+    _row("diagnostics", "assets prompts dense", "fits.parquet spectra.parquet",
+         "diagnose the Gaussian model", 16000, 720, gpu=True),
+    _row("calibration", "oracle margins", "calibration.json", "calibrate", 8000, 120),
+    _row("evaluation", "assets prompts moments probes calibration", "rows.parquet seconds.parquet",
+         "evaluate", 16000, 1440, gpu=True),
+    _row("figures", _MEASURED, "{figure}.png {figure}.pdf {figure}.csv", "draw", 8000, 60),
+    _row("track", _ALL, "tracked.json", "track", 4000, 120, local=True),
+)  # fmt: skip
 
 STAGES = {stage.name: stage for stage in _TABLE}
 """Every stage by its name; stages come after those that they read."""

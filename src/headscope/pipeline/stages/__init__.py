@@ -1,1 +1,1 @@
-"""One file a stage: a slice of the configuration and parent folders in, one folder out."""
+"""One file a stage: `run` takes a slice of the options and parent folders, and fills one folder. `inputs` is shared."""

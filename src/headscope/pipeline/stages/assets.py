@@ -1,4 +1,4 @@
-"""Models and the files of benchmarks, hash-checked; a manifest says what they are. Runs where the internet is."""
+"""Stage `assets`: bring a model or a benchmark's file here, check it, and write its manifest. Needs the internet."""
 
 import json
 from importlib import import_module

@@ -13,6 +13,7 @@ from headscope.heads import registry
 from headscope.heads.calibration.fits import fit
 from headscope.heads.calibration.maps import MarginMap
 from headscope.heads.calibration.thresholds import bulk_share, head_means, static_labels, threshold_for
+from headscope.heads.decision import GROUP, LOSS, group_margins
 from headscope.heads.quality import label_quality, pair_weights
 from headscope.pipeline.store.calibration_pairs import Pairs, read_pairs
 from headscope.pipeline.store.parents import Parents
@@ -29,8 +30,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     fitted on the evaluated prompts themselves. Quality is measured on the evaluation split of the same tasks.
 
     Args:
-        spec: criterion, kind, calibrated_on, estimator (a name or null), fit, targets, length, task;
-            tasks and prompts, where not all of the benchmark's calibration prompts are used.
+        spec: criterion, kind, calibrated_on, estimator (a name or null), fit, unit (and kv_heads for group), targets,
+            length, task; tasks and prompts, where not all of the benchmark's calibration prompts are used.
         out: the node's empty folder.
         parents: oracle nodes (margins nodes for a criterion with margins of its own); which tasks they hold follows
             from `calibrated_on`.
@@ -38,7 +39,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     fitted = read_pairs(spec, parents, "evaluation" if spec["calibrated_on"] == "evaluation" else "calibration")
     test = read_pairs(spec, parents, "evaluation")
     margin_map = _map(spec, fitted)
-    margins, tested = _calibrated(fitted, margin_map), _calibrated(test, margin_map)
+    margins, tested = _calibrated(spec, fitted, margin_map), _calibrated(spec, test, margin_map)
     plain = {"map": margin_map.plain()} if margin_map.layers else {}
     targets, quality = {}, {}
     for target in spec["targets"]:
@@ -56,21 +57,24 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
 
 def _map(spec: Mapping[str, Any], pairs: Pairs) -> MarginMap:
-    if registry.criterion(spec["kind"]).measures != "loss":
+    if registry.criterion(spec["kind"]).measures != LOSS:
         return fit(spec["fit"], pairs.margin, pairs.exact, pairs.layer, LOCAL)
     exact = [-lost for lost in pairs.lost]
     finite = np.concatenate([part[np.isfinite(part)] for part in exact])
     return fit(spec["fit"], pairs.margin, exact, pairs.layer, float(np.median(finite)) if finite.size else 0.0)
 
 
-def _calibrated(pairs: Pairs, margin_map: MarginMap) -> list[Array]:
-    """Margins as the criterion compares them with its threshold, [N, H] a prompt, by the criterion's own function."""
-    found = [margin.astype(np.float64) for margin in pairs.margin]
-    for margin, layers in zip(found, pairs.layer, strict=True):
+def _calibrated(spec: Mapping[str, Any], pairs: Pairs, margin_map: MarginMap) -> list[Array]:
+    """Return margins as the criterion compares them with its threshold, [N, H] a prompt."""
+    calibrated = [margin.astype(np.float64) for margin in pairs.margin]
+    for margin, layers in zip(calibrated, pairs.layer, strict=True):
         for layer in np.unique(layers).tolist():
             rows = layers == layer
             margin[rows] = margin_map.apply(layer, torch.from_numpy(margin[rows].T)[None])[0].T.numpy()
-    return found
+        if spec["unit"] == GROUP:
+            measures = registry.criterion(spec["kind"]).measures
+            margin[:] = group_margins(torch.from_numpy(margin), spec["kv_heads"], measures, dim=1).numpy()
+    return calibrated
 
 
 def _labels_of(ranking: Mapping[str, Any], pairs: Pairs) -> list[Array]:

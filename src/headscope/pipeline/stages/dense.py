@@ -1,4 +1,4 @@
-"""The dense model's greedy answers: the ceiling, and the tokens that the oracle teacher-forces."""
+"""Stage `dense`: the dense model's greedy answers, which later stages feed to the model as they are."""
 
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,12 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
 
 def _answer(loaded: LoadedModel, prompt: Prompt, cells: Cells) -> dict[str, Any]:
-    found = cells.rows(prompt.id).get("answer")
-    if found is None:
+    answer = cells.rows(prompt.id).get("answer")
+    if answer is None:
         row, eos = prompt.row, stop_tokens(loaded.model, loaded.tokenizer, prompt.row["stop_text"])
         limits = row["max_new_tokens"], eos, row["min_new_tokens"]
         tokens, stop = greedy_answer(loaded.model, prompt.encoded.ids, *limits)
         text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
-        found = {"tokens": tokens, "text": text, "stop": stop}
-        cells.add_rows(prompt.id, {"answer": found})
-    return {"id": prompt.id, "split": prompt.row["split"], **found}
+        answer = {"tokens": tokens, "text": text, "stop": stop}
+        cells.add_rows(prompt.id, {"answer": answer})
+    return {"id": prompt.id, "split": prompt.row["split"], **answer}

@@ -1,4 +1,4 @@
-"""Diagnostics of the Gaussian model of the bulk, on the dense model's own answers to the evaluation prompts."""
+"""Stage `diagnostics`: errors of the Gaussian model of the bulk, on the dense answers to the evaluation prompts."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,25 +61,25 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
 
 def grid(spec: Mapping[str, Any]) -> list[Window]:
-    """The configuration's window, then those that differ from it in sink or in recent."""
+    """Return the configuration's window, then windows that differ from it in sink or in recent."""
     own = Window(**spec["window"])
     varied = [Window(sink, own.recent) for sink in spec["sinks"]] + [Window(own.sink, last) for last in spec["recents"]]
     return list(dict.fromkeys([own, *varied]))
 
 
 def _fits(prompt: str, layers: Mapping[int, LayerDiagnosis]) -> Iterator[Row]:
-    for layer, found in layers.items():
-        for window, measures in found.fits.items():
+    for layer, diagnosis in layers.items():
+        for window, measures in diagnosis.fits.items():
             columns = {name: values.tolist() for name, values in measures.items()}
             place = {"prompt": prompt, "layer": layer, "sink": window.sink, "recent": window.recent}
-            for head in range(len(found.quantiles) if columns else 0):
+            for head in range(len(diagnosis.quantiles) if columns else 0):
                 values = {name: column[head] for name, column in columns.items()}
-                yield {**place, "head": head, "queries": found.queries[window], **values}
+                yield {**place, "head": head, "queries": diagnosis.queries[window], **values}
 
 
 def _spectra(prompt: str, layers: Mapping[int, LayerDiagnosis]) -> Iterator[Row]:
-    for layer, found in layers.items():
-        for kv_head, quantiles in enumerate(found.quantiles.chunk(len(found.eigenvalues))):
-            columns = {name: getattr(found, name)[kv_head].tolist() for name in ("eigenvalues", "effective_rank")}
-            columns |= {"slow_share": float(found.slow_share[kv_head]), "quantiles": quantiles.tolist()}
+    for layer, diagnosis in layers.items():
+        for kv_head, quantiles in enumerate(diagnosis.quantiles.chunk(len(diagnosis.eigenvalues))):
+            columns = {name: getattr(diagnosis, name)[kv_head].tolist() for name in ("eigenvalues", "effective_rank")}
+            columns |= {"slow_share": float(diagnosis.slow_share[kv_head]), "quantiles": quantiles.tolist()}
             yield {"prompt": prompt, "layer": layer, "kv_head": kv_head, **columns}

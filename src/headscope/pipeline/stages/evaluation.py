@@ -1,4 +1,4 @@
-"""Every criterion and target on the evaluation prompts of one task and length, all rows of a prompt together."""
+"""Stage `evaluation`: answers and scores of all criteria and targets on one cell, all rows of a prompt together."""
 
 import json
 import time
@@ -65,7 +65,7 @@ class Row:
 
     Attributes:
         criterion: its name.
-        target: sparsity aimed at; NaN where there is nothing to aim.
+        target: the target sparsity; NaN for a criterion without targets.
         found: what calibration found for the target.
         key: digest of all that makes the row's text but the prompt and the cells' context.
     """
@@ -102,7 +102,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
 
 def _named(spec: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
-    """What every row of a prompt says of it."""
+    """Return the columns that all rows of a prompt share."""
     of_spec = {name: spec[name] for name in ("benchmark", "task", "length", "seed")}
     return {"prompt": prompt.id, **of_spec, **{name: prompt.row[name] for name in ("index", "bucket", "truncated")}}
 
@@ -139,7 +139,7 @@ class _Evaluation:
         return [Row(name, target, entry, digest({**identity, "found": entry})) for target, entry in targets]
 
     def cells_of(self, prompt: Prompt) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """The prompt's cells by their rows' keys, and the seconds they took."""
+        """Return the prompt's cells by their rows' keys, and the seconds that they took."""
         start, cells = time.monotonic(), self.cells.rows(prompt.id)
         missing = list({row.key: row for row in self.rows if row.key not in cells}.values())
         if missing:

@@ -1,4 +1,4 @@
-"""One figure: tables of finished nodes in; picture as PDF and PNG, and the numbers behind it as CSV, out."""
+"""Stage `figures`: draw one figure from tables of results, as PDF and PNG, with its numbers as CSV."""
 
 import inspect
 from importlib import import_module

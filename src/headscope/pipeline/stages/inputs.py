@@ -1,4 +1,4 @@
-"""What the model stages read from their parents: the model, encoded prompts, moments of other texts."""
+"""Inputs of the stages that run a model, read from their parents: model, prompts, answers, moments, probes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,12 +37,12 @@ class Prompt:
 
     @property
     def id(self) -> str:
-        """Digest of text, question and generation budget."""
+        """Return the digest of text, question and generation budget."""
         return str(self.row["id"])
 
 
 def load_model(spec: Mapping[str, Any], parents: Parents) -> LoadedModel:
-    """Load the assets parent's model as the slice asks."""
+    """Load the model with the dtype, device and RoPE of the slice."""
     folder = parents.one("assets", kind="model").folder
     return load(folder, spec["dtype"], spec["device"], spec["device_map"], spec["rope"])
 
@@ -72,7 +72,7 @@ def load_answers(parents: Parents) -> dict[str, dict[str, Any]]:
 
 
 def fed_tokens(answer: Mapping[str, Any]) -> list[int]:
-    """Tokens of an answer that were read again: all if it stopped by itself, all but the last at the length limit."""
+    """Return the tokens of an answer that the model read: at the length limit, all but the last."""
     tokens: list[int] = answer["tokens"]
     return tokens if answer["stop"] == "eos" else tokens[:-1]
 
@@ -129,7 +129,7 @@ class LoadedProbes:
 
 
 def load_probes(parents: Parents) -> LoadedProbes | None:
-    """Read and join the probes parents; None where there are none."""
+    """Read and join the probes of all parents; None without such parents."""
     files = [parent.folder / "probes.safetensors" for parent in parents.all("probes")]
     if not files:
         return None
@@ -153,4 +153,5 @@ def criterion_identity(
     # A head's weight is in what calibration found.
     used = probes.sha256 if probes is not None and (spec["outliers"] or asks_probes(spec)) else None
     identity = {"kind": spec["kind"], "estimator": estimator, "outliers": spec["outliers"], "probes": used}
+    identity |= {name: spec[name] for name in ("unit", "summaries") if name in spec}
     return {**identity, "code": code_digest(*criterion_modules(spec))}

@@ -1,4 +1,4 @@
-"""Margins of criteria with outliers or for the lost output, on the dense model's own answers."""
+"""Stage `margins`: margins of criteria with outliers or for the lost output, on the dense answers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,13 +74,13 @@ class _Recorded:
         }
 
     def _rows(self, criterion: Mapping[str, Any], moments: Mapping[str, Any]) -> Rows:
-        """The criterion without calibration: no threshold, no map."""
+        """Build the criterion without calibration: no threshold, no map."""
         estimator = criterion["estimator"]
         built = None if estimator is None else build_estimators([estimator], moments)[estimator["name"]]
         return Rows(build(criterion, [{"threshold": 0.0}], built), build_outliers(criterion["outliers"]))
 
     def cells_of(self, prompt: Prompt, fed: list[int]) -> dict[str, Arrays]:
-        """Margins of every criterion on a prompt with its dense answer."""
+        """Return the margins of every criterion on a prompt with its dense answer."""
         keys = {name: f"margin-{digest([fed, identity])}" for name, identity in self.identities.items()}
         found = {key: self.cells.arrays(prompt.id, key) for key in keys.values()}
         kept = {key: arrays for key, arrays in found.items() if arrays is not None}

@@ -1,4 +1,4 @@
-"""Key moments of a text other than the prompt, as long as the prompt is: keys are rotated by position."""
+"""Stage `moments`: key moments of a text other than the prompt, of the same length, since keys are rotated."""
 
 import json
 import random
@@ -33,33 +33,33 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     with torch.inference_mode(), attention(loaded.model):
         layers = prefill_densely(loaded.model, ids)
     full = geometry(loaded.model.config).full_layers
-    found = [KeyMoments.of(layers[layer].keys[:, spec["sink"] :]) for layer in full]
+    moments = [KeyMoments.of(layers[layer].keys[:, spec["sink"] :]) for layer in full]
     tensors = {
         "layers": torch.tensor(full),
-        "count": torch.tensor([moments.count for moments in found]),
-        "mean": torch.stack([moments.mean.cpu() for moments in found]),
-        "covariance": torch.stack([moments.covariance.cpu() for moments in found]),
+        "count": torch.tensor([of_layer.count for of_layer in moments]),
+        "mean": torch.stack([of_layer.mean.cpu() for of_layer in moments]),
+        "covariance": torch.stack([of_layer.covariance.cpu() for of_layer in moments]),
     }
     save_file(tensors, out / "moments.safetensors")
 
 
 def random_words(loaded: LoadedModel, parents: Parents, length: int, seed: int) -> list[int]:
-    """Token ids of a prompt of random words, exactly `length` of them."""
+    """Return the first `length` token ids of random words."""
     pool = [*word_list("noun"), *word_list("adjective"), *word_list("verb")]
     return _ids(loaded, " ".join(random.Random(seed).choices(pool, k=length)), length)
 
 
 def prose(loaded: LoadedModel, parents: Parents, length: int, seed: int) -> list[int]:
-    """Token ids of the haystacks' prose from a random sentence on, exactly `length` of them.
+    """Return the first `length` token ids of the haystacks' prose from a random sentence on.
 
     Raises:
         ConfigError: the prose is shorter.
     """
     folder = parents.one("assets", name="prose").folder
     path = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["path"]
-    found = sentences((folder / path).read_text(encoding="utf-8"))
-    start = random.Random(seed).randrange(len(found))
-    ids = _ids(loaded, " ".join(found[start:] + found[:start]), length)
+    text = sentences((folder / path).read_text(encoding="utf-8"))
+    start = random.Random(seed).randrange(len(text))
+    ids = _ids(loaded, " ".join(text[start:] + text[:start]), length)
     if len(ids) < length:
         raise ConfigError(f"estimator.moments: the prose has {len(ids)} tokens, {length} are wanted; use random_words")
     return ids

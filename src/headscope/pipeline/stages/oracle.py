@@ -1,4 +1,4 @@
-"""Exact and estimated log masses on the dense model's own answers, from one forward pass a prompt."""
+"""Stage `oracle`: exact and estimated log masses on the dense answers, from one forward pass a prompt."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -30,7 +30,8 @@ from headscope.pipeline.stages.inputs import (
     open_cells,
 )
 from headscope.pipeline.store.files import digest
-from headscope.pipeline.store.oracle_tables import PromptMasses, as_rows, estimates_table, masses_table
+from headscope.pipeline.store.layer_rows import as_rows
+from headscope.pipeline.store.oracle_tables import PromptMasses, estimates_table
 from headscope.pipeline.store.parents import Parents
 
 Arrays = dict[str, NDArray[Any]]
@@ -73,7 +74,7 @@ class _Oracle:
         }
 
     def cells_of(self, prompt: Prompt, fed: list[int]) -> tuple[Arrays, dict[str, Arrays]]:
-        """Masses and each estimator's masses of a prompt with what was fed of its dense answer."""
+        """Return the exact masses and each estimator's, on a prompt and the tokens fed of its dense answer."""
         masses_key = f"masses-{digest(fed)}"
         keys = {name: f"estimate-{digest([fed, identity])}" for name, identity in self.identities.items()}
         masses = self.cells.arrays(prompt.id, masses_key)
@@ -133,7 +134,7 @@ class _Tables:
         ends = [encoded.boundary, encoded.prefix_start, len(encoded.ids)]
         segments = np.array(SEGMENTS, dtype=object)[np.searchsorted(ends, masses["position"], side="right")]
         rows = PromptMasses.of(prompt.id, prompt.row["split"], segments, masses)
-        self._write("masses", masses_table(rows))
+        self._write("masses", rows.table())
         kept = masses["bulk_size"] > 0
         for name, arrays in estimates.items():
             self._write(f"estimates/{name}", estimates_table(rows, as_rows(arrays["bulk"][:, :, kept])))
@@ -148,7 +149,7 @@ class _Tables:
 
 
 def _quantiles_table(prompt: Prompt, masses: Arrays) -> pa.Table:
-    """Distribution of the raw bulk scores of the last prompt token, one row a (layer, head)."""
+    """Return the distribution of the raw bulk scores of the last prompt token, one row a (layer, head)."""
     heads = masses["local"].shape[1]
     rows = [
         {

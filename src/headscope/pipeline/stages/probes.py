@@ -1,4 +1,4 @@
-"""Queries of the calibration prompts' questions and dense answers, and the heads' weights in the output."""
+"""Stage `probes`: queries of calibration prompts and of their dense answers, and the heads' weights in the output."""
 
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         AnsweredPrompt([*prompt.encoded.ids, *answers[prompt.id]["tokens"]], prompt.encoded.boundary)
         for prompt in prompts[: spec.get("prompts")]
     ]
-    found = fit_probes(loaded.model, answered, spec["count"])
-    layers = list(found.queries)
+    probes = fit_probes(loaded.model, answered, spec["count"])
+    layers = list(probes.queries)
     tensors = {
         "layers": torch.tensor(layers),
-        "queries": torch.stack([found.queries[layer] for layer in layers]),
-        "weight": torch.stack([found.weight[layer] for layer in layers]),
+        "queries": torch.stack([probes.queries[layer] for layer in layers]),
+        "weight": torch.stack([probes.weight[layer] for layer in layers]),
     }
     save_file(tensors, out / "probes.safetensors")

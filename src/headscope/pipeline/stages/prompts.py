@@ -1,4 +1,4 @@
-"""Prompts of one task and length for one model's tokenizer, as an Arrow dataset in `dataset/`."""
+"""Stage `prompts`: prompts of one task and length for one model's tokenizer, as an Arrow dataset in `dataset/`."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ from headscope.pipeline.store.parents import Parents
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
-    """Write the samples of both splits, evaluation first; the same spec gives the same bytes.
+    """Write the prompts of both splits, evaluation first; the same slice gives the same bytes.
 
     Raises:
-        ConfigError: an unknown benchmark or task, or a chat template asked of a tokenizer without one.
+        ConfigError: an unknown benchmark or task, or a chat template that the tokenizer lacks.
         LengthError: the length, or a prompt, is beyond the model's positions, or the length below the task's minimum.
         AssetError: the model's tokenizer or a benchmark file cannot be read.
     """
@@ -24,11 +24,11 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
     if spec["length"] > spec["positions"]:
         raise _too_long(spec, f"length {spec['length']}")
-    found = rows(spec["kind"], _request(spec, parents))
-    for row in found:
+    prompts = rows(spec["kind"], _request(spec, parents))
+    for row in prompts:
         if row.length > spec["positions"]:
             raise _too_long(spec, f"{row.split} prompt {row.index} of {row.length} tokens, answer included")
-    table = [_columns(spec, row) for row in found]
+    table = [_columns(spec, row) for row in prompts]
     disable_progress_bars()
     dataset = Dataset.from_list(table)
     # The fingerprint would otherwise be random, and with it the bytes on disk.
@@ -59,13 +59,13 @@ def _request(spec: dict[str, Any], parents: Parents) -> Request:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return found
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return manifest
 
 
 def _columns(spec: dict[str, Any], row: Row) -> dict[str, Any]:
-    """Return one row of the dataset; its id says what a model is given, and nothing else."""
-    given = {
+    """Return one row of the dataset; its id digests all that the model reads, and nothing else."""
+    content = {
         "text": row.prompt.text,
         "question_offset": row.prompt.question_offset,
         "max_new_tokens": row.max_new_tokens,
@@ -73,11 +73,11 @@ def _columns(spec: dict[str, Any], row: Row) -> dict[str, Any]:
         "stop_text": row.stop_text,
     }
     return {
-        "id": digest(given, 16),
+        "id": digest(content, 16),
         "index": row.index,
         "split": row.split,
         "task": spec["task"],
-        **given,
+        **content,
         "prefix_offset": row.prompt.prefix_offset,
         "answer_prefix": row.answer_prefix,
         "references": list(row.references),

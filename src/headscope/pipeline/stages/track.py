@@ -1,4 +1,4 @@
-"""Replays finished folders of any stage into Weights & Biases. Whatever goes wrong is a warning, never a failed job."""
+"""Stage `track`: replay results of any stage into Weights & Biases. Every failure is a warning, never a failed job."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
     Args:
         spec: experiment (the runs' group), project, mode ("offline" or "online"). Online needs WANDB_API_KEY and a
-            network; what cannot be done online is done offline, to be uploaded with `wandb sync`.
+            network; runs that fail online are made offline, for `wandb sync`.
         out: the empty folder.
         parents: the folders to replay.
     """
@@ -30,9 +30,9 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         if mode == "online" and not _has_key():
             warnings.append("no WANDB_API_KEY, so nothing is sent")
             continue
-        found, problem = _replay(spec, mode, results_root(out), left)
-        runs |= {folder.name: name for folder, name in found.items()}
-        left = [folder for folder in left if folder not in found]
+        done, problem = _replay(spec, mode, results_root(out), left)
+        runs |= {folder.name: name for folder, name in done.items()}
+        left = [folder for folder in left if folder not in done]
         if not left:
             break
         warnings.append(f"{mode} tracking of {len(left)} folders failed: {problem}")
@@ -42,13 +42,13 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
 
 def _has_key() -> bool:
-    """Tell whether the client would find a key: in the environment, or where `wandb login` leaves one."""
+    """Return True if the client would find a key: in the environment, or where `wandb login` leaves one."""
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     return bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8"))
 
 
 def _replay(spec: dict[str, Any], mode: str, results: Path, folders: list[Path]) -> tuple[dict[Path, str], str]:
-    """Run the tracker's process; return the runs it completed and its last words."""
+    """Run the tracker's process; return the runs that it completed and the last line that it printed."""
     with tempfile.TemporaryDirectory() as temporary:
         report, log = Path(temporary, "report"), Path(temporary, "log")
         report.touch()
@@ -69,13 +69,13 @@ def _replay(spec: dict[str, Any], mode: str, results: Path, folders: list[Path])
 
 
 def _environment(results: Path) -> dict[str, str]:
-    """Keep all that the client writes under the results folder."""
+    """Return an environment in which the client writes only under the results folder."""
     own = results.resolve() / "wandb" / ".client"
     folders = {f"WANDB_{name}_DIR": str(own / name.lower()) for name in ("DATA", "CACHE", "CONFIG", "ARTIFACT")}
     return {**os.environ, **folders}
 
 
 def _end_group(group: int) -> None:
-    """End what the tracker may have left behind."""
+    """Kill the processes that the tracker may have left behind."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)

@@ -1,1 +1,1 @@
-"""Results on disk: files that appear whole, cells, provenance, tables, and verification against the plan."""
+"""Results on disk: folders that appear whole, cells, provenance, tables, and the checks of `headscope verify`."""

@@ -1,4 +1,4 @@
-"""What calibration knows of every pair of a split, from oracle tables or from recorded margins.
+"""Margins and exact labels of every pair of a split, from oracle tables or margin tables.
 
 Shapes: N rows (layer, query) of one prompt, H query heads.
 """
@@ -19,13 +19,13 @@ Array = NDArray[Any]
 
 @dataclass
 class Pairs:
-    """Pairs of a split, one entry a prompt.
+    """Pairs (query, head) of a split, one entry a prompt.
 
     Attributes:
         layer: layer of each row, [N].
-        margin: as the criterion sees it, before any map, [N, H].
+        margin: the criterion's margin, before any map, [N, H].
         exact: exact log-odds of the share of the criterion's own window, [N, H].
-        lost: exact log norm of the lost output, [N, H]; only with recorded margins.
+        lost: exact log norm of the lost output, [N, H]; only from margin tables.
     """
 
     layer: list[Array] = field(default_factory=list)
@@ -38,18 +38,17 @@ def read_pairs(spec: Mapping[str, Any], parents: Parents, split: str) -> Pairs:
     """Read the pairs of one split.
 
     Args:
-        spec: criterion, estimator (a name or null) and, where not all are used, prompts: how many of each task's
-            calibration prompts.
-        parents: margins nodes, or else oracle nodes.
+        spec: criterion, estimator (a name or null) and optionally prompts: how many of each task's calibration prompts.
+        parents: margins nodes or oracle nodes.
         split: "evaluation" or "calibration".
     """
-    pairs, most = Pairs(), spec.get("prompts") if split == "calibration" else None
+    pairs, count = Pairs(), spec.get("prompts") if split == "calibration" else None
     for parent in parents.all("margins"):
-        for found in islice(read_margins(parent.folder, spec["criterion"], split), most):
+        for margins in islice(read_margins(parent.folder, spec["criterion"], split), count):
             for name in ("layer", "margin", "exact", "lost"):
-                getattr(pairs, name).append(getattr(found, name))
+                getattr(pairs, name).append(getattr(margins, name))
     for parent in parents.all("oracle"):
-        masses = list(islice(read_masses(parent.folder, split), most))
+        masses = list(islice(read_masses(parent.folder, split), count))
         bulk = {m.prompt: m.bulk for m in masses}
         if spec["estimator"] is not None:
             bulk = read_estimates(parent.folder, spec["estimator"], set(bulk))

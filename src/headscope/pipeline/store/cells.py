@@ -1,7 +1,7 @@
-"""What is already computed: small immutable shards, renamed into place, outside Snakemake's declared outputs.
+"""Cells: results of single prompts, kept as small immutable files outside Snakemake's declared outputs.
 
-An interrupted job loses at most the batch it was computing, and a new criterion computes its own rows alone. Shards are
-plain files and not a database, for results may lie on a network file system.
+An interrupted job loses at most one batch, and a new criterion computes its own rows alone. Cells are files and not a
+database, because results may lie on a network file system.
 """
 
 import json
@@ -17,44 +17,44 @@ from headscope.pipeline.store.files import atomic_file, digest
 
 
 class Cells:
-    """The cells of one kind that share a context: `<results>/cells/<kind>/<digest of context>/<prompt>/<shard>`.
+    """Cells of one kind and context, `<results>/cells/<kind>/<digest of context>/<prompt>/<shard>`.
 
     Attributes:
-        folder: where the prompts' folders lie.
+        folder: holds one folder for each prompt.
     """
 
     def __init__(self, results: Path, kind: str, context: Mapping[str, Any]):
-        """Open the cells; the context is everything that made them but prompt and key."""
+        """Open the cells; the context is all that makes a cell except its prompt and key."""
         self.folder = results / "cells" / kind / digest(dict(context))
         self._context = dict(context)
 
     def rows(self, prompt: str) -> dict[str, dict[str, Any]]:
-        """All rows of a prompt by their key."""
-        found: dict[str, dict[str, Any]] = {}
+        """Return all rows of a prompt by their keys."""
+        rows: dict[str, dict[str, Any]] = {}
         for shard in sorted((self.folder / prompt).glob("*.json")):
-            found.update(json.loads(shard.read_text(encoding="utf-8")))
-        return found
+            rows.update(json.loads(shard.read_text(encoding="utf-8")))
+        return rows
 
     def add_rows(self, prompt: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keep rows that were computed together, as one shard."""
+        """Write rows that were computed together, as one shard."""
         self._describe()
         shard = self.folder / prompt / f"{digest(sorted(rows))}.json"
         with atomic_file(shard) as path:
             path.write_text(json.dumps(rows, sort_keys=True), encoding="utf-8")
 
     def arrays(self, prompt: str, key: str) -> dict[str, NDArray[Any]] | None:
-        """The arrays under one key, or None."""
+        """Return the arrays of one key, or None."""
         shard = self.folder / prompt / f"{key}.safetensors"
         return load_file(shard) if shard.is_file() else None
 
     def add_arrays(self, prompt: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Keep arrays under one key."""
+        """Write the arrays of one key."""
         self._describe()
         with atomic_file(self.folder / prompt / f"{key}.safetensors") as path:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
 
     def _describe(self) -> None:
-        """Say once, for people, what the digest stands for."""
+        """Write down once, for people, the context behind the digest."""
         file = self.folder / "context.json"
         if not file.is_file():
             with atomic_file(file) as path:

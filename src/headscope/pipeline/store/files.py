@@ -1,4 +1,4 @@
-"""Digests of plain data, and files and folders that appear whole or not at all."""
+"""Digests of plain data; files and folders that appear whole or not at all."""
 
 import errno
 import hashlib
@@ -33,22 +33,22 @@ def digest(obj: Any, length: int = 10) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex, read in pieces."""
+    """Return the SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hashes(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Return the digests of some files and one over all of them, as manifests hold them."""
+    """Return the digest of each file and one over all of them, in the form of a manifest."""
     files = {name: sha256_file(folder / name) for name in progress(names, f"hashing {folder.name}")}
     return {"files": files, "sha256": digest(files, 64)}
 
 
 def choose(field: str, value: str, choices: Mapping[str, T]) -> T:
-    """Return the choice of that name.
+    """Return the choice with this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no choice has it.
     """
     if value not in choices:
         raise ConfigError(f"unknown asset {field} {value!r}; choose one of {', '.join(sorted(choices))}")
@@ -61,7 +61,7 @@ def results_root(out: Path) -> Path:
 
 
 def _sibling(final: Path) -> Path:
-    """Name a hidden path beside `final`: a rename never leaves the file system."""
+    """Name a hidden path beside `final`, on the same file system, so that a rename is atomic."""
     return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
@@ -69,7 +69,7 @@ def _sibling(final: Path) -> Path:
 def _clear_errors(final: Path) -> Iterator[None]:
     """Turn a full disk or a folder without write permission into one message that names `final`.
 
-    Libraries in Rust or C++ pass the system's message on, but in errors of their own.
+    Libraries in Rust or C++ raise errors of their own with the system's message.
     """
     try:
         yield

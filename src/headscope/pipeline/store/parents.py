@@ -1,4 +1,4 @@
-"""The finished folders that a stage reads, found by stage and by what their spec says."""
+"""The finished folders that a stage reads, looked up by stage and slice."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ class Parent:
 
     @property
     def stage(self) -> str:
-        """The stage that made the folder."""
+        """Return the stage that made the folder."""
         return self.folder.parent.name
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """The slice of the configuration that made the folder, from its `spec.yaml`.
+        """Read the slice that made the folder from its `spec.yaml`.
 
         Raises:
-            AssetError: there is no `spec.yaml`, so the folder is no finished node.
+            AssetError: there is no `spec.yaml`, so the folder is not finished.
         """
         path = self.folder / "spec.yaml"
         if not path.is_file():
@@ -43,7 +43,7 @@ class Parents(list[Parent]):
         super().__init__(Parent(Path(folder)) for folder in folders)
 
     def all(self, stage: str, **filters: Any) -> list[Parent]:
-        """Return the parents of `stage` whose spec has each of `filters`' values."""
+        """Return the parents of `stage` whose slice has all values of `filters`."""
         return [
             parent
             for parent in self
@@ -51,14 +51,14 @@ class Parents(list[Parent]):
         ]
 
     def one(self, stage: str, **filters: Any) -> Parent:
-        """Return the single parent that `all` finds.
+        """Return the only parent that `all` returns.
 
         Raises:
             ConfigError: there is none, or there are several.
         """
-        found = self.all(stage, **filters)
-        if len(found) != 1:
+        matches = self.all(stage, **filters)
+        if len(matches) != 1:
             wanted = " ".join([stage, *(f"{name}={value!r}" for name, value in filters.items())])
-            given = ", ".join(str(parent.folder) for parent in self) or "none"
-            raise ConfigError(f"expected one parent {wanted}, found {len(found)}; parents given: {given}")
-        return found[0]
+            folders = ", ".join(str(parent.folder) for parent in self) or "none"
+            raise ConfigError(f"expected one parent {wanted}, found {len(matches)}; parents given: {folders}")
+        return matches[0]

@@ -1,4 +1,4 @@
-"""What made a result, written beside it: code, parents, packages, machine, time and memory."""
+"""Provenance of a result, written beside it: code, parents, packages, machine, time and memory."""
 
 import json
 import os
@@ -22,27 +22,14 @@ Provenance = dict[str, Any]
 PACKAGES = ("headscope", "torch", "transformers", "safetensors", "numpy", "datasets", "pyarrow", "wonderwords")
 
 
-class Clock:
-    """Notes when a job starts."""
-
-    def __init__(self) -> None:
-        self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return round(time.monotonic() - self._start, 3)
-
-
-def collect(folder: Path, code: str, parents: Sequence[Path], clock: Clock) -> Provenance:
-    """Describe a finished folder.
+def collect(folder: Path, code: str, parents: Sequence[Path], start: float) -> Provenance:
+    """Collect the provenance of a finished folder.
 
     Args:
-        folder: its files are hashed.
+        folder: the folder; its files are hashed.
         code: digest of the code that made it.
-        parents: the folders it was made from; their files' hashes are copied from their own provenance.
-        clock: when the job started.
+        parents: the folders that it was made from; their files' hashes come from their own provenance.
+        start: Unix time of the job's start.
     """
     return {
         "code": code,
@@ -52,25 +39,25 @@ def collect(folder: Path, code: str, parents: Sequence[Path], clock: Clock) -> P
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": hardware(),
-        "started": clock.started,
-        "seconds": clock.seconds,
+        "started": datetime.fromtimestamp(start, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - start, 3),
         **peak_memory(),
     }
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a folder by its relative path, provenance itself excepted."""
+    """Return the SHA-256 of every file of a folder by its relative path, except provenance.json."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder) != Path(FILE))
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 
 def read(folder: Path) -> Provenance:
-    """Return a folder's provenance, or an empty one if there is none that can be read."""
+    """Return a folder's provenance, or an empty one if it cannot be read."""
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        provenance = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return provenance if isinstance(provenance, dict) else {}
 
 
 def write(folder: Path, provenance: Mapping[str, Any]) -> None:
@@ -92,26 +79,26 @@ def git_state() -> dict[str, Any] | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Name the processor, its cores, the memory and, where one was used, the GPU."""
+    """Name the processor, its cores, the memory and the GPUs, if the process used any."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found: dict[str, Any] = {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": round(memory / 2**30, 1)}
+    parts: dict[str, Any] = {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": round(memory / 2**30, 1)}
     if (cuda := _cuda()) is not None:
-        found["gpu"] = [cuda.get_device_name(index) for index in range(cuda.device_count())]
-    return found
+        parts["gpu"] = [cuda.get_device_name(index) for index in range(cuda.device_count())]
+    return parts
 
 
 def peak_memory() -> dict[str, float]:
-    """Return the largest memory the process held, in MiB, and the largest on each GPU it used."""
+    """Return the peak memory of the process, in MiB, and the largest of its GPUs' peaks."""
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB on Linux, bytes on macOS
-    found = {"peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
+    peak = {"peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
     if (cuda := _cuda()) is not None:
         peaks = [cuda.max_memory_allocated(index) for index in range(cuda.device_count())]
-        found["peak_gpu_memory_mib"] = round(max(peaks) / 2**20, 1)
-    return found
+        peak["peak_gpu_memory_mib"] = round(max(peaks) / 2**20, 1)
+    return peak
 
 
 def _cuda() -> Any:
-    """torch.cuda if this process used it; never imports torch."""
+    """Return torch.cuda if this process used it, without importing torch."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 

@@ -1,4 +1,4 @@
-"""Is a results folder what its address says? Hashes of all files, parents and code against provenance and plan."""
+"""Checks that a result is what its address says: files, parents and code against its provenance."""
 
 import json
 from collections.abc import Iterator
@@ -9,8 +9,7 @@ import yaml
 
 from headscope.errors import HeadscopeError
 from headscope.pipeline.plan.code import code_digest
-from headscope.pipeline.plan.node import KEY, Node, key_digest, modules
-from headscope.pipeline.plan.plan import Plan
+from headscope.pipeline.plan.node import KEY, key_digest, modules
 from headscope.pipeline.plan.stages import RESULT_STAGES
 from headscope.pipeline.store import provenance
 from headscope.pipeline.store.files import sha256_file
@@ -18,12 +17,12 @@ from headscope.pipeline.store.files import sha256_file
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one folder.
+    """A problem of one result.
 
     Attributes:
-        folder: the node's.
+        folder: its folder.
         problem: in words.
-        harmful: False for a sound result of other code or options than the present ones.
+        harmful: False for a sound result of older code.
     """
 
     folder: Path
@@ -31,13 +30,8 @@ class Finding:
     harmful: bool = True
 
 
-def is_done(plan: Plan, node: Node) -> bool:
-    """Tell whether a node's declared files are all there; their content is `verify`'s matter."""
-    return all(Path(plan.root, file).exists() for file in plan.files(node))
-
-
 def finished(results: Path) -> Iterator[Path]:
-    """Yield every node folder under a results folder; empty ones, which Snakemake makes ahead of a job, are none."""
+    """Yield the folders of all results; Snakemake makes empty ones ahead of a job, which do not count."""
     for stage in RESULT_STAGES:
         for path in sorted((results / stage).glob("*")):
             if KEY.fullmatch(path.name) and any(file.is_file() for file in path.rglob("*")):
@@ -45,20 +39,20 @@ def finished(results: Path) -> Iterator[Path]:
 
 
 def leftovers(results: Path) -> Iterator[Path]:
-    """Yield temporary siblings that killed jobs left behind; while a workflow runs they may be in use."""
+    """Yield temporary folders of killed jobs; while a workflow runs they may be in use."""
     for stage in RESULT_STAGES:
         yield from sorted((results / stage).glob(".*.tmp"))
 
 
 def verify(folder: Path) -> Iterator[Finding]:
-    """Compare one node's folder with its provenance, its parents, its address and the present code."""
-    found = provenance.read(folder)
-    if not found:
+    """Compare one result with its provenance, its parents, its address and the present code."""
+    recorded = provenance.read(folder)
+    if not recorded:
         yield Finding(folder, "has no readable provenance.json")
         return
-    yield from _files(folder, found["files"])
-    yield from _parents(folder, found["parents"])
-    yield from _address(folder, found)
+    yield from _files(folder, recorded["files"])
+    yield from _parents(folder, recorded["parents"])
+    yield from _address(folder, recorded)
 
 
 def _files(folder: Path, recorded: dict[str, str]) -> Iterator[Finding]:
@@ -73,14 +67,14 @@ def _files(folder: Path, recorded: dict[str, str]) -> Iterator[Finding]:
 
 
 def _parents(folder: Path, recorded: dict[str, dict[str, str]]) -> Iterator[Finding]:
-    """A parent that is gone is no fault (gc); one with other bytes is."""
+    """Report parents with other bytes; a parent that gc has removed is no fault."""
     for address, files in recorded.items():
         parent = folder.parents[1] / address
         if parent.is_dir() and provenance.read(parent).get("files", files) != files:
             yield Finding(folder, f"was made from other bytes of {address} than lie there now")
 
 
-def _address(folder: Path, found: provenance.Provenance) -> Iterator[Finding]:
+def _address(folder: Path, recorded: provenance.Provenance) -> Iterator[Finding]:
     stage, keyed = folder.parent.name, KEY.fullmatch(folder.name)
     try:
         spec = yaml.safe_load((folder / provenance.SPEC).read_text(encoding="utf-8"))
@@ -88,23 +82,22 @@ def _address(folder: Path, found: provenance.Provenance) -> Iterator[Finding]:
     except (OSError, ValueError, yaml.YAMLError, KeyError, AttributeError, TypeError, HeadscopeError) as error:
         yield Finding(folder, f"spec.yaml does not say what made it ({type(error).__name__}: {error})")
         return
-    parents = [address.split("/")[-1] for address in found["parents"]]
-    if keyed is None or keyed["digest"] != key_digest(stage, spec, parents, found["code"]):
+    parents = [address.split("/")[-1] for address in recorded["parents"]]
+    if keyed is None or keyed["digest"] != key_digest(stage, spec, parents, recorded["code"]):
         yield Finding(folder, "its address is not that of its spec, parents and code")
-    elif code != found["code"]:
+    elif code != recorded["code"]:
         yield Finding(folder, "was made by other code than the present", harmful=False)
 
 
 def external_files(folder: Path) -> Iterator[Finding]:
-    """Check model files that lie elsewhere (a hub's cache, a folder of the user's) against the manifest."""
-    manifest = folder / "manifest.json"
+    """Compare model files outside the results (in the hub's cache, in a user's folder) with the manifest."""
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # reported with the folder's own files
-    where = Path(found.get("model", ""))
-    for name, sha256 in found.get("files", {}).items() if where.is_absolute() else ():
-        if not (where / name).is_file():
-            yield Finding(folder, f"{where / name} is missing")
-        elif sha256_file(where / name) != sha256:
-            yield Finding(folder, f"{where / name} has changed since it was fetched")
+    model = Path(manifest.get("model", ""))
+    for name, sha256 in manifest.get("files", {}).items() if model.is_absolute() else ():
+        if not (model / name).is_file():
+            yield Finding(folder, f"{model / name} is missing")
+        elif sha256_file(model / name) != sha256:
+            yield Finding(folder, f"{model / name} has changed since it was fetched")

@@ -1,1 +1,1 @@
-"""Replays finished results into a tracker; no result depends on it."""
+"""Replays finished results into a tracker, one run a result; no result and no other room depends on it."""

@@ -1,4 +1,4 @@
-"""What a finished folder says to any tracker: config, metrics, tables, pictures, files."""
+"""Records of finished results for any tracker: config, metrics, tables, pictures, files."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,13 +15,13 @@ MEANS = ("score", "sparsity", "sparsity_group")
 
 @dataclass
 class Record:
-    """One finished node, as one run of a tracker.
+    """One result, as one run of a tracker.
 
     Attributes:
         id: digest of the node's key.
         name: readable part of the key.
-        stage: what made the folder.
-        config: the node's slice.
+        stage: the stage that made it.
+        config: its slice of the options.
         metrics: numbers by name.
         tables: tables by name.
         pictures: PNG files by name.
@@ -39,7 +39,7 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """Read a finished folder of any stage, `<results>/<stage>/<name>--<digest>`."""
+    """Read a result of any stage from its folder, `<results>/<stage>/<name>--<digest>`."""
     parent = Parent(folder)
     name, _, digest = folder.name.rpartition("--")
     record = Record(digest, name, parent.stage, parent.spec)
@@ -50,13 +50,14 @@ def read_record(folder: Path) -> Record:
 
 
 def _provenance(record: Record, path: Path) -> None:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    record.files = found["files"]
-    record.metrics.update(_numbers({name: found[name] for name in found if name == "seconds" or "memory" in name}))
+    provenance = json.loads(path.read_text(encoding="utf-8"))
+    record.files = provenance["files"]
+    names = [name for name in provenance if name == "seconds" or "memory" in name]
+    record.metrics.update(_numbers({name: provenance[name] for name in names}))
 
 
 def _rows(record: Record, path: Path) -> None:
-    """Evaluation: every text, and the means of each criterion and target over prompts."""
+    """Record all evaluation rows, and the means of each criterion and target over prompts."""
     rows = pd.read_parquet(path).drop(columns=["tokens", "sparsity_layer"])
     means = rows.groupby(["criterion", "target"], dropna=False)[list(MEANS)].mean().reset_index()
     record.tables |= {"rows": rows, "means": means}
@@ -88,9 +89,9 @@ def _picture(record: Record, path: Path) -> None:
     record.pictures[path.stem] = path
 
 
-def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
-    """Keep what a metric can be."""
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among some values: only these can be metrics."""
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
 READERS: dict[str, Callable[[Record, Path], None]] = {

@@ -1,4 +1,4 @@
-r"""Replays finished folders into Weights & Biases; a process of its own, so that nothing it does can harm a job.
+r"""Replays results into Weights & Biases, in a process of its own, so that nothing it does can harm a job.
 
     python -m headscope.pipeline.tracking.wandb_replay \
         <report> <experiment> <project> <offline|online> <results> <folders...>
@@ -23,9 +23,9 @@ LIMIT = 120  # seconds for one run; the upload of a few tables takes some
 
 
 def main(report: Path, experiment: str, project: str, mode: str, results: Path, folders: list[Path]) -> int:
-    """Replay folders in turn; return 1 if any was left out.
+    """Replay folders in turn; return 1 if any failed.
 
-    An offline run that fails is left out alone. Online, the first failure ends it: the rest would fail as slowly.
+    Offline, the next folder follows a failure. Online, the first failure ends the replay: others would fail as slowly.
     """
     failed = False
     for folder in folders:
@@ -46,7 +46,7 @@ def main(report: Path, experiment: str, project: str, mode: str, results: Path, 
 
 
 def replay(record: Record, folder: Path, experiment: str, project: str, mode: Any, results: Path) -> str:
-    """Make one run of one finished folder; return the name of the run's own folder under `<results>/wandb`."""
+    """Make one run of one result; return the name of the run's folder under `<results>/wandb`."""
     # Two offline runs of one id would be appended to each other when they are uploaded.
     for old in (results / "wandb").glob(f"*run-*-{record.id}"):
         shutil.rmtree(old)
@@ -75,7 +75,7 @@ def replay(record: Record, folder: Path, experiment: str, project: str, mode: An
 
 
 def _settings() -> wandb.Settings:
-    """Nothing of this machine, this terminal or this process: the run is about a job that ended long ago."""
+    """Return settings that record nothing of this machine or process: the run is about a job that ended long ago."""
     return wandb.Settings(
         init_timeout=INIT_TIMEOUT,
         console="off",
@@ -89,7 +89,7 @@ def _settings() -> wandb.Settings:
 
 
 def _artifact(record: Record, folder: Path) -> wandb.Artifact:
-    """Refer to the folder's files by path; their SHA-256 is metadata. Nothing is copied."""
+    """Make an artifact that refers to the folder's files by path, with their SHA-256; nothing is copied."""
     artifact = wandb.Artifact(f"{record.stage}-{record.name}", type=record.stage, metadata={"sha256": record.files})
     for name in record.files:
         artifact.add_reference((folder / name).resolve().as_uri(), name=name, checksum=False)

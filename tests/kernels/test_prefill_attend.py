@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from decoding_layers import rounding
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headscope.errors import ConfigError
 from headscope.heads.moments import KeyMoments
 from headscope.kernels.common.layer import DecisionRule
 from headscope.kernels.prefill import reference
@@ -168,3 +171,18 @@ def test_values_may_lie_otherwise_than_keys(device, dtype) -> None:
     query, key, value, rule = drawn(device, dtype)
     other = value.transpose(1, 2).contiguous().transpose(1, 2)
     assert torch.equal(both(query, key, value, rule)[0].output, both(query, key, other, rule)[0].output)
+
+
+@pytest.mark.parametrize("by_kernels", [False, True])
+def test_prompts_are_not_decided_by_group(device, dtype, by_kernels) -> None:
+    from headscope.kernels.prefill.attend import attend_prompt
+    from headscope.kernels.prefill.prefix_moments import PrefixMoments
+
+    query, key, value, rule = drawn(device, dtype)
+    rule = replace(rule, by_group=True)
+    prefix = PrefixMoments.of(key, torch.tensor([0], device=device), 5, 20)
+    with pytest.raises(ConfigError, match="use unit=head with scope=prompt"):
+        if by_kernels:
+            attend_prompt(query, key, value, prefix, rule, 5, 20, 1 / 8)
+        else:
+            reference.attend_prompt(query, key, value, prefix.mean, prefix.covariance, prefix.meets, rule, 5, 20, 1 / 8)

@@ -1,0 +1,201 @@
+"""Slices: what each stage may read of a configuration.
+
+Tracking, results folder, cores and batch sizes are in no slice, so they renew no result.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from headscope.benchmarks.row import OFFICIAL
+from headscope.heads import registry
+from headscope.pipeline.assets.packaged import MAKERS
+from headscope.pipeline.config.schema import Config, Criterion
+from headscope.pipeline.plan.cells import Cell, calibration_cells
+from headscope.pipeline.plan.margin_kinds import default_fit, has_margins, recorded_kind
+from headscope.pipeline.plan.node import Spec
+
+CHUNK = 256
+"""Tokens of a chunk of `scope=prompt`, unless the option says another number."""
+
+
+def without_null(options: Any) -> Spec:
+    """Return an option group without null values: an option that a later version adds changes no older key."""
+    return {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
+
+
+def options_of(criterion: Criterion) -> Spec:
+    """Return a criterion's options; its estimator's without those of other kinds, which are null."""
+    estimator = None if criterion.estimator is None else without_null(criterion.estimator)
+    return {**dataclasses.asdict(criterion), "estimator": estimator}
+
+
+class Slices:
+    """Cuts the slices of one configuration.
+
+    Attributes:
+        config: the configuration.
+        criteria: by name, in alphabetical order: the configuration's order makes no other result.
+        chunk: `chunk`, or empty: keys of `scope=question` do not depend on it.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.criteria = dict(sorted(config.criterion.items()))
+        self.chunk = {"chunk": config.chunk or CHUNK} if config.scope == "prompt" else {}
+        self._deciding = {"window": without_null(config.window), **self.chunk}
+        model = config.model
+        rope = None if model.rope is None else without_null(model.rope)
+        self._compute = {"dtype": model.dtype, "device": model.device, "device_map": model.device_map, "rope": rope}
+        calibration = {"tasks": config.calibration.tasks, "prompts": config.calibration.prompts}
+        self._calibration = {name: value for name, value in calibration.items() if value is not None}
+
+    def window_words(self) -> list[str]:
+        """Return the words for window and scope in a node's name."""
+        window = self.config.window
+        return [f"s{window.sink}r{window.recent}", *(f"prompt{chunk}" for chunk in self.chunk.values())]
+
+    def model(self) -> Spec:
+        """Cut the slice of the model's assets."""
+        model = self.config.model
+        source, expect = without_null(model.source), without_null(model.expect)
+        return {"kind": "model", "name": model.name, "source": source, "expect": expect}
+
+    def file(self, name: str) -> Spec:
+        """Cut the slice of a benchmark's file."""
+        options = without_null(self.config.assets.files[name])
+        spec = {"name": name, **{option: value for option, value in options.items() if value != []}}
+        if spec["source"] in MAKERS:
+            # A part of Python: its text differs between minor versions.
+            return {**spec, "kind": "packaged", "python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+        mirror, local = self.config.assets.mirror, spec.pop("local", [])
+        return {**spec, "kind": "data", **({"mirror": mirror, "local": local} if mirror else {})}
+
+    def official_file(self, source: str, task: str) -> Spec:
+        """Cut the slice of a task's file in a folder of official samples."""
+        folder = Path(source).expanduser()
+        file = folder / task / "validation.jsonl"  # the name that RULER's scripts write
+        path = file if file.is_file() else folder / f"{task}.jsonl"
+        return {"kind": "data", "name": OFFICIAL, "source": "file", "path": str(path)}
+
+    def texts(self) -> list[str]:
+        """Name the texts other than the prompt whose moments an estimator uses."""
+        estimators = [options_of(criterion)["estimator"] or {} for criterion in self.criteria.values()]
+        return sorted({estimator.get("moments", "prompt") for estimator in estimators} - {"prompt"})
+
+    def moments(self, text: str, length: int) -> Spec:
+        """Cut the slice of a text's moments."""
+        common = {"seed": self.config.seed, "sink": self.config.window.sink, **self._compute}
+        return {"text": text, "length": length, **common}
+
+    def prompts(self, cell: Cell) -> Spec:
+        """Cut the slice of a cell's prompts."""
+        benchmark = self.config.benchmark[cell.benchmark]
+        return {
+            "kind": benchmark.kind,
+            "task": cell.task,
+            "length": cell.length,
+            "seed": self.config.seed,
+            "samples": without_null(benchmark.samples),
+            "chat_template": benchmark.chat_template,
+            "positions": self.config.model.positions,
+        }
+
+    def dense(self, cell: Cell) -> Spec:
+        """Cut the slice of a cell's dense answers."""
+        return {**cell._asdict(), **self._compute}
+
+    def probes(self, cell: Cell) -> Spec:
+        """Cut the slice of the probes of a cell's calibration prompts."""
+        prompts = {name: value for name, value in self._calibration.items() if name == "prompts"}
+        return {**self.dense(cell), "count": self.config.calibration.probes, **prompts}
+
+    def has_margins(self) -> bool:
+        """Return True if any criterion needs margins of its own."""
+        return any(has_margins(criterion) for criterion in self.criteria.values())
+
+    def oracle(self, cell: Cell) -> Spec:
+        """Cut the slice of a cell's masses, with the estimators whose masses are all that their criteria need."""
+        estimators = {
+            criterion.estimator.name: without_null(criterion.estimator)
+            for criterion in self.criteria.values()
+            if criterion.estimator is not None and not has_margins(criterion)
+        }
+        return {**self._measured(cell), "estimators": estimators}
+
+    def margins(self, cell: Cell) -> Spec:
+        """Cut the slice of a cell's margins, with all criteria that have any: of some, oracle tables tell them too."""
+        criteria = {}
+        for name, criterion in self.criteria.items():
+            kind = recorded_kind(criterion)
+            if registry.criterion(kind).measures is not None:
+                options = options_of(criterion)
+                recorded = {option: options[option] for option in ("estimator", "outliers", "summaries")}
+                criteria[name] = {"kind": kind, **recorded}
+        return {**self._measured(cell), "criteria": criteria}
+
+    def _measured(self, cell: Cell) -> Spec:
+        """Return what all measurements read; figures tell draws of prompts apart by their seed."""
+        return {**cell._asdict(), "seed": self.config.seed, **self._compute, **self._deciding}
+
+    def calibration(self, name: str, source: Cell, task: str | None) -> Spec:
+        """Cut the slice of a criterion's calibration.
+
+        Args:
+            name: of the criterion.
+            source: the first of the cells that it is fitted on.
+            task: the task that the fit is for, or None if it is for all.
+        """
+        criterion = self.criteria[name]
+        return {
+            "criterion": name,
+            "kind": criterion.kind,
+            "calibrated_on": criterion.calibrated_on,
+            "estimator": None if criterion.estimator is None else criterion.estimator.name,
+            "unit": criterion.unit,
+            **({"kv_heads": self.config.model.expect.kv_heads} if criterion.unit == "group" else {}),
+            "fit": criterion.fit or default_fit(criterion.kind),
+            "targets": self.config.calibration.targets,
+            "benchmark": source.benchmark,
+            "length": source.length,
+            "task": task,
+            "seed": self.config.seed,
+            **({} if criterion.calibrated_on == "evaluation" else self._calibration),
+        }
+
+    def evaluation(self, cell: Cell) -> Spec:
+        """Cut the slice of a cell's evaluation."""
+        source = calibration_cells(self.config, cell)[0]
+        return {
+            **self._measured(cell),
+            "kind": self.config.benchmark[cell.benchmark].kind,
+            "calibrating": {"benchmark": source.benchmark, "length": source.length},
+            "head_dim": self.config.model.expect.head_dim,
+            "criteria": {name: options_of(criterion) for name, criterion in self.criteria.items()},
+            "targets": self.config.calibration.targets,
+        }
+
+    def diagnostics(self, cell: Cell) -> Spec:
+        """Cut the slice of a cell's diagnostics, which vary the window."""
+        spec = {**self._measured(cell), **without_null(self.config.diagnostics)}
+        return {name: value for name, value in spec.items() if name != "chunk"}
+
+    def figure(self, name: str, seeds: Sequence[int]) -> Spec:
+        """Cut the slice of a figure that pools several seeds."""
+        benchmarks = {
+            benchmark_name: {
+                "tasks": benchmark.tasks,
+                "lengths": benchmark.lengths,
+                "most": "up to " if benchmark.kind == "longbench" else "",  # a data set may have fewer
+                "samples": benchmark.samples.evaluation,
+            }
+            for benchmark_name, benchmark in sorted(self.config.benchmark.items())
+        }
+        title = {"model": self.config.model.name, "benchmarks": benchmarks, "seed": list(seeds), **self.chunk}
+        criteria = {
+            criterion_name: {"kind": criterion.kind, "calibrated_on": criterion.calibrated_on}
+            for criterion_name, criterion in self.criteria.items()
+        }
+        return {"figure": name, "params": self.config.figure[name].params, "title": title, "criteria": criteria}
