@@ -48,6 +48,12 @@ def inputs(wildcards):
     return [ancient(file) for parent in parents for file in PLAN.files(parent)]
 
 
+def caption(figure):
+    """Return a figure's caption for the report; one without a caption of its own has the common one."""
+    own = PLAN.root / "workflow/report" / f"{figure}.rst"
+    return f"../report/{figure if own.is_file() else 'default'}.rst"
+
+
 def log_file(stage):
     """Return the path of a job's log."""
     return f"{RESULTS}/logs/{stage}/{{key}}.log"

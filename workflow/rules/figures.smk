@@ -9,7 +9,7 @@ for figure in FIGURES:
         output:
             report(
                 outputs("figures", figure=figure)[0],
-                caption=f"../report/{figure}.rst",
+                caption=caption(figure),
                 category="Figures",
                 subcategory=figure,
                 labels={"figure": figure, "of": "{key}"},

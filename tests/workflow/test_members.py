@@ -1,0 +1,54 @@
+"""A new criterion, estimator, outlier rule and figure: each is one file and one YAML, and smoke runs with them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+from project import Project
+
+MEMBERS = Path(__file__).parent / "members"
+FILES = {
+    "criterion": "heads/criteria/doubled.py",
+    "estimator": "heads/estimators/centre.py",
+    "outlier_rule": "heads/outliers/every_other.py",
+    "figure": "figures/row_count.py",
+}
+YAMLS = {
+    "criterion/twice.yaml": """\
+# @package criterion.twice
+defaults:
+  - /estimator@estimator: half_centre
+  - /outliers@outliers: every_other
+kind: doubled
+calibrated_on: calibration
+""",
+    "estimator/half_centre.yaml": "name: half_centre\nkind: centre\nfactor: 0.5\n",
+    "outliers/every_other.yaml": "rule: every_other\ncount: 8\n",
+    "figure/row_count.yaml": "# @package figure.row_count\nparams: {colour: grey}\n",
+}
+SMOKE = "experiment=smoke criterion=[dense,twice] figure=[row_count] calibration.targets=[0.5]"
+SMOKE += " benchmark.ruler.tasks=[fwe] benchmark.ruler.samples.evaluation=1 benchmark.ruler.samples.calibration=1"
+
+
+def test_members_of_one_file_and_one_yaml_each_run_in_the_whole_workflow(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    for member, file in FILES.items():
+        shutil.copy2(MEMBERS / f"{member}.py", project.root / "src/headscope" / file)
+    for file, text in YAMLS.items():
+        (project.root / "conf" / file).write_text(text)
+    project.run(SMOKE, "--quiet", "all")
+    project.run(SMOKE, "--quiet", "all", "--report", "report.html")
+    results = project.root / "results"
+    [rows] = results.glob("evaluation/*/rows.parquet")
+    sparsity = {row["criterion"]: row["sparsity"] for row in pq.read_table(rows).to_pylist()}
+    assert sparsity["dense"] == 0 and 0 < sparsity["twice"] < 1
+    [margins] = results.glob("margins/*/spec.yaml")
+    assert "factor: 0.5" in margins.read_text() and "rule: every_other" in margins.read_text()
+    assert "covariance" not in margins.read_text()
+    drawn = pd.read_csv(results / "figures/smoke/row_count.csv")
+    assert drawn.values.tolist() == [["dense", 1], ["twice", 1]]
+    assert "row count" in (project.root / "report.html").read_text()
+    [calibration] = results.glob("calibration/*/calibration.json")
+    assert json.loads(calibration.read_text())["fit"] == "none"
