@@ -1,0 +1,123 @@
+"""Compositions are kept on disk; what must renew them does, and what is read from the cache is checked again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from headscope.errors import ConfigError
+from headscope.heads import registry
+from headscope.heads.registry import EstimatorOption
+from headscope.pipeline.config import checks, compose, criterion_checks, estimator_options
+from headscope.pipeline.config.options import options
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = ["experiment=smoke"]
+
+
+class Composes(Exception):
+    """Stands for a composition by Hydra."""
+
+
+def composes(*_: object) -> None:
+    raise Composes
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A project folder with a composed and cached smoke experiment; composing once more fails the test."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    compose.fingerprint.cache_clear()
+    compose.compose(SMOKE, tmp_path)
+    monkeypatch.setattr(compose, "_compose", composes)
+    yield tmp_path
+    compose.fingerprint.cache_clear()
+
+
+def composed_again(root: Path) -> bool:
+    """Return True if another process would compose the smoke experiment anew."""
+    compose.fingerprint.cache_clear()
+    try:
+        compose.compose(SMOKE, root)
+    except Composes:
+        return True
+    return False
+
+
+def test_nothing_new_renews_nothing(root: Path) -> None:
+    assert not composed_again(root)
+
+
+@pytest.mark.parametrize("file", ["window/paper.yaml", "criterion/static.yaml"])
+def test_a_yaml_renews_what_is_composed_of_it(root: Path, file: str) -> None:
+    path = root / "conf" / file
+    path.write_text(path.read_text() + "# more\n")
+    assert composed_again(root)
+
+
+def test_a_new_yaml_renews(root: Path) -> None:
+    shutil.copy2(root / "conf/criterion/qada.yaml", root / "conf/criterion/another.yaml")
+    assert composed_again(root)
+
+
+@pytest.mark.parametrize("name", ["schema.py", "options.py", "compose.py"])
+def test_code_that_composes_renews(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    [file] = [file for file in compose.COMPOSED_BY if file.name == name]
+    edited = root / name
+    edited.write_text(file.read_text() + "ADDED = 1\n")
+    files = tuple(edited if file.name == name else file for file in compose.COMPOSED_BY)
+    monkeypatch.setattr(compose, "COMPOSED_BY", files)
+    assert composed_again(root)
+
+
+def test_an_option_that_an_estimator_declares_renews(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {**estimator_options.declared(), "width": {"clusters": EstimatorOption("int", "new")}}
+    monkeypatch.setattr(compose, "declared", lambda: more)
+    assert composed_again(root)
+
+
+def test_another_hydra_renews(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "version", lambda name: "9.9")
+    assert composed_again(root)
+
+
+def refused(*_: object) -> None:
+    raise ConfigError("refused")
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (checks, "check_criteria"),
+        (checks, "check_calibration"),
+        (checks, "unique"),
+        (criterion_checks, "known_kind"),
+        (criterion_checks, "check_options"),
+    ],
+)
+def test_a_change_of_the_checks_and_of_the_names_holds_for_a_cached_composition(
+    root: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str
+) -> None:
+    monkeypatch.setattr(module, name, refused)
+    with pytest.raises(ConfigError, match="refused"):
+        compose.compose(SMOKE, root)
+
+
+def test_a_narrower_range_of_an_option_holds_for_a_cached_composition(root: Path) -> None:
+    option = next(option for option in options() if option.path == "window.recent")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(option.__dict__, "metadata", {**option.metadata, "low": 999})
+        with pytest.raises(ConfigError, match="the nearest is 999"):
+            compose.compose(SMOKE, root)
+
+
+def test_a_default_that_a_kind_declares_is_given_to_a_cached_composition(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [file] = (root / compose.CACHE).glob("*.json")
+    assert json.loads(file.read_text())["criterion"]["qada"]["estimator"]["clusters"] is None
+    [(_, config)] = compose.compose(SMOKE, root)
+    assert config["criterion"]["qada"]["estimator"] == registry.completed(
+        {"name": "gaussian_prompt", "kind": "gaussian", "covariance": "full", "moments": "prompt"}
+    )
