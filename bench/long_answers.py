@@ -12,7 +12,9 @@ frozen, paired, each with a 95 % bootstrap interval over prompts.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise, product
+from multiprocessing import get_context
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -24,14 +26,14 @@ from transformers import DynamicCache, PreTrainedModel
 
 import headscope
 from common import default_asset, environment, shown, write
-from headscope.heads.boundary_state import FROZEN, STREAMING
+from headscope.heads.boundary_state import SUMMARIES
 from headscope.heads.criteria import build
 from headscope.lab.counts import ReadingCounts, Sizes
 from headscope.lab.prefill import next_logits, prefill_densely
 from headscope.lab.rows import Rows
 from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import attention
-from headscope.models.loading import load
+from headscope.models.loading import LoadedModel, load
 
 CRITERIA, TARGETS = ["lost_output", "lost_output_gaussian", "qada"], [0.65, 0.8, 0.95]
 REQUEST = "Explain this text to a beginner, section by section, with an example for each."
@@ -54,12 +56,15 @@ def _framed(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def criteria(model: PreTrainedModel, tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
-    """Yield each criterion with each kind of summaries, fitted on the texts."""
-    for name in CRITERIA:
-        for summaries in (FROZEN, STREAMING):
-            options = {"criterion": name, "summaries": summaries, "sparsity": TARGETS, "max_new_tokens": 128}
-            yield name, summaries, headscope.calibrate(model, tokenizer, texts, **options)
+def fitted_rows(name: str, loaded: LoadedModel, texts: Sequence[str]) -> tuple[list[Rows], Any]:
+    """Return the rows of dense and of a criterion with each kind of summaries, fitted on the texts, and its probes."""
+    model, rows, probes = loaded.model, [Rows(build({"kind": "dense"}, [{}], None))], None
+    for summaries in SUMMARIES:
+        options = {"criterion": name, "summaries": summaries, "sparsity": TARGETS, "max_new_tokens": 128}
+        criterion = headscope.calibrate(model, loaded.tokenizer, texts, **options)
+        targets, probes = [criterion.target(target) for target in TARGETS], criterion.probes
+        rows.append(Rows(criterion.recipe.criterion(targets), criterion.recipe.outliers).on(model.device))
+    return rows, probes
 
 
 @torch.inference_mode()
@@ -89,36 +94,47 @@ def losses(
     return torch.stack(loss, 1), torch.stack(likely, 1), counts.shares()
 
 
-def intervals(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+def measured(name: str, seeds: Sequence[int], options: argparse.Namespace) -> list[tuple[Tensor, Tensor, list[Any]]]:
+    """Measure one criterion on some of the prompts; a process of its own."""
+    loaded = load(options.asset or default_asset(), options.dtype, options.device)
+    texts = prompts(loaded.tokenizer, options.tokens, options.prompts + options.fitted)
+    rows, probes = fitted_rows(name, loaded, texts[options.prompts :])
+    runs = []
+    for seed in seeds:
+        ids = loaded.tokenizer(texts[seed], add_special_tokens=False).input_ids
+        answer = drawn_answer(loaded.model, ids, options.answer, seed)
+        runs.append(losses(loaded.model, ids, answer, rows, headscope.Window(), probes))
+        print(f"{name}: prompt {seed + 1} of {options.prompts}", flush=True)
+    return runs
+
+
+def intervals(values: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Return the mean over prompts and its 95 % bootstrap interval."""
     draws = np.random.default_rng(seed).integers(0, len(values), (2000, len(values)))
     low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+    return {"excess": float(values.mean()), "low": float(low), "high": float(high)}
 
 
-def table(names: Sequence[tuple[str, str, float]], runs: Sequence[tuple[Tensor, Tensor, list[Any]]]) -> list[dict]:
-    """Return a line for each row and part of the answers, and for each pair of summaries; row 0 is dense."""
+def lines(name: str, runs: Sequence[tuple[Tensor, Tensor, list[Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield a line for each row of a criterion and part of the answers, and for streaming less frozen."""
     excess = np.stack([(loss[1:] - loss[:1]).numpy() for loss, _, _ in runs])
     agree = np.stack([(likely[1:] == likely[:1]).double().numpy() for _, likely, _ in runs])
-    lines = []
     for first, last in pairwise(PARTS):
         if first >= excess.shape[2]:
-            continue
-        part = slice(first, last)
-        means = excess[:, :, part].mean(2)
-        for row, (name, summaries, target) in enumerate(names):
-            line = {"criterion": name, "summaries": summaries, "target": target, "part": f"{first}-{last}"}
-            line |= dict(zip(("excess", "low", "high"), intervals(means[:, row]), strict=True))
-            line |= {"agree": float(agree[:, row, part].mean()), "prompts": len(runs)}
+            return
+        means, part = excess[:, :, first:last].mean(2), f"{first}-{last}"
+        for row, (summaries, target) in enumerate(product(SUMMARIES, TARGETS)):
+            line = {"criterion": name, "summaries": summaries, "target": target, "part": part, "prompts": len(runs)}
             shares = [shares[row + 1] for _, _, shares in runs]
-            line |= {"local": float(np.mean([s.head for s in shares]))}
-            lines.append({**line, "kv_bytes": float(np.mean([s.kv_bytes for s in shares]))})
-            if summaries == STREAMING:
-                other = names.index((name, FROZEN, target))
-                paired = dict(zip(("excess", "low", "high"), intervals(means[:, row] - means[:, other]), strict=True))
-                nothing = dict.fromkeys(("agree", "local", "kv_bytes"), float("nan"))
-                lines.append({**line, **paired, **nothing, "summaries": "streaming - frozen"})
-    return lines
+            read = {
+                "local": float(np.mean([s.head for s in shares])),
+                "kv_bytes": float(np.mean([s.kv_bytes for s in shares])),
+            }
+            yield {**line, **intervals(means[:, row]), "agree": float(agree[:, row, first:last].mean()), **read}
+        for row, target in enumerate(TARGETS):
+            paired = intervals(means[:, row + len(TARGETS)] - means[:, row])
+            line |= {"summaries": "streaming - frozen", "target": target, **paired}
+            yield {**line, **dict.fromkeys(("agree", "local", "kv_bytes"), float("nan"))}
 
 
 def main() -> None:
@@ -129,31 +145,20 @@ def main() -> None:
     parser.add_argument("--answer", type=int, default=1024, help="tokens of an answer")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--fitted", type=int, default=4, help="prompts that thresholds are fitted on")
+    parser.add_argument("--workers", type=int, default=3, help="processes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, default=Path("results/long_answers.csv"))
     options = parser.parse_args()
     print(environment())
-    loaded = load(options.asset or default_asset(), options.dtype, options.device)
-    model, tokenizer = loaded.model, loaded.tokenizer
-    every = prompts(tokenizer, options.tokens, options.prompts + options.fitted)
-    fitted, evaluated = every[:: len(every) // options.fitted][: options.fitted], []
-    evaluated = [text for text in every if text not in fitted][: options.prompts]
-    window, groups, names, probes = headscope.Window(), [], [], None
-    for name, summaries, criterion in criteria(model, tokenizer, fitted):
-        probes = criterion.probes or probes
-        targets = [criterion.target(target) for target in TARGETS]
-        groups.append(Rows(criterion.recipe.criterion(targets), criterion.recipe.outliers).on(model.device))
-        names += [(name, summaries, target) for target in TARGETS]
-    groups.insert(0, Rows(build({"kind": "dense"}, [{}], None)))
-    runs = []
-    for seed, text in enumerate(evaluated):
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        answer = drawn_answer(model, ids, options.answer, seed)
-        runs.append(losses(model, ids, answer, groups, window, probes))
-        print(f"prompt {seed + 1} of {len(evaluated)}", flush=True)
-    lines = [shown(line, COLUMNS) for line in table(names, runs)]
-    write(options.out, COLUMNS, lines)
+    parts = max(1, options.workers // len(CRITERIA))
+    jobs = [(name, range(first, options.prompts, parts)) for name in CRITERIA for first in range(parts)]
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        results = pool.map(measured, *zip(*jobs, strict=True), [options] * len(jobs))
+        runs = {name: [] for name in CRITERIA}
+        for (name, _), result in zip(jobs, results, strict=True):
+            runs[name] += result
+    write(options.out, COLUMNS, [shown(line, COLUMNS) for name in CRITERIA for line in lines(name, runs[name])])
 
 
 if __name__ == "__main__":
