@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headscope.heads.bulk import Bulk
 from headscope.heads.estimators import build
-from headscope.heads.estimators.clusters import ROUNDS
+from headscope.heads.kmeans import ROUNDS
 from headscope.heads.probe_metric import probe_metric
 from headscope.heads.quantised import rounded
 
