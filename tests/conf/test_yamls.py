@@ -12,8 +12,8 @@ import yaml
 from headscope.benchmarks import registry as benchmarks
 from headscope.errors import ConfigError
 from headscope.heads import registry
-from headscope.pipeline.config.compose import groups
 from headscope.pipeline.config.options import find, options
+from headscope.pipeline.config.overrides import groups
 from headscope.pipeline.plan import node as node_module
 from headscope.pipeline.plan.node import ancestors
 from headscope.pipeline.plan.nodes import figures

@@ -30,7 +30,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     compose.fingerprint.cache_clear()
     compose.compose(SMOKE, tmp_path)
-    monkeypatch.setattr(compose, "_compose", composes)
+    monkeypatch.setattr(compose, "composed", composes)
     yield tmp_path
     compose.fingerprint.cache_clear()
 
@@ -61,7 +61,7 @@ def test_a_new_yaml_renews(root: Path) -> None:
     assert composed_again(root)
 
 
-@pytest.mark.parametrize("name", ["schema.py", "options.py", "compose.py"])
+@pytest.mark.parametrize("name", ["schema.py", "options.py", "overrides.py", "composition.py"])
 def test_code_that_composes_renews(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     [file] = [file for file in compose.COMPOSED_BY if file.name == name]
     edited = root / name

@@ -37,7 +37,7 @@ def test_keys_are_equal_in_another_process_and_with_a_cold_cache(build, tmp_path
 
 def test_a_cached_composition_is_the_composition(build, tmp_path, monkeypatch):
     cold = build("experiment=smoke", "window.recent=64").points[0].config
-    monkeypatch.setattr(compose, "_compose", lambda *_: pytest.fail("composed again"))
+    monkeypatch.setattr(compose, "composed", lambda *_: pytest.fail("composed again"))
     warm = build("experiment=smoke", "window.recent=64").points[0].config
     assert warm == cold and list(warm.criterion) == list(cold.criterion)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headscope.pipeline import stages
-from headscope.pipeline.config.compose import groups
+from headscope.pipeline.config.overrides import groups
 from headscope.pipeline.plan.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]

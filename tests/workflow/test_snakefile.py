@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headscope.pipeline.config.compose import groups
+from headscope.pipeline.config.overrides import groups
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,8 +10,9 @@ import yaml
 from headscope.errors import ConfigError
 from headscope.heads.cost import beyond_window
 from headscope.heads.window import Window
-from headscope.pipeline.config.compose import compose, find_root, groups
+from headscope.pipeline.config.compose import compose, find_root
 from headscope.pipeline.config.options import leaves, options
+from headscope.pipeline.config.overrides import groups
 from headscope.pipeline.config.schema import MISSING, Criterion
 from headscope.pipeline.store.files import atomic_file
 

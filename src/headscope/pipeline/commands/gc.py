@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headscope.errors import ConfigError
-from headscope.pipeline.config.compose import find_root, groups
+from headscope.pipeline.config.compose import find_root
+from headscope.pipeline.config.overrides import groups
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.store.verify import finished, leftovers
 

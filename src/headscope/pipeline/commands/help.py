@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from headscope.pipeline.config.compose import groups
 from headscope.pipeline.config.options import Option, options
+from headscope.pipeline.config.overrides import groups
 from headscope.pipeline.config.schema import MISSING
 
 
