@@ -229,17 +229,6 @@ class Figure:
     """A picture with its table; its name is a module of headscope.figures."""
 
     params: dict[str, Any] = option({}, "options of that module")
-    reads: list[str] = option(
-        [], "stages whose results it reads; none: evaluation, oracle, margins, calibration", choices=("diagnostics",)
-    )
-
-
-@dataclass
-class Diagnostics:
-    """Windows that the Gaussian model is diagnosed with, beside the configured one."""
-
-    sinks: list[int] = option([0, 1, 4, 16, 64], "sinks, with window.recent", unit="keys", low=0)
-    recents: list[int] = option([32, 64, 128, 256, 512, 1024], "recents, with window.sink", unit="keys", low=1)
 
 
 @dataclass
@@ -275,7 +264,6 @@ class Config:
     window: Window = field(default_factory=Window)
     calibration: Calibration = field(default_factory=Calibration)
     criterion: dict[str, Criterion] = option({}, "criteria by name")
-    diagnostics: Diagnostics = field(default_factory=Diagnostics)
     figure: dict[str, Figure] = option({}, "figures by name")
     tracking: Tracking = field(default_factory=Tracking)
     points: list[str] = option([], "override strings; their union is one experiment")

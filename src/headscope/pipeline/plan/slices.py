@@ -169,11 +169,6 @@ class Slices:
             "targets": self.config.calibration.targets,
         }
 
-    def diagnostics(self, cell: Cell) -> Spec:
-        """Cut the slice of a cell's diagnostics, which vary the window."""
-        spec = {**self._measured(cell), **without_null(self.config.diagnostics)}
-        return {name: value for name, value in spec.items() if name != "chunk"}
-
     def figure(self, name: str, seeds: Sequence[int]) -> Spec:
         """Cut the slice of a figure that pools several seeds."""
         benchmarks = {
