@@ -110,7 +110,6 @@ def variants():
     yield ["experiment=smoke", "criterion=[qada,lost_output,oracle_output]"]
     for name in GROUPS["estimator"]:
         yield ["experiment=smoke", "criterion=[qada]", f"estimator@criterion.qada.estimator={name}"]
-    yield ["experiment=smoke", "criterion=[qada_logistic]"]
     chosen = ["calibration.length=1024", "calibration.tasks=[fwe,niah_single_1]", "calibration.prompts=1"]
     yield ["experiment=smoke", "criterion=[oracle]", "benchmark.ruler.lengths=[1024,1025]", *chosen]
     yield ["experiment=smoke", "scope=prompt", "chunk=64"]

@@ -14,7 +14,7 @@ import headscope
 from headscope.inference.criterion import RECIPES
 from headscope.pipeline.commands import stage
 from headscope.pipeline.plan import plan
-from headscope.pipeline.plan.nodes import CHUNK
+from headscope.pipeline.plan.slices import CHUNK
 from headscope.pipeline.stages.inputs import build_outliers, load_model, load_prompts
 from headscope.pipeline.store.parents import Parents
 

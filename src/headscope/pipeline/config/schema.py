@@ -198,12 +198,6 @@ class Criterion:
         "what the estimator's summaries do behind the boundary: stay, or take in the keys that leave the window",
         choices=("frozen", "streaming"),
     )
-    fit: str | None = option(
-        None,
-        "map of each head's margin, fitted to the exact one; null: energy for lost outputs, none for shares"
-        " (logistic is a control that loses retrieval)",
-        choices=("none", "energy", "logistic"),
-    )
 
 
 @dataclass

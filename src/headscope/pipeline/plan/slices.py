@@ -14,7 +14,7 @@ from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.config.schema import Config
 from headscope.pipeline.plan.cells import Cell, calibration_cells
 from headscope.pipeline.plan.margin_kinds import WITH_MARGINS, has_margins, recorded_kind
-from headscope.pipeline.plan.node import LOST_OUTPUT, Spec
+from headscope.pipeline.plan.node import Spec
 
 CHUNK = 256
 """Tokens of a chunk of `scope=prompt`, unless the option says another number."""
@@ -148,7 +148,6 @@ class Slices:
             "estimator": None if criterion.estimator is None else criterion.estimator.name,
             "unit": criterion.unit,
             **({"kv_heads": self.config.model.expect.kv_heads} if criterion.unit == "group" else {}),
-            "fit": criterion.fit or ("energy" if criterion.kind in LOST_OUTPUT else "none"),
             "targets": self.config.calibration.targets,
             "benchmark": source.benchmark,
             "length": source.length,
