@@ -85,7 +85,7 @@ def predictors(tables: Tables) -> dict[str, str | None]:
     for name in style.ordered(list(tables.criteria)):
         spec = tables.criteria[name]
         estimator = (spec.get("estimator") or {}).get("name")
-        if spec.get("outliers") or spec["kind"] == "lost_output" or spec.get("fit") not in (None, "none"):
+        if spec.get("outliers") or spec["kind"] == "lost_output":
             continue  # its margins are not those of the plain window's masses
         if estimator in tables.estimators or spec["kind"] == "static":
             names[name] = estimator
