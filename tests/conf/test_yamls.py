@@ -112,7 +112,6 @@ def variants():
     for name in GROUPS["estimator"]:
         yield ["experiment=smoke", "criterion=[qada]", f"estimator@criterion.qada.estimator={name}"]
     yield ["experiment=smoke", "criterion=[qada_logistic]"]
-    yield ["experiment=smoke", "criterion=[qada]", "+outliers@window.outliers=probe_attention"]
     chosen = ["calibration.length=1024", "calibration.tasks=[fwe,niah_single_1]", "calibration.prompts=1"]
     yield ["experiment=smoke", "criterion=[oracle]", "benchmark.ruler.lengths=[1024,1025]", *chosen]
     yield ["experiment=smoke", "figure=[gaussian_fit]"]
