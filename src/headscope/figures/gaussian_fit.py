@@ -48,18 +48,13 @@ def draw(tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAM
     parts = []
     for row, length in enumerate(lengths):
         rows = DiagnosticRows.read([node for node in tables.diagnostics if node.spec["length"] == length])
-        tables_of = {
-            "window": errors(rows, resamples),
-            "head": heads(rows),
-            "correlation": correlations(rows, resamples),
-            "quantile": quantiles(rows),
-            "spectrum": spectra(rows),
-        }
-        _upper(axes[2 * row], tables_of, rows.window)
-        _lower(figure, axes[2 * row + 1], tables_of)
-        if len(lengths) > 1:
-            axes[2 * row, 0].set_title(f"{length:,} tokens", loc="left")
-        parts += [table.assign(part=part, length=length) for part, table in tables_of.items()]
+        window, head, quantile, spectrum = errors(rows, resamples), heads(rows), quantiles(rows), spectra(rows)
+        correlation = correlations(rows, resamples)
+        _upper(axes[2 * row], window, quantile, spectrum, rows.window)
+        _lower(figure, axes[2 * row + 1], head, correlation)
+        axes[2 * row, 0].set_title(f"{length:,} tokens", loc="left")
+        named = {"window": window, "head": head, "correlation": correlation, "quantile": quantile, "spectrum": spectrum}
+        parts += [table.assign(part=part, length=length) for part, table in named.items()]
     panels.legend(figure, 4)
     style.finish(figure, title, "Error: estimated less true bulk log mass; every task counts the same.",
                  "Window {} + {} where none is named.".format(*rows.window),
@@ -128,9 +123,9 @@ def errors(rows: DiagnosticRows, resamples: int) -> pd.DataFrame:
         for statistic, values in statistics.items():
             wide = values.unstack(["sink", "recent"]).dropna(axis=1)
             means = weights @ wide.loc[members].to_numpy()
-            interval = bootstrap.with_interval(np.sqrt(means) if statistic == "RMSE" else means)
+            estimate = bootstrap.estimate(np.sqrt(means) if statistic == "RMSE" else means)
             table = wide.columns.to_frame(index=False).assign(task=task, statistic=statistic, prompts=len(members))
-            parts.append(table.assign(**dict(zip(("value", "low", "high"), interval, strict=True))))
+            parts.append(table.assign(**estimate._asdict()))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -147,8 +142,8 @@ def correlations(rows: DiagnosticRows, resamples: int) -> pd.DataFrame:
     weights = bootstrap.all_weights(rows.tasks, resamples)
     error = _ranks(weights @ rows.by_head("rmse").to_numpy() ** 2)
     drivers = [_ranks(weights @ rows.by_head(name).to_numpy()) for name in DRIVERS]
-    value, low, high = bootstrap.with_interval(np.stack([(error * ranks).mean(1) for ranks in drivers], axis=1))
-    return pd.DataFrame({"driver": list(DRIVERS), "value": value, "low": low, "high": high, "heads": error.shape[1]})
+    estimate = bootstrap.estimate(np.stack([(error * ranks).mean(1) for ranks in drivers], axis=1))
+    return pd.DataFrame({"driver": list(DRIVERS), **estimate._asdict(), "heads": error.shape[1]})
 
 
 def _ranks(values: Floats) -> Floats:
@@ -180,14 +175,15 @@ def spectra(rows: DiagnosticRows) -> pd.DataFrame:
     return pd.DataFrame({"rank": np.arange(1, means.shape[1] + 1), **columns})
 
 
-def _upper(axes: Any, tables: dict[str, pd.DataFrame], window: tuple[int, int]) -> None:
+def _upper(
+    axes: Any, table: pd.DataFrame, quantile: pd.DataFrame, spectrum: pd.DataFrame, window: tuple[int, int]
+) -> None:
     """Draw the error by window, the Q-Q plot and the spectrum."""
-    table, spectrum = tables["window"], tables["spectrum"]
     axes[1].sharey(axes[0])  # before anything is drawn, so that both make room
     _errors(axes[0], table[table["sink"] == window[0]], "recent")
     _errors(axes[1], table[table["recent"] == window[1]], "sink")
     axes[0].set_ylabel("RMSE of log mass (nats)")
-    for task, line in tables["quantile"].groupby("task"):
+    for task, line in quantile.groupby("task"):
         axes[2].plot(line["normal"], line["value"], **_line(str(task), set(table["task"])))
         if task == ALL:
             _band(axes[2], line["normal"], line)
@@ -225,14 +221,13 @@ def _band(ax: Axes, x: Any, line: pd.DataFrame) -> None:
     ax.fill_between(x, line["low"], line["high"], color=style.GREY, alpha=0.25, lw=0)
 
 
-def _lower(figure: Figure, axes: Any, tables: dict[str, pd.DataFrame]) -> None:
+def _lower(figure: Figure, axes: Any, table: pd.DataFrame, correlation: pd.DataFrame) -> None:
     """Draw the error of each head against each driver."""
-    table, correlation = tables["head"], tables["correlation"].set_index("driver")
     for ax in axes[1:]:
         ax.sharey(axes[0])
     for ax, (driver, label) in zip(axes, DRIVERS.items(), strict=True):
         dots = ax.scatter(table[driver], table["rmse"], c=table["layer"], cmap="viridis", s=5, lw=0)
-        rho = correlation.loc[driver]
+        rho = correlation.set_index("driver").loc[driver]
         ax.set_title(f"rho {rho['value']:.2f} [{rho['low']:.2f}, {rho['high']:.2f}]")
         ax.set(yscale="log", xlabel=label)
         style.log_axis(ax.yaxis)

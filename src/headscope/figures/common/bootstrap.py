@@ -5,6 +5,7 @@ prompts' mean, so weights turn every statistic of means into one matrix product.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,13 +50,20 @@ def interval(draws: ArrayLike) -> tuple[Floats, Floats]:
     return low, high
 
 
-def with_interval(draws: Floats) -> tuple[Floats, Floats, Floats]:
-    """Split draws [1 + B, C] whose row 0 is the data itself into value, low and high, [C] each."""
-    low, high = interval(draws[1:])
+class Estimate(NamedTuple):
+    """Statistics with both ends of their intervals, [C] each."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+
+
+def estimate(draws: Floats) -> Estimate:
+    """Return the estimate of draws, [1 + B, C], whose row 0 is the data itself."""
     # A difference that cancels out must be 0, not a rounding error with a sign.
-    return draws[0].round(9), low.round(9), high.round(9)
+    return Estimate(*(values.round(9) for values in (draws[0], *interval(draws[1:]))))
 
 
-def mean_with_interval(values: Floats, tasks: Sequence[str], resamples: int) -> tuple[Floats, Floats, Floats]:
-    """Return the mean over tasks of each column of [P, C] and both ends of its interval, [C] each."""
-    return with_interval(all_weights(tasks, resamples) @ values)
+def mean(values: Floats, tasks: Sequence[str], resamples: int) -> Estimate:
+    """Return the mean over tasks of each column of [P, C], with its interval."""
+    return estimate(all_weights(tasks, resamples) @ values)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from headscope.errors import ConfigError
 from headscope.figures.common import bootstrap, style
-from headscope.figures.common.bootstrap import Floats
+from headscope.figures.common.bootstrap import Estimate, Floats
 
 SETTING = ["benchmark", "length"]
 MEAN = "mean"
@@ -96,9 +96,9 @@ class Scores:
     sparsity: Floats
     weights: Floats
 
-    def mean(self, values: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return the mean over tasks of each column of [P, C] and both ends of its interval, [C] each."""
-        return bootstrap.with_interval(self.weights @ values)
+    def mean(self, values: Floats) -> Estimate:
+        """Return the mean over tasks of each column of [P, C], with its interval."""
+        return bootstrap.estimate(self.weights @ values)
 
     def difference(self, one: tuple[str, float], other: tuple[str, float]) -> tuple[float, float, float]:
         """Return the mean of the paired difference `one - other` and both ends of its interval."""
@@ -126,7 +126,7 @@ def summarise(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
     prompts.
     """
     keys = pd.MultiIndex.from_tuples(scores.columns, names=["criterion", "target"])
-    intervals = pd.DataFrame(dict(zip(("score", "low", "high"), scores.mean(scores.values), strict=True)), keys)
+    intervals = pd.DataFrame(scores.mean(scores.values)._asdict(), keys).rename(columns={"value": "score"})
     filled = rows.fillna({"target": 0.0})
     by_task = filled.groupby(["criterion", "target", "task"])[["sparsity", "sparsity_group", "truncated"]].mean()
     table = by_task.groupby(["criterion", "target"]).mean().join(intervals)
