@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from headscope.errors import ConfigError
 from headscope.figures.common import bootstrap, panels, style
-from headscope.figures.common.bootstrap import Floats
 from headscope.figures.common.node import Node
 from headscope.figures.common.tables import Tables
 
@@ -140,17 +139,10 @@ def heads(rows: DiagnosticRows) -> pd.DataFrame:
 def correlations(rows: DiagnosticRows, resamples: int) -> pd.DataFrame:
     """Return the rank correlation over heads of each driver with the RMSE, with intervals."""
     weights = bootstrap.all_weights(rows.tasks, resamples)
-    error = _ranks(weights @ rows.by_head("rmse").to_numpy() ** 2)
-    drivers = [_ranks(weights @ rows.by_head(name).to_numpy()) for name in DRIVERS]
-    estimate = bootstrap.estimate(np.stack([(error * ranks).mean(1) for ranks in drivers], axis=1))
+    error = weights @ rows.by_head("rmse").to_numpy() ** 2
+    drivers = [weights @ rows.by_head(name).to_numpy() for name in DRIVERS]
+    estimate = bootstrap.estimate(np.stack([bootstrap.rank_correlation(error, driver) for driver in drivers], axis=1))
     return pd.DataFrame({"driver": list(DRIVERS), **estimate._asdict(), "heads": error.shape[1]})
-
-
-def _ranks(values: Floats) -> Floats:
-    """Return standardised ranks within each row, equal values sharing theirs, [1 + B, N]."""
-    ranks = pd.DataFrame(values).rank(axis=1).to_numpy()
-    centred = ranks - ranks.mean(1, keepdims=True)
-    return np.asarray(centred / np.maximum(centred.std(1, keepdims=True), 1e-12))
 
 
 def quantiles(rows: DiagnosticRows) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
@@ -42,6 +43,14 @@ def resampled_weights(tasks: Sequence[str], resamples: int = RESAMPLES, seed: in
 def all_weights(tasks: Sequence[str], resamples: int) -> Floats:
     """Return the weights of the mean in row 0 and of its resamples below, [1 + B, P]."""
     return np.vstack([equal_weights(tasks), resampled_weights(tasks, resamples)])
+
+
+def rank_correlation(one: Floats, other: Floats) -> Floats:
+    """Return Spearman's correlation of the rows of two [B, C], ties at their mean rank, [B]; NaN if a row is flat."""
+    ranks = [pd.DataFrame(values).rank(axis=1).to_numpy() for values in (one, other)]
+    x, y = (values - values.mean(1, keepdims=True) for values in ranks)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1)))
 
 
 def interval(draws: ArrayLike) -> tuple[Floats, Floats]:

@@ -33,6 +33,17 @@ def drop_hard_tasks(rows: pd.DataFrame, floor: float) -> pd.DataFrame:
     return easier if len(easier) else rows
 
 
+def groups(rows: pd.DataFrame, floor: float) -> Iterator[tuple[str, bool, pd.DataFrame]]:
+    """Yield name, whether it is too hard, and rows of the mean over the tasks that count, then of each task.
+
+    If all tasks are too hard, the mean is over all of them and too hard, too. Hard tasks come last.
+    """
+    hard = hard_tasks(rows, floor)
+    tasks = sorted(rows["task"].unique(), key=lambda task: (task in hard, task))
+    yield MEAN, len(hard) == len(tasks), drop_hard_tasks(rows, floor)
+    yield from ((task, task in hard, rows[rows["task"] == task]) for task in tasks)
+
+
 def require_dense(rows: pd.DataFrame) -> None:
     """Refuse rows that cannot be compared with the dense model.
 
@@ -119,12 +130,13 @@ def resample(rows: pd.DataFrame, resamples: int) -> Scores:
     return Scores(columns, tasks, values, sparsity, bootstrap.all_weights(tasks, resamples))
 
 
-def summarise(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
-    """Return score with interval and achieved sparsities of each column, in the legend's order.
+def summarise(rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Return score with interval and achieved sparsities of each criterion and target, in the legend's order.
 
     Also the share of prompts that lost their middle, the answers that the metric failed on, and numbers of tasks and
     prompts.
     """
+    scores = resample(rows, resamples)
     keys = pd.MultiIndex.from_tuples(scores.columns, names=["criterion", "target"])
     intervals = pd.DataFrame(scores.mean(scores.values)._asdict(), keys).rename(columns={"value": "score"})
     filled = rows.fillna({"target": 0.0})
