@@ -36,7 +36,7 @@ from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import attention
 from headscope.models.loading import LoadedModel, load
 
-CRITERIA, TARGETS = ["lost_output", "lost_output_gaussian", "qada"], [0.65, 0.8, 0.95]
+CRITERIA, TARGETS = ["lost_output", "lost_output_gaussian", "qada"], [0.8, 0.95]
 REQUEST = "Explain this text to a beginner, section by section, with an example for each."
 PARTS = (0, 128, 512, 1024, 4096)
 COLUMNS = ["criterion", "summaries", "target", "part", "excess", "low", "high", "agree", "local", "kv_bytes", "prompts"]
@@ -61,7 +61,7 @@ def fitted_rows(name: str, loaded: LoadedModel, texts: Sequence[str]) -> tuple[l
     """Return the rows of dense and of a criterion with each kind of summaries, fitted on the texts, and its probes."""
     model, rows, probes = loaded.model, [Rows(build({"kind": "dense"}, [{}], None))], None
     for summaries in SUMMARIES:
-        options = {"criterion": name, "summaries": summaries, "sparsity": TARGETS, "max_new_tokens": 32}
+        options = {"criterion": name, "summaries": summaries, "sparsity": TARGETS, "max_new_tokens": 16}
         criterion = headscope.calibrate(model, loaded.tokenizer, texts, **options)
         targets, probes = [criterion.target(target) for target in TARGETS], criterion.probes
         rows.append(Rows(criterion.recipe.criterion(targets), criterion.recipe.outliers).on(model.device))
