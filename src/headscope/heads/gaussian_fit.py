@@ -1,4 +1,4 @@
-"""How well a Gaussian stands for the scores of a bulk: the error of its log mass, and what those scores look like.
+"""How well a Gaussian describes the scores of a bulk: the error of its log mass, and the shape of the scores.
 
 Scores are computed a chunk of queries at a time. Shapes: H query heads, K KV heads, Q queries, T keys, D head_dim,
 Z quantiles, M measures.
@@ -15,9 +15,9 @@ from headscope.heads.moments import KeyMoments, gaussian_log_mass
 from headscope.heads.window import Window
 
 TOP = (1, 8, 64)
-"""Numbers of keys whose share of the bulk's mass is told."""
+"""Numbers of largest keys whose share of the bulk's mass is measured."""
 NORMAL = torch.linspace(-3, 3, 41, dtype=torch.float64)
-"""Standard normal quantiles, [Z], at whose probabilities scores are looked up."""
+"""Standard normal quantiles, [Z]; score quantiles are taken at their probabilities."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Layer:
     scale: float
 
     def moments(self, window: Window) -> KeyMoments:
-        """Moments of the bulk keys as they are frozen at the boundary."""
+        """Return the moments of the bulk keys at the boundary."""
         first, last = window.summarised(self.boundary)
         return KeyMoments.of(self.key[:, first:last])
 
     def with_bulk(self, window: Window) -> Tensor:
-        """Positions of the queries that have a bulk; none where the Gaussian would be fitted to no key."""
+        """Return the positions of the queries that have a bulk; none if there is no key to fit the Gaussian to."""
         first, last = window.summarised(self.boundary)
         position = torch.arange(self.boundary, self.boundary + self.query.shape[1], device=self.query.device)
         return position[(window.bulk_size(position) > 0) & (first < last)]
@@ -77,7 +77,7 @@ def window_fit(layer: Layer, window: Window) -> dict[str, Tensor]:
 
 
 def _measures(layer: Layer, window: Window, position: Tensor, scores: Tensor) -> Tensor:
-    """Error, bulk's share, standard deviation, skewness, excess kurtosis and top shares of each query, [M, H, q]."""
+    """Measure each query, [M, H, q]: error, bulk's share, standard deviation, skewness, excess kurtosis, top shares."""
     key_position = torch.arange(scores.shape[-1], device=scores.device)
     bulk = window.bulk(position, key_position)
     mass = masked_log_mass(scores, bulk)
@@ -92,14 +92,14 @@ def _measures(layer: Layer, window: Window, position: Tensor, scores: Tensor) ->
     return torch.stack([estimate - mass, share, std, *shape, *top])
 
 
-def standardised(scores: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Kept scores less their mean, over their standard deviation, [H, Q, T], and that deviation, [H, Q].
+def standardised(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Standardise the scores under a mask, [H, Q, T], and return their standard deviation, [H, Q], too.
 
-    Standardised scores are 0 elsewhere and NaN where all kept ones are equal.
+    Standardised scores are 0 outside the mask, and NaN where all scores under it are equal.
     """
-    count = keep.sum(-1, keepdim=True)
-    mean = scores.masked_fill(~keep, 0).sum(-1, keepdim=True) / count
-    centred = (scores - mean).masked_fill(~keep, 0)
+    count = mask.sum(-1, keepdim=True)
+    mean = scores.masked_fill(~mask, 0).sum(-1, keepdim=True) / count
+    centred = (scores - mean).masked_fill(~mask, 0)
     std = (centred.square().sum(-1, keepdim=True) / count).sqrt()
     return centred / std, std[..., 0]
 
@@ -110,16 +110,16 @@ def _top_shares(scores: Tensor, bulk: Tensor, mass: Tensor) -> list[Tensor]:
 
 
 def score_quantiles(layer: Layer, window: Window) -> Tensor:
-    """Quantiles of the standardised bulk scores at the probabilities of `NORMAL`, mean over queries, [H, Z].
+    """Return quantiles of the standardised bulk scores at the probabilities of `NORMAL`, mean over queries, [H, Z].
 
     NaN where no query has a bulk.
     """
-    found = [_quantiles(scores, window, position) for position, scores in layer.chunks(layer.with_bulk(window))]
-    return torch.cat(found, 1).nanmean(1) if found else layer.query.new_full((len(layer.query), len(NORMAL)), torch.nan)
+    parts = [_quantiles(scores, window, position) for position, scores in layer.chunks(layer.with_bulk(window))]
+    return torch.cat(parts, 1).nanmean(1) if parts else layer.query.new_full((len(layer.query), len(NORMAL)), torch.nan)
 
 
 def _quantiles(scores: Tensor, window: Window, position: Tensor) -> Tensor:
-    """Linear between neighbours in order, [H, q, Z]."""
+    """Interpolate linearly between neighbours in order, [H, q, Z]."""
     bulk = window.bulk(position, torch.arange(scores.shape[-1], device=scores.device))
     ordered = standardised(scores, bulk)[0].masked_fill(~bulk, torch.inf).sort(-1).values
     last = bulk.sum(-1, keepdim=True) - 1
@@ -131,12 +131,12 @@ def _quantiles(scores: Tensor, window: Window, position: Tensor) -> Tensor:
 
 
 def spectrum(covariance: Tensor) -> Tensor:
-    """Eigenvalues of [K, D, D] as shares of the trace, largest first, [K, D]; NaN without any variance."""
+    """Return the eigenvalues of [K, D, D] as shares of the trace, largest first, [K, D]; NaN without any variance."""
     values = torch.linalg.eigvalsh(covariance).clamp(min=0).flip(-1)
     shares: Tensor = values / values.sum(-1, keepdim=True)
     return shares
 
 
 def effective_rank(shares: Tensor) -> Tensor:
-    """Participation ratio of a spectrum [K, D]: D if all eigenvalues are equal, 1 if one is all, [K]."""
+    """Return the participation ratio of a spectrum [K, D]: D if all eigenvalues are equal, 1 if one is all, [K]."""
     return 1 / shares.square().sum(-1)
