@@ -1,4 +1,4 @@
-"""Thresholds and rankings from oracle masses.
+"""Thresholds and static rankings from the margins of calibration prompts.
 
 Shapes: N rows (layer, query) of one prompt, L layers, H query heads. Log-odds of the local share are L_local - L_bulk;
 a pair is local iff its log-odds reach the threshold. Every prompt weighs the same.
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from headscope.errors import ConfigError
 
 LARGEST = 30.0
-"""Log norms are cut here: an estimate that overflows says no more than a very large one."""
+"""Log norms are cut off here: an overflow means no more than a very large estimate."""
 
 Floats = NDArray[np.floating[Any]]
 
 
 def threshold_for(log_odds: Sequence[Floats], sparsity: float) -> float:
-    """One threshold for all heads: the largest at which at least `sparsity` of the pairs are local.
+    """Return one threshold for all heads: the largest at which at least `sparsity` of the pairs are local.
 
     Args:
         log_odds: of each prompt, [N, H].
@@ -47,14 +47,14 @@ def bulk_share(log_odds: Floats) -> Floats:
 
 
 def no_pairs() -> ConfigError:
-    """The error of a calibration without any pair to fit."""
+    """Return the error of a calibration without any pair to fit."""
     return ConfigError("calibration found no query with a bulk; lower window.recent or use longer prompts")
 
 
 def energy_weights(
     lost: Sequence[Floats], predicted: Sequence[Floats], layers: Sequence[NDArray[np.integer[Any]]]
 ) -> tuple[list[int], Floats]:
-    """Log weight of each head that makes its mean square prediction that of the truth: the layers' indices and [L, H].
+    """Return each head's log weight that makes its mean square prediction the true one: the layers' indices and [L, H].
 
     Means of squares are carried by the largest losses, so that a head that is rarely needed keeps what it predicts
     then; a mean of logs, the usual offset, would pull it to its base rate. A head without any loss keeps the weight 0.
@@ -76,7 +76,7 @@ def energy_weights(
 
 
 def head_means(values: Sequence[NDArray[Any]], layers: Sequence[NDArray[np.integer[Any]]]) -> tuple[list[int], Floats]:
-    """Mean over queries, then over prompts, of each head: the layers' indices and [L, H].
+    """Return the mean over queries, then over prompts, of each head: the layers' indices and [L, H].
 
     Args:
         values: of each prompt, [N, H].
