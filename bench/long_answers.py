@@ -4,7 +4,8 @@
 
 A prompt is a long text and a request to explain it; the answer is drawn from the dense model itself (temperature 1), so
 that the mean excess loss of a row estimates the divergence of its predictions from the dense model's. Every row is fed
-the same answer token by token and decides under its criterion. Thresholds are fitted on other prompts of the same
+the same answer, `--block` tokens at a time, and decides each under its criterion; streaming summaries take in what left
+the window at the start of a block (in `generate`: at each token). Thresholds are fitted on other prompts of the same
 length, for each kind of summaries. Printed for parts of the answer: excess loss over dense in nats a token, the share
 of tokens at which a row's most likely one is dense's, shares of local heads and of KV bytes, and streaming less
 frozen, paired, each with a 95 % bootstrap interval over prompts.
@@ -29,7 +30,7 @@ from common import default_asset, environment, shown, write
 from headscope.heads.boundary_state import SUMMARIES
 from headscope.heads.criteria import build
 from headscope.lab.counts import ReadingCounts, Sizes
-from headscope.lab.prefill import next_logits, prefill_densely
+from headscope.lab.prefill import prefill_densely
 from headscope.lab.rows import Rows
 from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import attention
@@ -60,7 +61,7 @@ def fitted_rows(name: str, loaded: LoadedModel, texts: Sequence[str]) -> tuple[l
     """Return the rows of dense and of a criterion with each kind of summaries, fitted on the texts, and its probes."""
     model, rows, probes = loaded.model, [Rows(build({"kind": "dense"}, [{}], None))], None
     for summaries in SUMMARIES:
-        options = {"criterion": name, "summaries": summaries, "sparsity": TARGETS, "max_new_tokens": 128}
+        options = {"criterion": name, "summaries": summaries, "sparsity": TARGETS, "max_new_tokens": 32}
         criterion = headscope.calibrate(model, loaded.tokenizer, texts, **options)
         targets, probes = [criterion.target(target) for target in TARGETS], criterion.probes
         rows.append(Rows(criterion.recipe.criterion(targets), criterion.recipe.outliers).on(model.device))
@@ -68,43 +69,50 @@ def fitted_rows(name: str, loaded: LoadedModel, texts: Sequence[str]) -> tuple[l
 
 
 @torch.inference_mode()
-def drawn_answer(model: PreTrainedModel, ids: Sequence[int], length: int, seed: int) -> list[int]:
-    """Draw a continuation from the dense model, without end."""
-    torch.manual_seed(seed)
-    tokens = torch.tensor([ids], device=model.device)
+def drawn_answers(model: PreTrainedModel, prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+    """Draw a continuation of each prompt from the dense model, without end, all in one batch."""
+    torch.manual_seed(0)
+    most = max(map(len, prompts))
+    tokens, mask = torch.zeros(len(prompts), most, dtype=torch.long), torch.zeros(len(prompts), most, dtype=torch.long)
+    for row, ids in enumerate(prompts):
+        tokens[row, most - len(ids) :], mask[row, most - len(ids) :] = torch.tensor(ids), 1
     options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0, "repetition_penalty": 1.0}
-    output = model.generate(tokens, max_new_tokens=length, min_new_tokens=length, **options)
-    return output[0, len(ids) :].tolist()
+    options |= {"max_new_tokens": length, "min_new_tokens": length, "attention_mask": mask.to(model.device)}
+    answers: list[list[int]] = model.generate(tokens.to(model.device), **options)[:, most:].tolist()
+    return answers
 
 
 @torch.inference_mode()
 def losses(
-    model: PreTrainedModel, ids: Sequence[int], answer: Sequence[int], groups: Sequence[Rows], window: Any, probes: Any
+    model: PreTrainedModel, ids: Sequence[int], answer: Sequence[int], groups: Sequence[Rows], probes: Any, block: int
 ) -> tuple[Tensor, Tensor, list[Any]]:
-    """Return the log loss and the most likely token of each row at each step, [R, steps], and what the rows read."""
-    counts = ReadingCounts(sum(group.count for group in groups), Sizes.of(model.config, window))
-    loss, likely = [], []
+    """Return the log loss and the most likely token of each row at each token, [R, length - 1], and what rows read."""
+    window, rows = headscope.Window(), sum(group.count for group in groups)
+    counts, loss, likely = ReadingCounts(rows, Sizes.of(model.config, window)), [], []
     with attention(model):
         shared, cache = SharedPrefix(prefill_densely(model, ids, probes), groups, window, counts), DynamicCache()
-        for step, (token, following) in enumerate(pairwise(answer)):
-            fed = torch.full((shared.rows, 1), token)
-            logits = next_logits(model, fed, len(ids) + step, cache, shared)
-            loss.append(-logits.log_softmax(-1)[:, following].cpu())
+        for first in range(0, len(answer) - 1, block):
+            fed = torch.tensor(answer[first : min(first + block, len(answer) - 1)], device=model.device)
+            following = torch.tensor(answer[first + 1 : first + 1 + len(fed)], device=model.device)
+            positions = torch.arange(len(fed), device=model.device)[None] + len(ids) + first
+            inputs = {"past_key_values": cache, "use_cache": True, "headscope": shared}
+            logits = model(fed.expand(rows, -1), position_ids=positions.expand(rows, -1), **inputs).logits.float()
+            loss.append(-logits.log_softmax(-1).gather(2, following.expand(rows, -1)[..., None])[..., 0].cpu())
             likely.append(logits.argmax(-1).cpu())
-    return torch.stack(loss, 1), torch.stack(likely, 1), counts.shares()
+    return torch.cat(loss, 1), torch.cat(likely, 1), counts.shares()
 
 
-def measured(name: str, seeds: Sequence[int], options: argparse.Namespace) -> list[tuple[Tensor, Tensor, list[Any]]]:
-    """Measure one criterion on some of the prompts; a process of its own."""
+def measured(name: str, options: argparse.Namespace) -> list[tuple[Tensor, Tensor, list[Any]]]:
+    """Measure one criterion; a process of its own."""
     loaded = load(options.asset or default_asset(), options.dtype, options.device)
     texts = prompts(loaded.tokenizer, options.tokens, options.prompts + options.fitted)
     rows, probes = fitted_rows(name, loaded, texts[options.prompts :])
+    ids = [loaded.tokenizer(text, add_special_tokens=False).input_ids for text in texts[: options.prompts]]
+    answers = drawn_answers(loaded.model, ids, options.answer)
     runs = []
-    for seed in seeds:
-        ids = loaded.tokenizer(texts[seed], add_special_tokens=False).input_ids
-        answer = drawn_answer(loaded.model, ids, options.answer, seed)
-        runs.append(losses(loaded.model, ids, answer, rows, headscope.Window(), probes))
-        print(f"{name}: prompt {seed + 1} of {options.prompts}", flush=True)
+    for prompt, answer in zip(ids, answers, strict=True):
+        runs.append(losses(loaded.model, prompt, answer, rows, probes, options.block))
+        print(f"{name}: prompt {len(runs)} of {options.prompts}", flush=True)
     return runs
 
 
@@ -145,20 +153,17 @@ def main() -> None:
     parser.add_argument("--answer", type=int, default=1024, help="tokens of an answer")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--fitted", type=int, default=4, help="prompts that thresholds are fitted on")
+    parser.add_argument("--block", type=int, default=16, help="tokens that are fed at a time")
     parser.add_argument("--workers", type=int, default=3, help="processes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, default=Path("results/long_answers.csv"))
     options = parser.parse_args()
     print(environment())
-    parts = max(1, options.workers // len(CRITERIA))
-    jobs = [(name, range(first, options.prompts, parts)) for name in CRITERIA for first in range(parts)]
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        results = pool.map(measured, *zip(*jobs, strict=True), [options] * len(jobs))
-        runs = {name: [] for name in CRITERIA}
-        for (name, _), result in zip(jobs, results, strict=True):
-            runs[name] += result
-    write(options.out, COLUMNS, [shown(line, COLUMNS) for name in CRITERIA for line in lines(name, runs[name])])
+        results = pool.map(measured, CRITERIA, [options] * len(CRITERIA))
+        table = [line for name, runs in zip(CRITERIA, results, strict=True) for line in lines(name, runs)]
+    write(options.out, COLUMNS, [shown(line, COLUMNS) for line in table])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from headscope.pipeline.plan.nodes import figures
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = groups(ROOT)
 FOLDER = ["model.source.path=/m", "model.positions=8192"]
-DIAGNOSED = ("gaussian_fit", "diagnostics")
 FOLDER += [f"model.expect.{name}=1" for name in ("layers", "heads", "kv_heads", "head_dim", "positions")]
 
 
@@ -43,7 +42,7 @@ def overrides(group, choice):
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, choices in GROUPS.items() for c in choices])
 def test_every_yaml_is_instantiated(build, group, choice):
     planned = build(*overrides(group, choice))
-    assert planned.nodes["evaluation" if choice not in DIAGNOSED else "diagnostics"] and planned.nodes["figures"]
+    assert planned.nodes["evaluation"] and planned.nodes["figures"]
     found = planned.points[0].config
     if group in ("model", "experiment"):
         assert (found.model.name if group == "model" else found.name) == choice
@@ -119,10 +118,8 @@ def variants():
     yield ["experiment=smoke", "criterion=[qada,lost_output,oracle_output]"]
     for name in GROUPS["estimator"]:
         yield ["experiment=smoke", "criterion=[qada]", f"estimator@criterion.qada.estimator={name}"]
-    yield ["experiment=smoke", "criterion=[qada_logistic]"]
     chosen = ["calibration.length=1024", "calibration.tasks=[fwe,niah_single_1]", "calibration.prompts=1"]
     yield ["experiment=smoke", "criterion=[oracle]", "benchmark.ruler.lengths=[1024,1025]", *chosen]
-    yield ["experiment=smoke", "figure=[gaussian_fit]"]
     yield ["experiment=smoke", "scope=prompt", "chunk=64"]
 
 

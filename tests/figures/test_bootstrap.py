@@ -1,6 +1,7 @@
 """Intervals over prompts: paired, stratified, percentile."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,3 +38,12 @@ def test_the_interval_of_a_mean_is_near_the_normal_one_for_many_prompts():
     low, high = bootstrap.interval(bootstrap.resampled_weights(["a"] * 400, 2000, 0) @ values[:, None])
     reach = 1.96 * values.std() / 20
     np.testing.assert_allclose([low[0], high[0]], [values.mean() - reach, values.mean() + reach], atol=0.05)
+
+
+def test_the_rank_correlation_is_that_of_ranks_with_ties():
+    def correlation(*pairs):
+        return bootstrap.rank_correlation(*np.array(pairs, dtype=float).T[:, None])[0]
+
+    assert correlation((1, 10), (2, 20), (3, 15)) == 0.5
+    assert correlation((1, 1), (1, 2), (2, 3)) == pytest.approx(np.sqrt(3) / 2)
+    assert np.isnan(correlation((1, 1), (1, 2)))

@@ -1,7 +1,5 @@
 """Figures from oracle tables: map, mass fit, ROC, label errors."""
 
-from copy import deepcopy
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -63,15 +61,6 @@ def test_gaussian_scores_lie_on_the_diagonal_of_the_qq_plot():
     found = mass_fit.typical_head(pa.Table.from_pylist(rows))
     assert found["head"].unique().tolist() == [1]
     np.testing.assert_allclose(found["standardised"], 1.5 * found["normal"], atol=1e-5)
-
-
-def test_a_criterion_with_a_fit_has_no_curve_of_its_raw_margins(tables):
-    assert "qada" in roc.predictors(tables)
-    evaluations = deepcopy(tables.evaluations)
-    for node in evaluations:
-        node.spec["criteria"]["qada"]["fit"] = "logistic"
-    fitted = Tables(evaluations, tables.oracles, tables.calibrations)
-    assert "qada" not in roc.predictors(fitted) and "static" in roc.predictors(fitted)
 
 
 def test_binned_auc_equals_the_exact_one_pooled_and_within_heads(tables, title):

@@ -45,8 +45,7 @@ def test_one_criterion_alone_and_only_hard_tasks_still_make_a_figure(tmp_path, t
     hard = fake.evaluation(tmp_path / "hard", "vt", dense=0)
     _, table = score_sparsity.draw(Tables([hard], []), title, resamples=20)
     assert table["hard"].all()
-    figure, table = summary.draw(Tables([hard], []), title, resamples=20)
-    assert table["hard"].all()
+    figure, _ = summary.draw(Tables([hard], []), title, resamples=20)
     assert "everywhere" in figure.texts[-1].get_text()
 
 
@@ -99,7 +98,6 @@ def test_the_summary_takes_the_nearest_targets_and_leaves_out_absent_pairs(table
     _, table = summary.draw(tables, title, targets=[0.6, 0.79], pairs=[["qada", "static"], ["qada", "unheard_of"]])
     assert sorted(table["target"].dropna().unique()) == [0.65, 0.8]
     assert set(table["versus"]) == {"", "dense", "static"}
-    assert set(table.loc[table["hard"], "task"]) == {"vt"}
 
 
 def test_an_unknown_criterion_gets_a_look_of_its_own():
@@ -130,6 +128,6 @@ def test_each_benchmark_has_a_mean_of_its_own_and_says_what_its_scores_do_not_te
     assert "The metric failed on 3 answers, which score 0." in footer
     figure, differences = summary.draw(tables, title, resamples=20)
     assert set(differences["benchmark"]) == set(dense.index)
-    shown = differences[(differences["versus"] != "") & (differences["task"] == "mean")]
+    shown = differences[(differences["versus"] != "")]
     for panel in (ax for ax in figure.axes if ax.get_title() == "Paired differences"):
         assert panel.get_xlim()[0] < shown["low"].min() and shown["high"].max() < panel.get_xlim()[1]

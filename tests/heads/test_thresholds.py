@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.errors import ConfigError
-from headscope.heads.calibration.thresholds import bulk_share, energy_weights, head_means, static_labels, threshold_for
+from headscope.heads.calibration.thresholds import bulk_share, head_means, static_labels, threshold_for
 
 
 def mean_sparsity(prompts, threshold):
@@ -54,21 +54,3 @@ def test_head_means_weigh_prompts_not_queries() -> None:
     values = [np.array([[1.0], [0.0], [1.0], [1.0]]), np.array([[0.0], [0.0]])]
     indices, means = head_means(values, layers)
     assert indices == [2, 5] and means.tolist() == [[0.25], [0.5]]
-
-
-def test_energies_match_and_rare_large_losses_count() -> None:
-    rng = np.random.default_rng(0)
-    layers = np.repeat([2, 5], 400)
-    truth = rng.normal(-6, 1, (800, 3))
-    truth[::100, 1] = 0.0  # a head that is needed rarely and then much
-    predicted = truth + np.array([1.0, 0.0, -2.0])
-    predicted[np.arange(800) % 100 != 0, 1] += 3.0  # too high wherever it does not matter
-    indices, weights = energy_weights([truth], [predicted], [layers])
-    assert indices == [2, 5]
-    np.testing.assert_allclose(weights[:, [0, 2]], [[-1, 2]] * 2)
-    assert (np.abs(weights[:, 1]) < 0.6).all()  # the mean of logs would take nearly 3 away
-
-
-def test_a_head_that_never_loses_keeps_its_weight() -> None:
-    lost, predicted = np.full((4, 2), -np.inf), np.array([[0.0, np.nan]] * 4)
-    assert energy_weights([lost], [predicted], [np.zeros(4, int)])[1].tolist() == [[0.0, 0.0]]

@@ -271,22 +271,3 @@ def test_moments_of_another_text_are_made_for_a_criterion_with_margins_too(build
     assert nodes["moments"]
     for node in [*nodes["margins"].values(), *nodes["evaluation"].values()]:
         assert any(parent.stage == "moments" for parent in node.parents)
-
-
-def test_diagnostics_are_planned_only_for_figures_that_read_them(build):
-    assert not build().nodes["diagnostics"] and "diagnostics" not in {node.stage for node in build()}
-    plain, more = build("experiment=smoke"), build("experiment=smoke", "figure=[roc,gaussian_fit]", "seed=1,2")
-    assert not plain.nodes["diagnostics"] and len(more.nodes["diagnostics"]) == 2 * 2
-    figures = more.points[0].figures
-    assert {parent.address for parent in figures["gaussian_fit"].parents} == addresses(more, "diagnostics")
-    assert "diagnostics" not in {parent.stage for parent in figures["roc"].parents}
-
-
-def test_a_figure_of_diagnostics_changes_no_other_job(build):
-    alone, more = build("experiment=smoke", "figure=[roc]"), build("experiment=smoke", "figure=[roc,gaussian_fit]")
-    added = addresses(more) - addresses(alone)
-    assert addresses(alone) <= addresses(more) and {address.split("/")[0] for address in added} == {
-        "diagnostics",
-        "figures",
-    }
-    assert not build("experiment=smoke", "figure=[gaussian_fit]").nodes["evaluation"]

@@ -12,9 +12,8 @@ BASE = "experiment=smoke"
 DOWN = ("oracle", "calibration", "evaluation", "figures")
 # With a criterion that has outliers: its margins come from the dense answers and from probes.
 LOST = "criterion=[dense,oracle,qada,qada_random_words,lost_output]"
-EVERY = tuple(stage for stage in RESULT_STAGES if stage != "diagnostics")  # no figure here reads those
 # The smoke experiment has no such criterion.
-PLAIN = tuple(stage for stage in EVERY if stage not in ("probes", "margins"))
+PLAIN = tuple(stage for stage in RESULT_STAGES if stage not in ("probes", "margins"))
 
 
 def renewed(before, after):
@@ -60,7 +59,7 @@ def test_an_option_renews_what_depends_on_it(build, change):
 LOST_CHANGES = {
     "calibration.prompts=1": ("probes", "margins", "calibration", "evaluation", "figures"),
     "calibration.tasks=[fwe]": ("margins", "calibration", "evaluation", "figures"),
-    "seed=43": tuple(stage for stage in EVERY if stage != "assets"),
+    "seed=43": tuple(stage for stage in RESULT_STAGES if stage != "assets"),
     "calibration.probes=7": ("probes", "margins", "calibration", "evaluation", "figures"),
     "criterion.lost_output.outliers.count=9": ("margins", "calibration", "evaluation", "figures"),
     "criterion.lost_output.outliers={rule: recent, shared: 0}": (

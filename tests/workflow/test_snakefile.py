@@ -16,8 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("name", groups(ROOT)["experiment"])
 def test_every_experiment_has_a_graph(stubbed, name):
     jobs = stubbed.planned(f"experiment={name}")
-    measured = {"diagnostics"} if name == "diagnostics" else {"oracle", "calibration", "evaluation"}
-    assert {"assets", "prompts", "dense", *measured, "figures", "publish"} <= set(jobs)
+    assert {"assets", "prompts", "dense", "oracle", "calibration", "evaluation", "figures", "publish"} <= set(jobs)
 
 
 def test_no_options_means_the_default_experiment(stubbed):

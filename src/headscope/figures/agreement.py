@@ -86,21 +86,13 @@ def _by_length(criteria: pd.DataFrame, measure: str) -> list[tuple[Any, Floats]]
 def _correlation(values: Floats, resamples: int) -> dict[str, float]:
     """Return the correlation of the columns of [C, 2] with its interval; NaN for too few criteria."""
     count = len(values)
-    value = float(spearman(values[None])[0]) if count >= FEWEST else np.nan
+    value = float(bootstrap.rank_correlation(*values.T[:, None])[0]) if count >= FEWEST else np.nan
     if np.isnan(value):
         return {"spearman": np.nan, "low": np.nan, "high": np.nan, "criteria": count}
-    draws = spearman(values[np.random.default_rng(0).integers(count, size=(resamples, count))])
+    resampled = values.T[:, np.random.default_rng(0).integers(count, size=(resamples, count))]
+    draws = bootstrap.rank_correlation(*resampled)
     low, high = bootstrap.interval(draws[~np.isnan(draws), None])  # one criterion drawn again and again has none
     return {"spearman": value, "low": low[0], "high": high[0], "criteria": count}
-
-
-def spearman(values: Floats) -> Floats:
-    """Return rank correlations of two columns, [B, C, 2] to [B]; ties share a rank; NaN if a column is flat."""
-    one, other = values[:, :, None], values[:, None]
-    ranks = (one > other).sum(2) + (one == other).sum(2) / 2
-    centred = ranks - ranks.mean(1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(centred.prod(2).sum(1) / np.sqrt((centred**2).sum(1).prod(1)))
 
 
 def _figure(table: pd.DataFrame) -> Figure:

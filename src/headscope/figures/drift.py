@@ -3,7 +3,6 @@
 Shapes: P prompts, C columns (criterion, target).
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,19 +44,13 @@ def draw(
     parts = [
         _drift(part, resamples).assign(task=task, **dict(of_setting[SETTING].iloc[0]))
         for _, of_setting in rows.groupby(SETTING, sort=True)
-        for task, part in _parts(of_setting, floor)
+        for task, _, part in scores.groups(of_setting, floor)
     ]
     table = pd.concat(parts, ignore_index=True)[COLUMNS]
     method = f"{bootstrap.method(resamples)}, of means over tasks that count; score paired with dense."
     figure = _figure(table)
     style.finish(figure, title, "Small dots: tasks, all seeds together.", method, *scores.notes(rows, floor))
     return figure, table
-
-
-def _parts(rows: pd.DataFrame, floor: float) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the tasks that count together, then every task."""
-    yield MEAN, scores.drop_hard_tasks(rows, floor)
-    yield from ((str(task), of_task) for task, of_task in rows.groupby("task", sort=True))
 
 
 def _drift(rows: pd.DataFrame, resamples: int) -> pd.DataFrame:

@@ -87,8 +87,7 @@ def _records(
 
 
 def _interval(draws: Floats) -> dict[str, float]:
-    value, low, high = bootstrap.with_interval(draws[:, None])
-    return {"value": float(value[0]), "low": float(low[0]), "high": float(high[0])}
+    return {name: float(values[0]) for name, values in bootstrap.estimate(draws[:, None])._asdict().items()}
 
 
 def _figure(table: pd.DataFrame, sparsities: Sequence[float]) -> Figure:

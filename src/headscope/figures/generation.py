@@ -30,7 +30,7 @@ def draw(
     rows = tables.rows
     scores.require_dense(rows)
     parts = [
-        scores.summarise(part, scores.resample(part, resamples)).assign(task=task, seed=seed, length=length)
+        scores.summarise(part, resamples).assign(task=task, seed=seed, length=length)
         for length, of_length in rows.groupby("length", sort=True)
         for task, seed, part in _parts(of_length, floor)
     ]
@@ -42,11 +42,11 @@ def draw(
 
 
 def _parts(rows: pd.DataFrame, floor: float) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield task, seed and rows of each part of one length that has scores of its own."""
-    yield MEAN, ALL, scores.drop_hard_tasks(rows, floor)
-    for task, of_task in rows.groupby("task", sort=True):
-        yield str(task), ALL, of_task
-        yield from ((str(task), str(seed), of_seed) for seed, of_seed in of_task.groupby("seed", sort=True))
+    """Yield task, seed and rows of the mean, of each task and of each task's seeds."""
+    for task, _, part in scores.groups(rows, floor):
+        yield task, ALL, part
+        if task != MEAN:
+            yield from ((task, str(seed), of_seed) for seed, of_seed in part.groupby("seed", sort=True))
 
 
 def _figure(table: pd.DataFrame) -> Figure:

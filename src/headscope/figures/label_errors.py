@@ -70,9 +70,7 @@ def errors(exact: Floats, predicted: Floats) -> Floats:
 
 def _table(prompts: Floats, resamples: int) -> pd.DataFrame:
     """Return means and intervals over the prompts of one task, [P, 3, K]."""
-    share, low, high = bootstrap.mean_with_interval(
-        prompts[:, :2].reshape(len(prompts), -1), ["task"] * len(prompts), resamples
-    )
+    share, low, high = bootstrap.mean(prompts[:, :2].reshape(len(prompts), -1), ["task"] * len(prompts), resamples)
     columns = {"error": np.repeat(list(LINES), len(THRESHOLDS)), "threshold": np.tile(THRESHOLDS, 2)}
     columns |= {"share": share, "low": low, "high": high, "tau": np.tile(1 / (1 + np.exp(-THRESHOLDS)), 2)}
     return pd.DataFrame(columns).assign(oracle_long=np.tile(prompts[:, 2].mean(axis=0), 2))

@@ -44,7 +44,7 @@ def draw(
 def _by_layer(rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
     """Average the prompts of one criterion and setting, layer by layer."""
     values = np.array(rows["sparsity_layer"].tolist(), dtype=np.float64)  # [P, L]
-    mean, low, high = bootstrap.mean_with_interval(values, list(rows["task"]), resamples)
+    mean, low, high = bootstrap.mean(values, list(rows["task"]), resamples)
     same = dict(rows[[*SETTING, "criterion", "target"]].iloc[0])
     table = pd.DataFrame({"layer": range(len(mean)), "sparsity": mean, "low": low, "high": high})
     return table.assign(n=len(rows), **same)

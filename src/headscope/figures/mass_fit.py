@@ -81,8 +81,7 @@ def _statistics(moments: Floats) -> pd.DataFrame:
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = (xy - x * y) / np.sqrt((xx - x**2) * (yy - y**2))
     draws = np.stack([correlation, y - x, np.sqrt(np.maximum(xx + yy - 2 * xy, 0))], axis=1)
-    columns = dict(zip(("value", "low", "high"), bootstrap.with_interval(draws), strict=True))
-    return pd.DataFrame({"part": ["correlation", "bias", "RMSE"], **columns})
+    return pd.DataFrame({"part": ["correlation", "bias", "RMSE"], **bootstrap.estimate(draws)._asdict()})
 
 
 def _panel(figure: Figure, ax: Axes, cells: pd.DataFrame, statistics: pd.DataFrame, name: str) -> None:

@@ -15,15 +15,12 @@ from headscope.errors import ConfigError
 from headscope.figures.common import pairs, panels, style
 from headscope.figures.common.tables import Tables
 from headscope.heads import quality
-from headscope.heads.cost import beyond_window
-from headscope.heads.window import Window
 
 LONG, TOP = 0.1, 0.9
 """Bulk shares above which a pair is long-context, and one that must not be missed."""
 LOST_MASS, RECALL_SPARSITY = 0.01, 0.9
 EXACT = ("oracle", "oracle_output")
-"""Kinds that read every key to decide: they have no cost of their own."""
-WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+"""Kinds that read every key to decide."""
 ENERGIES = {"lost_energy_80": 0.8, "lost_energy_95": 0.95}
 """Measures of which less is better, and their sparsities."""
 MEASURES = {
@@ -54,7 +51,7 @@ def draw(tables: Tables, title: dict[str, Any]) -> tuple[Figure, pd.DataFrame]:
 
 
 def measures_of(tables: Tables) -> pd.DataFrame:
-    """Return one row a length and calibrated criterion; all measures are shares, `cost` is in windows.
+    """Return one row a length and calibrated criterion; all measures are shares.
 
     Raises:
         ConfigError: as `draw`.
@@ -67,8 +64,7 @@ def measures_of(tables: Tables) -> pd.DataFrame:
     for length in lengths:
         of_length = pairs.read(tables, length)
         for name in names:
-            place = {"criterion": name, "length": length, "scope": tables.scope, "cost": _cost(tables, name, length)}
-            rows.append({**place, **_measures(of_length, name)})
+            rows.append({"criterion": name, "length": length, "scope": tables.scope, **_measures(of_length, name)})
     return pd.DataFrame(rows)
 
 
@@ -85,16 +81,6 @@ def _measures(of_length: pairs.Pairs, name: str) -> dict[str, float]:
     for energy, sparsity in ENERGIES.items():
         measures[energy] = np.nan if lost is None else quality.lost_energy(scores, lost, of_length.prompts, sparsity)
     return measures
-
-
-def _cost(tables: Tables, name: str, length: int) -> float:
-    """Return the bytes read beyond the window over the window's; NaN for what reads every key."""
-    spec = next(node.spec for node in tables.evaluations if node.spec["length"] == length)
-    if spec["criteria"][name]["kind"] in EXACT:
-        return float("nan")
-    window, width = Window(**spec["window"]), WIDTHS[spec["dtype"]]
-    keys = max(length - window.sink - window.recent, 0)
-    return beyond_window(spec["criteria"][name], window, spec["head_dim"], keys, width)
 
 
 def _tasks_without_margins(tables: Tables) -> list[str]:

@@ -85,7 +85,7 @@ def predictors(tables: Tables) -> dict[str, str | None]:
     for name in style.ordered(list(tables.criteria)):
         spec = tables.criteria[name]
         estimator = (spec.get("estimator") or {}).get("name")
-        if spec.get("outliers") or spec["kind"] == "lost_output" or spec.get("fit") not in (None, "none"):
+        if spec.get("outliers") or spec["kind"] == "lost_output":
             continue  # its margins are not those of the plain window's masses
         if estimator in tables.estimators or spec["kind"] == "static":
             names[name] = estimator
@@ -119,7 +119,7 @@ def _pooled(counts: dict[str, Counts], tasks: list[str], resamples: int) -> pd.D
     for name, of_name in counts.items():
         draws = np.tensordot(weights, np.stack(of_name.prompts), 1)  # [1 + B, 2, S]
         false, true = quality.roc_from_counts(draws[:, 1], draws[:, 0])
-        auc, low, high = bootstrap.with_interval(quality.area(false, true)[:, None])
+        auc, low, high = bootstrap.estimate(quality.area(false, true)[:, None])
         table = pd.DataFrame({"criterion": name, "false_rate": false[0], "true_rate": true[0]}).drop_duplicates()
         parts.append(table.assign(auc=auc[0], low=low[0], high=high[0]))
     return pd.concat(parts, ignore_index=True)

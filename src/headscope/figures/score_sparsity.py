@@ -15,7 +15,11 @@ def draw(
     tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAMPLES, floor: float = scores.FLOOR
 ) -> tuple[Figure, pd.DataFrame]:
     """Draw a panel for the mean over tasks and one a task, setting by setting; tasks too hard to count are grey."""
-    parts = [_of_setting(rows, resamples, floor) for _, rows in tables.rows.groupby(SETTING, sort=True)]
+    parts = [
+        scores.summarise(part, resamples).assign(**dict(rows[SETTING].iloc[0]), task=task, hard=hard)
+        for _, rows in tables.rows.groupby(SETTING, sort=True)
+        for task, hard, part in scores.groups(rows, floor)
+    ]
     table = pd.concat(parts, ignore_index=True)
     x, y = "achieved sparsity (share local)", "score (0-100)"
     figure, grid = panels.grid(table, SETTING, "task", 1.65, x, y)
@@ -27,20 +31,6 @@ def draw(
     method = f"{bootstrap.method(resamples)}; bands: dense and local."
     style.finish(figure, title, axis, method, *grey, *scores.notes(tables.rows, floor))
     return figure, table
-
-
-def _of_setting(rows: pd.DataFrame, resamples: int, floor: float) -> pd.DataFrame:
-    """Return curves of one benchmark and length: the mean over tasks that count, these tasks, then those too hard."""
-    hard = scores.hard_tasks(rows, floor)
-    easier = [str(task) for task in rows["task"].unique() if task not in hard]
-    groups = {MEAN: easier, **{task: [task] for task in easier + hard}}
-    parts = []
-    for task, members in groups.items():
-        part = rows[rows["task"].isin(members)]
-        if len(part):
-            curves = scores.summarise(part, scores.resample(part, resamples))
-            parts.append(curves.assign(**dict(rows[SETTING].iloc[0]), task=task, hard=task in hard))
-    return pd.concat(parts)
 
 
 def _panel(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:

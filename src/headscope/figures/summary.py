@@ -1,6 +1,6 @@
 """(f) Where the criteria stand at the targets that matter: scores, achieved sparsity and paired differences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headscope.figures.common import bootstrap, panels, scores, style
-from headscope.figures.common.scores import MEAN, SETTING
+from headscope.figures.common.scores import SETTING
 from headscope.figures.common.tables import Tables
 
 TARGETS = (0.65, 0.8)
@@ -31,7 +31,7 @@ def draw(
     resamples: int = bootstrap.RESAMPLES,
     floor: float = scores.FLOOR,
 ) -> tuple[Figure, pd.DataFrame]:
-    """Draw scores (left) and paired differences (right) of each setting and target; the CSV also has the hard tasks.
+    """Draw scores (left) and paired differences (right) of each setting and target, means over the tasks that count.
 
     Args:
         tables: evaluation nodes.
@@ -42,31 +42,23 @@ def draw(
         floor: tasks on which dense scores less are in no mean.
     """
     parts = [
-        _of_group(part, targets, pairs, resamples).assign(**dict(rows[SETTING].iloc[0]), task=task, hard=hard)
+        _of_setting(scores.drop_hard_tasks(rows, floor), targets, pairs, resamples)
         for _, rows in tables.rows.groupby(SETTING, sort=True)
-        for task, hard, part in _groups(rows, floor)
     ]
     table = pd.concat(parts, ignore_index=True)
-    figure = _figure(table[table["task"] == MEAN])
+    figure = _figure(table)
     style.finish(figure, title, f"{bootstrap.method(resamples)}, paired.",
                  "Better or worse: the interval leaves out 0; not corrected for the number of comparisons.",
                  *scores.notes(tables.rows, floor))  # fmt: skip
     return figure, table
 
 
-def _groups(rows: pd.DataFrame, floor: float) -> Iterator[tuple[str, bool, pd.DataFrame]]:
-    """Yield the mean over the tasks that count (all and hard, if none does), then each hard task."""
-    hard = scores.hard_tasks(rows, floor)
-    yield MEAN, len(hard) == rows["task"].nunique(), scores.drop_hard_tasks(rows, floor)
-    yield from ((task, True, rows[rows["task"] == task]) for task in hard)
-
-
-def _of_group(
+def _of_setting(
     rows: pd.DataFrame, targets: Sequence[float], pairs: Sequence[Sequence[str]], resamples: int
 ) -> pd.DataFrame:
     """Return scores at the targets nearest to the given ones, then the differences there, marked by `versus`."""
     sampled = scores.resample(rows, resamples)
-    table = scores.summarise(rows, sampled)
+    table = scores.summarise(rows, resamples)
     nearest = sorted({scores.nearest_target(rows, target) for target in targets}) if table["target"].any() else []
     table = table[table["target"].isna() | table["target"].isin(nearest)].assign(versus="")
     differences = []
@@ -74,7 +66,7 @@ def _of_group(
         names = style.ordered([name for name, at in sampled.columns if at == target])
         for one, other in [*((name, "dense") for name in names), *pairs]:
             differences += _difference(sampled, one, other, target)
-    return pd.concat([table, pd.DataFrame(differences)], ignore_index=True)
+    return pd.concat([table, pd.DataFrame(differences)]).assign(**dict(rows[SETTING].iloc[0]))
 
 
 def _difference(sampled: scores.Scores, one: str, other: str, target: float) -> list[dict[str, Any]]:

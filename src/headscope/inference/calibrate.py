@@ -16,8 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from headscope.errors import ConfigError
 from headscope.heads.boundary_state import SUMMARIES
-from headscope.heads.calibration.fits import fit as fit_map
-from headscope.heads.calibration.maps import MarginMap
+from headscope.heads.calibration.maps import MarginMap, energy_map
 from headscope.heads.calibration.thresholds import no_pairs, threshold_for
 from headscope.heads.decision import GROUP, UNITS, group_margins
 from headscope.heads.window import Window
@@ -181,7 +180,7 @@ def _map(recipe: Recipe, found: Sequence[Mapping[int, LayerMargins]]) -> MarginM
         return MarginMap({})
     layers = [np.repeat([*prompt], [layer.margin.shape[1] for layer in prompt.values()]) for prompt in found]
     margin, lost = [_rows(prompt, "margin") for prompt in found], [-_rows(prompt, "lost") for prompt in found]
-    return fit_map("energy", margin, lost, layers, local=0.0)
+    return energy_map(margin, lost, layers)
 
 
 def _rows(layers: Mapping[int, LayerMargins], name: str) -> Array:

@@ -91,16 +91,6 @@ def forward(
     banned: Sequence[int] = (),
 ) -> Tensor:
     """Feed [R, Q] tokens from position `first` on; return each row's greedy token, no `banned` one, [R], on the CPU."""
-    logits = next_logits(model, ids, first, cache, attending)
-    logits[:, list(banned)] = float("-inf")
-    greedy: Tensor = logits.argmax(-1).cpu()
-    return greedy
-
-
-def next_logits(
-    model: PreTrainedModel, ids: Tensor, first: int, cache: DynamicCache, attending: Layers | None
-) -> Tensor:
-    """Feed [R, Q] tokens from position `first` on; return each row's logits of the token that follows, [R, V]."""
     device = model.get_input_embeddings().weight.device
     positions = torch.arange(first, first + ids.shape[1], device=device)[None].expand(ids.shape[0], -1)
     output = model(
@@ -112,5 +102,7 @@ def next_logits(
         headscope=attending,
     )
     # As generate() does: float32 before the argmax, so that half-precision ties break alike.
-    logits: Tensor = output.logits[:, -1].float()
-    return logits
+    logits = output.logits[:, -1].float()
+    logits[:, list(banned)] = float("-inf")
+    greedy: Tensor = logits.argmax(-1).cpu()
+    return greedy

@@ -5,8 +5,10 @@ prompts' mean, so weights turn every statistic of means into one matrix product.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
@@ -43,19 +45,34 @@ def all_weights(tasks: Sequence[str], resamples: int) -> Floats:
     return np.vstack([equal_weights(tasks), resampled_weights(tasks, resamples)])
 
 
+def rank_correlation(one: Floats, other: Floats) -> Floats:
+    """Return Spearman's correlation of the rows of two [B, C], ties at their mean rank, [B]; NaN if a row is flat."""
+    ranks = [pd.DataFrame(values).rank(axis=1).to_numpy() for values in (one, other)]
+    x, y = (values - values.mean(1, keepdims=True) for values in ranks)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1)))
+
+
 def interval(draws: ArrayLike) -> tuple[Floats, Floats]:
     """Return both ends of the 95 % percentile interval of each column of `draws`, [B, C] to twice [C]."""
     low, high = np.percentile(np.asarray(draws), [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0)
     return low, high
 
 
-def with_interval(draws: Floats) -> tuple[Floats, Floats, Floats]:
-    """Split draws [1 + B, C] whose row 0 is the data itself into value, low and high, [C] each."""
-    low, high = interval(draws[1:])
+class Estimate(NamedTuple):
+    """Statistics with both ends of their intervals, [C] each."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+
+
+def estimate(draws: Floats) -> Estimate:
+    """Return the estimate of draws, [1 + B, C], whose row 0 is the data itself."""
     # A difference that cancels out must be 0, not a rounding error with a sign.
-    return draws[0].round(9), low.round(9), high.round(9)
+    return Estimate(*(values.round(9) for values in (draws[0], *interval(draws[1:]))))
 
 
-def mean_with_interval(values: Floats, tasks: Sequence[str], resamples: int) -> tuple[Floats, Floats, Floats]:
-    """Return the mean over tasks of each column of [P, C] and both ends of its interval, [C] each."""
-    return with_interval(all_weights(tasks, resamples) @ values)
+def mean(values: Floats, tasks: Sequence[str], resamples: int) -> Estimate:
+    """Return the mean over tasks of each column of [P, C], with its interval."""
+    return estimate(all_weights(tasks, resamples) @ values)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from headscope.errors import ConfigError
 from headscope.figures.common import bootstrap, style
-from headscope.figures.common.bootstrap import Floats
+from headscope.figures.common.bootstrap import Estimate, Floats
 
 SETTING = ["benchmark", "length"]
 MEAN = "mean"
@@ -31,6 +31,17 @@ def drop_hard_tasks(rows: pd.DataFrame, floor: float) -> pd.DataFrame:
     """Return the rows of the tasks that are not too hard; all rows if every task is."""
     easier = rows[~rows["task"].isin(hard_tasks(rows, floor))]
     return easier if len(easier) else rows
+
+
+def groups(rows: pd.DataFrame, floor: float) -> Iterator[tuple[str, bool, pd.DataFrame]]:
+    """Yield name, whether it is too hard, and rows of the mean over the tasks that count, then of each task.
+
+    If all tasks are too hard, the mean is over all of them and too hard, too. Hard tasks come last.
+    """
+    hard = hard_tasks(rows, floor)
+    tasks = sorted(rows["task"].unique(), key=lambda task: (task in hard, task))
+    yield MEAN, len(hard) == len(tasks), drop_hard_tasks(rows, floor)
+    yield from ((task, task in hard, rows[rows["task"] == task]) for task in tasks)
 
 
 def require_dense(rows: pd.DataFrame) -> None:
@@ -96,9 +107,9 @@ class Scores:
     sparsity: Floats
     weights: Floats
 
-    def mean(self, values: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return the mean over tasks of each column of [P, C] and both ends of its interval, [C] each."""
-        return bootstrap.with_interval(self.weights @ values)
+    def mean(self, values: Floats) -> Estimate:
+        """Return the mean over tasks of each column of [P, C], with its interval."""
+        return bootstrap.estimate(self.weights @ values)
 
     def difference(self, one: tuple[str, float], other: tuple[str, float]) -> tuple[float, float, float]:
         """Return the mean of the paired difference `one - other` and both ends of its interval."""
@@ -119,14 +130,15 @@ def resample(rows: pd.DataFrame, resamples: int) -> Scores:
     return Scores(columns, tasks, values, sparsity, bootstrap.all_weights(tasks, resamples))
 
 
-def summarise(rows: pd.DataFrame, scores: Scores) -> pd.DataFrame:
-    """Return score with interval and achieved sparsities of each column, in the legend's order.
+def summarise(rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
+    """Return score with interval and achieved sparsities of each criterion and target, in the legend's order.
 
     Also the share of prompts that lost their middle, the answers that the metric failed on, and numbers of tasks and
     prompts.
     """
+    scores = resample(rows, resamples)
     keys = pd.MultiIndex.from_tuples(scores.columns, names=["criterion", "target"])
-    intervals = pd.DataFrame(dict(zip(("score", "low", "high"), scores.mean(scores.values), strict=True)), keys)
+    intervals = pd.DataFrame(scores.mean(scores.values)._asdict(), keys).rename(columns={"value": "score"})
     filled = rows.fillna({"target": 0.0})
     by_task = filled.groupby(["criterion", "target", "task"])[["sparsity", "sparsity_group", "truncated"]].mean()
     table = by_task.groupby(["criterion", "target"]).mean().join(intervals)

@@ -135,13 +135,6 @@ def records(table: pd.DataFrame) -> list[Any]:
     return list(table.itertuples())
 
 
-def log_axis(axis: Any) -> None:
-    """Set plain numbers (1, 2, 5, 10, ...) as the labels of a logarithmic axis."""
-    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-
-
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:
     """Write `<stem>.pdf`, `.png` and `.csv`, the same bytes for the same content (no dates, no program versions)."""
     metadata = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}

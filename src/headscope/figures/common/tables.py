@@ -31,7 +31,6 @@ class Tables:
     oracles: Sequence[Node]
     calibrations: Sequence[Node] = ()
     margins: Sequence[Node] = ()
-    diagnostics: Sequence[Node] = ()
 
     @cached_property
     def rows(self) -> pd.DataFrame:

@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 
 from headscope.errors import ConfigError
 
-LARGEST = 30.0
-"""Log norms are cut off here: an overflow means no more than a very large estimate."""
-
 Floats = NDArray[np.floating[Any]]
 
 
@@ -49,30 +46,6 @@ def bulk_share(log_odds: Floats) -> Floats:
 def no_pairs() -> ConfigError:
     """Return the error of a calibration without any pair to fit."""
     return ConfigError("calibration found no query with a bulk; lower window.recent or use longer prompts")
-
-
-def energy_weights(
-    lost: Sequence[Floats], predicted: Sequence[Floats], layers: Sequence[NDArray[np.integer[Any]]]
-) -> tuple[list[int], Floats]:
-    """Return each head's log weight that makes its mean square prediction the true one: the layers' indices and [L, H].
-
-    Means of squares are carried by the largest losses, so that a head that is rarely needed keeps what it predicts
-    then; a mean of logs, the usual offset, would pull it to its base rate. A head without any loss keeps the weight 0.
-
-    Args:
-        lost: true log norm of the lost output of each prompt, [N, H]; -inf is none.
-        predicted: predicted log norm, without weights, [N, H].
-        layers: layer of each row, [N], of each prompt.
-    """
-    energies = []
-    for values in (lost, predicted):
-        with np.errstate(invalid="ignore"):
-            squares = [np.nan_to_num(np.exp(2 * np.minimum(v.astype(np.float64), LARGEST)), nan=0.0) for v in values]
-        indices, energy = head_means(squares, layers)
-        energies.append(energy)
-    known = (energies[0] > 0) & (energies[1] > 0)
-    ratio = np.divide(energies[0], energies[1], out=np.ones_like(energies[0]), where=known)
-    return indices, np.asarray(np.log(ratio) / 2)
 
 
 def head_means(values: Sequence[NDArray[Any]], layers: Sequence[NDArray[np.integer[Any]]]) -> tuple[list[int], Floats]:

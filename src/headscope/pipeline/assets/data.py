@@ -114,8 +114,8 @@ def _download(address: str, content: Any, label: str) -> None:
 
 def _check(path: Path, spec: dict[str, Any]) -> None:
     expected = spec.get("sha256")
-    if expected and (found := sha256_file(path)) != expected:
+    if expected and (actual := sha256_file(path)) != expected:
         raise AssetError(
-            f"{spec['name']} has the wrong SHA-256: expected {expected}, found {found} in {path.name}; fetch it again, "
-            f"or correct assets.files.{spec['name']}.sha256 if you trust the file"
+            f"{spec['name']} has the wrong SHA-256: expected {expected}, found {actual} in {path.name}; fetch it "
+            f"again, or correct assets.files.{spec['name']}.sha256 if you trust the file"
         )

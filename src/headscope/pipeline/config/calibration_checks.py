@@ -1,40 +1,18 @@
-"""Check which fits go with which criteria, and which calibration prompts there are. Never imports torch."""
+"""Check that the chosen calibration prompts exist. Never imports torch."""
 
 from headscope.errors import ConfigError
-from headscope.heads import registry
 from headscope.pipeline.config.options import nearest
-from headscope.pipeline.config.schema import Benchmark, Calibration, Config, Criterion
+from headscope.pipeline.config.schema import Benchmark, Calibration, Config
 
 
 def check_calibration(config: Config) -> None:
-    """Refuse a fit that has no meaning for a criterion, and calibration prompts that no benchmark has.
+    """Refuse calibration prompts that no benchmark has.
 
     Raises:
         ConfigError: naming the option, its value and the remedy.
     """
-    for name, criterion in config.criterion.items():
-        _fit(f"criterion.{name}.fit", criterion)
     for name in sorted({benchmark.calibrated_on or own for own, benchmark in config.benchmark.items()}):
         _source(name, config.benchmark[name], config.calibration)
-
-
-def _fit(option: str, criterion: Criterion) -> None:
-    declared = registry.criterion(criterion.kind)
-    if criterion.fit is not None and declared.measures is None:
-        raise ConfigError(
-            f"option {option}: {criterion.fit} has no meaning for kind {criterion.kind}, which has no margins to"
-            f" calibrate; leave it out (kinds with fits: {_kinds('share', 'loss', 'own')})"
-        )
-    if criterion.fit == "energy" and declared.measures != "loss":
-        raise ConfigError(
-            f"option {option}: energy matches lost outputs, and kind {criterion.kind} has none; use none"
-            f" (kinds with energies: {_kinds('loss')})"
-        )
-
-
-def _kinds(*measures: str) -> str:
-    """Name the kinds of criteria whose margins measure one of these."""
-    return ", ".join(kind for kind in registry.kinds("criteria") if registry.criterion(kind).measures in measures)
 
 
 def _source(name: str, source: Benchmark, chosen: Calibration) -> None:

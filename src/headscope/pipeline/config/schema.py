@@ -208,12 +208,6 @@ class Criterion:
         "what the estimator's summaries do behind the boundary: stay, or take in the keys that leave the window",
         choices=("frozen", "streaming"),
     )
-    fit: str | None = option(
-        None,
-        "map of each head's margin, fitted to the exact one; null: energy for lost outputs, none for shares"
-        " (logistic is a control that loses retrieval)",
-        choices=("none", "energy", "logistic"),
-    )
 
 
 @dataclass
@@ -239,17 +233,6 @@ class Figure:
     """A picture with its table; its name is a module of headscope.figures."""
 
     params: dict[str, Any] = option({}, "options of that module")
-    reads: list[str] = option(
-        [], "stages whose results it reads; none: evaluation, oracle, margins, calibration", choices=("diagnostics",)
-    )
-
-
-@dataclass
-class Diagnostics:
-    """Windows that the Gaussian model is diagnosed with, beside the configured one."""
-
-    sinks: list[int] = option([0, 1, 4, 16, 64], "sinks, with window.recent", unit="keys", low=0)
-    recents: list[int] = option([32, 64, 128, 256, 512, 1024], "recents, with window.sink", unit="keys", low=1)
 
 
 @dataclass
@@ -285,7 +268,6 @@ class Config:
     window: Window = field(default_factory=Window)
     calibration: Calibration = field(default_factory=Calibration)
     criterion: dict[str, Criterion] = option({}, "criteria by name")
-    diagnostics: Diagnostics = field(default_factory=Diagnostics)
     figure: dict[str, Figure] = option({}, "figures by name")
     tracking: Tracking = field(default_factory=Tracking)
     points: list[str] = option([], "override strings; their union is one experiment")

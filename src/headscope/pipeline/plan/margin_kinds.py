@@ -18,8 +18,3 @@ def recorded_kind(criterion: Criterion) -> str:
     """Return the kind whose margins are recorded: with outliers, a ranking ranks heads by the exact share there."""
     ranked_by = registry.criterion(criterion.kind).ranked_by
     return ranked_by if ranked_by is not None and criterion.outliers is not None else criterion.kind
-
-
-def default_fit(kind: str) -> str:
-    """Return the fit of a criterion that names none: losses match energies."""
-    return "energy" if registry.criterion(kind).measures == "loss" else "none"

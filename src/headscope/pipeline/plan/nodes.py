@@ -15,12 +15,8 @@ def figures(configs: Sequence[Config]) -> dict[str, Node]:
     """Return the figures of configurations that differ only in their seed; all other nodes are their ancestors."""
     graphs = [_Graph(config) for config in configs]
     measured = [node for graph in graphs for node in graph.measured()]
-    diagnostics = [node for graph in graphs for node in graph.diagnostics()]
     seeds = [config.seed for config in configs]
-    return {
-        name: graphs[0].figure(name, seeds, diagnostics if figure.reads else measured)
-        for name, figure in configs[0].figure.items()
-    }
+    return {name: graphs[0].figure(name, seeds, measured) for name in configs[0].figure}
 
 
 class _Graph:
@@ -111,12 +107,6 @@ class _Graph:
         evaluations = [self._evaluation(cell) for cell in self.cells]
         margins = self.margins.values() if self.slices.has_margins() else []
         return [*evaluations, *self.oracle.values(), *margins, *self.calibration.values()]
-
-    def diagnostics(self) -> list[Node]:
-        """Return the diagnostics of every cell, for the figures that read them."""
-        return [
-            self._measure("diagnostics", cell, self.slices.diagnostics(cell), [self.dense[cell]]) for cell in self.cells
-        ]
 
     def figure(self, name: str, seeds: Sequence[int], parents: list[Node]) -> Node:
         """Return one figure, which reads all parents."""

@@ -14,7 +14,7 @@ from headscope.heads import registry
 from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.config.schema import Config, Criterion
 from headscope.pipeline.plan.cells import Cell, calibration_cells
-from headscope.pipeline.plan.margin_kinds import default_fit, has_margins, recorded_kind
+from headscope.pipeline.plan.margin_kinds import has_margins, recorded_kind
 from headscope.pipeline.plan.node import Spec
 
 CHUNK = 256
@@ -156,7 +156,6 @@ class Slices:
             "estimator": None if criterion.estimator is None else criterion.estimator.name,
             "unit": criterion.unit,
             **({"kv_heads": self.config.model.expect.kv_heads} if criterion.unit == "group" else {}),
-            "fit": criterion.fit or default_fit(criterion.kind),
             "targets": self.config.calibration.targets,
             "benchmark": source.benchmark,
             "length": source.length,
@@ -176,11 +175,6 @@ class Slices:
             "criteria": {name: options_of(criterion) for name, criterion in self.criteria.items()},
             "targets": self.config.calibration.targets,
         }
-
-    def diagnostics(self, cell: Cell) -> Spec:
-        """Cut the slice of a cell's diagnostics, which vary the window."""
-        spec = {**self._measured(cell), **without_null(self.config.diagnostics)}
-        return {name: value for name, value in spec.items() if name != "chunk"}
 
     def figure(self, name: str, seeds: Sequence[int]) -> Spec:
         """Cut the slice of a figure that pools several seeds."""

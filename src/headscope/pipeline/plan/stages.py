@@ -38,7 +38,7 @@ def _row(name: str, reads: str, outputs: str, message: str, mem_mb: int, runtime
     return Stage(name, tuple(reads.split()), tuple(outputs.split()), message, mem_mb, runtime, **flags)
 
 
-_MEASURED = "oracle margins diagnostics calibration evaluation"
+_MEASURED = "oracle margins calibration evaluation"
 _ALL = f"assets prompts moments dense probes {_MEASURED} figures"
 
 _TABLE = (
@@ -51,8 +51,6 @@ _TABLE = (
     _row("oracle", "assets prompts moments dense", "masses.parquet score_quantiles.parquet",
          "exact and estimated masses", 16000, 720, gpu=True),
     _row("margins", "assets prompts moments dense probes", "margins.parquet", "margins", 16000, 720, gpu=True),
-    _row("diagnostics", "assets prompts dense", "fits.parquet spectra.parquet",
-         "diagnose the Gaussian model", 16000, 720, gpu=True),
     _row("calibration", "oracle margins", "calibration.json", "calibrate", 8000, 120),
     _row("evaluation", "assets prompts moments probes calibration", "rows.parquet seconds.parquet",
          "evaluate", 16000, 1440, gpu=True),

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from headscope.heads import registry
-from headscope.heads.calibration.fits import fit
-from headscope.heads.calibration.maps import MarginMap
+from headscope.heads.calibration.maps import MarginMap, energy_map
 from headscope.heads.calibration.thresholds import bulk_share, head_means, static_labels, threshold_for
 from headscope.heads.decision import GROUP, LOSS, group_margins
 from headscope.heads.quality import label_quality, pair_weights
@@ -19,8 +18,6 @@ from headscope.pipeline.store.calibration_pairs import Pairs, read_pairs
 from headscope.pipeline.store.parents import Parents
 
 Array = NDArray[Any]
-LOCAL = float(np.log(0.9 / 0.1))
-"""Log-odds from which on a pair counts as local for a logistic fit."""
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
@@ -30,7 +27,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     fitted on the evaluated prompts themselves. Quality is measured on the evaluation split of the same tasks.
 
     Args:
-        spec: criterion, kind, calibrated_on, estimator (a name or null), fit, unit (and kv_heads for group), targets,
+        spec: criterion, kind, calibrated_on, estimator (a name or null), unit (and kv_heads for group), targets,
             length, task; tasks and prompts, where not all of the benchmark's calibration prompts are used.
         out: the node's empty folder.
         parents: oracle nodes (margins nodes for a criterion with margins of its own); which tasks they hold follows
@@ -51,17 +48,15 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
             targets[str(target)] = {"threshold": threshold, **plain}
             local = [margin >= threshold for margin in tested]
         quality[str(target)] = _quality(target, fitted, test, local)
-    result = {**{name: spec[name] for name in ("criterion", "kind", "fit")}, "prompts": len(fitted.exact)}
+    result = {**{name: spec[name] for name in ("criterion", "kind")}, "prompts": len(fitted.exact)}
     text = json.dumps({**result, "targets": targets, "quality": quality}, indent=1)
     (out / "calibration.json").write_text(text, encoding="utf-8")
 
 
 def _map(spec: Mapping[str, Any], pairs: Pairs) -> MarginMap:
     if registry.criterion(spec["kind"]).measures != LOSS:
-        return fit(spec["fit"], pairs.margin, pairs.exact, pairs.layer, LOCAL)
-    exact = [-lost for lost in pairs.lost]
-    finite = np.concatenate([part[np.isfinite(part)] for part in exact])
-    return fit(spec["fit"], pairs.margin, exact, pairs.layer, float(np.median(finite)) if finite.size else 0.0)
+        return MarginMap({})
+    return energy_map(pairs.margin, [-lost for lost in pairs.lost], pairs.layer)
 
 
 def _calibrated(spec: Mapping[str, Any], pairs: Pairs, margin_map: MarginMap) -> list[Array]:

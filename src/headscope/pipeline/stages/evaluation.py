@@ -66,13 +66,13 @@ class Row:
     Attributes:
         criterion: its name.
         target: the target sparsity; NaN for a criterion without targets.
-        found: what calibration found for the target.
-        key: digest of all that makes the row's text but the prompt and the cells' context.
+        fitted: what calibration fitted for the target: a threshold and a map, or a ranking.
+        key: digest of all that makes the row's text, except the prompt and the cells' context.
     """
 
     criterion: str
     target: float
-    found: Mapping[str, Any]
+    fitted: Mapping[str, Any]
     key: str
 
 
@@ -94,8 +94,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         seconds.append(spent)
         for row in evaluation.rows:
             cell = cells[row.key]
-            found = score(spec["kind"], prompt.row, cell["text"])
-            scored = {"score": found.value, "metric_failed": found.failed}
+            result = score(spec["kind"], prompt.row, cell["text"])
+            scored = {"score": result.value, "metric_failed": result.failed}
             rows.append({**_named(spec, prompt), "criterion": row.criterion, "target": row.target, **scored, **cell})
     pq.write_table(pa.Table.from_pylist(rows, ROWS), out / "rows.parquet")
     pq.write_table(pa.Table.from_pylist(seconds, SECONDS), out / "seconds.parquet")
@@ -134,9 +134,9 @@ class _Evaluation:
         if criterion["calibrated_on"] is None:
             return [Row(name, float("nan"), {}, digest(identity))]
         file = parents.one("calibration", criterion=name).folder / "calibration.json"
-        found = json.loads(file.read_text(encoding="utf-8"))["targets"]
-        targets = [(target, found[str(target)]) for target in self.spec["targets"]]
-        return [Row(name, target, entry, digest({**identity, "found": entry})) for target, entry in targets]
+        fits = json.loads(file.read_text(encoding="utf-8"))["targets"]
+        targets = [(target, fits[str(target)]) for target in self.spec["targets"]]
+        return [Row(name, target, fitted, digest({**identity, "fitted": fitted})) for target, fitted in targets]
 
     def cells_of(self, prompt: Prompt) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         """Return the prompt's cells by their rows' keys, and the seconds that they took."""
@@ -158,11 +158,11 @@ class _Evaluation:
         for name, members in grouped.items():
             criterion = self.spec["criteria"][name]
             estimator = criterion["estimator"] and self.estimators[criterion["estimator"]["name"]]
-            built = build(criterion, [row.found for row in members], estimator)
+            built = build(criterion, [row.fitted for row in members], estimator)
             criteria.append(Rows(built, build_outliers(criterion["outliers"])))
-        encoded, asked, model = prompt.encoded, prompt.row, self.loaded.model
-        eos = stop_tokens(model, self.loaded.tokenizer, asked["stop_text"])
-        limits = asked["max_new_tokens"], eos, asked["min_new_tokens"]
+        encoded, columns, model = prompt.encoded, prompt.row, self.loaded.model
+        eos = stop_tokens(model, self.loaded.tokenizer, columns["stop_text"])
+        limits = columns["max_new_tokens"], eos, columns["min_new_tokens"]
         given = self.probes.fitted if self.probes else None, self.spec.get("chunk")
         answers = answer_rows(model, encoded.ids, encoded.boundary, criteria, self.window, *limits, *given)
         ordered = [row for members in grouped.values() for row in members]

@@ -23,7 +23,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     unknown = sorted(set(params) - set(known))
     if unknown:
         raise ConfigError(f"figure {name} has no option {unknown[0]!r}; it knows: {', '.join(known)}")
-    stages = ("evaluation", "oracle", "calibration", "margins", "diagnostics")
+    stages = ("evaluation", "oracle", "calibration", "margins")
     tables = Tables(*(parents.all(stage) for stage in stages))
     with style.applied():
         figure, table = draw(tables, spec["title"], **params)

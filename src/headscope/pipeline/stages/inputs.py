@@ -92,14 +92,14 @@ class TextMoments:
 
 def load_moments(parents: Parents) -> dict[str, TextMoments]:
     """Read the moments parents, by the name of their text."""
-    found = {}
+    by_text = {}
     for parent in parents.all("moments"):
         file = parent.folder / "moments.safetensors"
         data = load_file(file)
         layers = zip(data["layers"].tolist(), data["count"].tolist(), data["mean"], data["covariance"], strict=True)
         by_layer = {layer: KeyMoments(count, mean, covariance) for layer, count, mean, covariance in layers}
-        found[parent.spec["text"]] = TextMoments(by_layer, sha256_file(file))
-    return found
+        by_text[parent.spec["text"]] = TextMoments(by_layer, sha256_file(file))
+    return by_text
 
 
 def build_estimators(specs: Iterable[Mapping[str, Any]], moments: Mapping[str, TextMoments]) -> dict[str, Estimator]:
@@ -133,10 +133,10 @@ def load_probes(parents: Parents) -> LoadedProbes | None:
     files = [parent.folder / "probes.safetensors" for parent in parents.all("probes")]
     if not files:
         return None
-    found = [load_file(file) for file in files]
-    layers = found[0]["layers"].tolist()
-    queries = {layer: torch.cat([data["queries"][i] for data in found], 1) for i, layer in enumerate(layers)}
-    weight = {layer: torch.stack([data["weight"][i] for data in found]).mean(0) for i, layer in enumerate(layers)}
+    tensors = [load_file(file) for file in files]
+    layers = tensors[0]["layers"].tolist()
+    queries = {layer: torch.cat([data["queries"][i] for data in tensors], 1) for i, layer in enumerate(layers)}
+    weight = {layer: torch.stack([data["weight"][i] for data in tensors]).mean(0) for i, layer in enumerate(layers)}
     return LoadedProbes(ModelProbes(queries, weight), [sha256_file(file) for file in files])
 
 
@@ -150,7 +150,7 @@ def criterion_identity(
 ) -> dict[str, Any]:
     """Name all that makes a criterion's numbers: kind, estimator, outliers, their inputs' bytes, and the code."""
     estimator = spec["estimator"] and estimator_identity(spec["estimator"], moments)
-    # A head's weight is in what calibration found.
+    # A head's weight is part of what calibration fitted.
     used = probes.sha256 if probes is not None and (spec["outliers"] or asks_probes(spec)) else None
     identity = {"kind": spec["kind"], "estimator": estimator, "outliers": spec["outliers"], "probes": used}
     identity |= {name: spec[name] for name in ("unit", "summaries") if name in spec}

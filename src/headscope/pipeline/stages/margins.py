@@ -50,9 +50,9 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     for prompt in progress(load_prompts(parents, loaded), f"margins {spec['task']} {spec['length']}"):
         fed = fed_tokens(answers[prompt.id])
         length = len(prompt.encoded.ids) + len(fed)
-        asked = scope.recorded_positions(recorded.window, prompt.encoded.boundary, length, recorded.chunk)
+        positions = scope.recorded_positions(recorded.window, prompt.encoded.boundary, length, recorded.chunk)
         for name, cell in recorded.cells_of(prompt, fed).items():
-            table = PromptMargins.of(prompt.id, prompt.row["split"], name, asked.int().numpy(), cell).table()
+            table = PromptMargins.of(prompt.id, prompt.row["split"], name, positions.int().numpy(), cell).table()
             writer = writer or pq.ParquetWriter(out / NAME, table.schema)
             writer.write_table(table)
     if writer:
@@ -82,10 +82,10 @@ class _Recorded:
     def cells_of(self, prompt: Prompt, fed: list[int]) -> dict[str, Arrays]:
         """Return the margins of every criterion on a prompt with its dense answer."""
         keys = {name: f"margin-{digest([fed, identity])}" for name, identity in self.identities.items()}
-        found = {key: self.cells.arrays(prompt.id, key) for key in keys.values()}
-        kept = {key: arrays for key, arrays in found.items() if arrays is not None}
+        stored = {key: self.cells.arrays(prompt.id, key) for key in keys.values()}
+        cells = {key: arrays for key, arrays in stored.items() if arrays is not None}
         # Criteria that differ in what they do with a label alone have one key.
-        missing = {key: self.groups[name] for name, key in keys.items() if key not in kept}
+        missing = {key: self.groups[name] for name, key in keys.items() if key not in cells}
         if missing:
             probes = self.probes.fitted if self.probes else None
             sequence = [*prompt.encoded.ids, *fed], prompt.encoded.boundary
@@ -93,13 +93,13 @@ class _Recorded:
             answer = len(prompt.encoded.ids)
             layers = margins(self.loaded.model, *sequence, groups, self.window, probes, answer, self.chunk)
             for key, of_layers in zip(missing, layers, strict=True):
-                kept[key] = _arrays(of_layers)
-                self.cells.add_arrays(prompt.id, key, kept[key])
-        return {name: kept[key] for name, key in keys.items()}
+                cells[key] = _arrays(of_layers)
+                self.cells.add_arrays(prompt.id, key, cells[key])
+        return {name: cells[key] for name, key in keys.items()}
 
 
 def _arrays(layers: Mapping[int, LayerMargins]) -> Arrays:
-    """Stack the layers: margins, exact ones and losses [L, H, Q], float32."""
-    lists = {name: [getattr(found, name).float().cpu().numpy() for found in layers.values()] for name in LISTS}
+    """Stack the layers' margins, exact margins and losses, [L, H, Q], float32."""
+    lists = {name: [getattr(layer, name).float().cpu().numpy() for layer in layers.values()] for name in LISTS}
     stacked = {name: np.stack(values) for name, values in lists.items()}
     return {"layers": np.array(list(layers), dtype=np.int16), **stacked}

@@ -78,8 +78,8 @@ class _Oracle:
         masses_key = f"masses-{digest(fed)}"
         keys = {name: f"estimate-{digest([fed, identity])}" for name, identity in self.identities.items()}
         masses = self.cells.arrays(prompt.id, masses_key)
-        kept = {name: self.cells.arrays(prompt.id, key) for name, key in keys.items()}
-        estimates = {name: arrays for name, arrays in kept.items() if arrays is not None}
+        stored = {name: self.cells.arrays(prompt.id, key) for name, key in keys.items()}
+        estimates = {name: arrays for name, arrays in stored.items() if arrays is not None}
         missing = [name for name in keys if name not in estimates]
         if masses is None or missing:
             layers = self._record(prompt, fed, [self.estimators[name] for name in missing])
@@ -135,9 +135,9 @@ class _Tables:
         segments = np.array(SEGMENTS, dtype=object)[np.searchsorted(ends, masses["position"], side="right")]
         rows = PromptMasses.of(prompt.id, prompt.row["split"], segments, masses)
         self._write("masses", rows.table())
-        kept = masses["bulk_size"] > 0
+        has_bulk = masses["bulk_size"] > 0
         for name, arrays in estimates.items():
-            self._write(f"estimates/{name}", estimates_table(rows, as_rows(arrays["bulk"][:, :, kept])))
+            self._write(f"estimates/{name}", estimates_table(rows, as_rows(arrays["bulk"][:, :, has_bulk])))
         if prompt.row["split"] == "evaluation" and prompt.row["index"] == 0:
             self._write("score_quantiles", _quantiles_table(prompt, masses))
 
