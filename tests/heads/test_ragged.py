@@ -135,4 +135,4 @@ def test_a_key_that_is_not_a_number_stays_in_its_head() -> None:
 def test_a_bulk_of_as_many_keys_everywhere_is_whole() -> None:
     bulk = layers.bulk()
     assert bulk.where(torch.ones(2, TOKENS, dtype=torch.bool)) is bulk
-    assert isinstance(bulk.where(picked((9, 9), 0)), Bulk) and bulk.where(picked((9, 9), 0)).there is None
+    assert isinstance(bulk.where(picked((9, 9), 0)), Bulk) and bulk.where(picked((9, 9), 0)).present is None

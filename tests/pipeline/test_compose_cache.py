@@ -93,7 +93,7 @@ def refused(*_: object) -> None:
         (checks, "check_calibration"),
         (checks, "unique"),
         (criterion_checks, "known_kind"),
-        (criterion_checks, "check_options"),
+        (criterion_checks, "_check_options"),
     ],
 )
 def test_a_change_of_the_checks_and_of_the_names_holds_for_a_cached_composition(

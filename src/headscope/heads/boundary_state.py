@@ -103,24 +103,24 @@ def make_boundary_state(
     """
     chosen, others = bulk.where(outliers), bulk.where(~outliers)
     keys, values = (_rounded(precise(vectors), chosen, bits) for vectors in (chosen.keys, chosen.values))
-    present = torch.ones_like(chosen.index, dtype=torch.bool) if chosen.there is None else chosen.there
+    present = torch.ones_like(chosen.index, dtype=torch.bool) if chosen.present is None else chosen.present
     used = [estimator for estimator in estimators if estimator is not None]
     return BoundaryState(keys, values, present, _summaries(chosen, others, group, used))
 
 
 def _rounded(vectors: Tensor, chosen: Bulk, bits: int) -> Tensor:
     """Round vectors of the outliers, [K, M, D], about the mean of each KV head's own; zeros stay behind them."""
-    if chosen.there is None:
+    if chosen.present is None:
         return rounded(vectors, bits)
     mean = vectors.float().sum(1, keepdim=True) / chosen.count.clamp(min=1)[:, None, None]
-    return rounded(vectors, bits, mean).masked_fill(~chosen.there[..., None], 0)
+    return rounded(vectors, bits, mean).masked_fill(~chosen.present[..., None], 0)
 
 
 def _summaries(chosen: Bulk, others: Bulk, group: int, estimators: Sequence[Estimator]) -> list[Summaries]:
     """Summarise all heads at once, which takes fewer calls, where numbers of keys or estimators allow it."""
-    if others.there is None or all(isinstance(estimator, RaggedEstimator) for estimator in estimators):
+    if others.present is None or all(isinstance(estimator, RaggedEstimator) for estimator in estimators):
         of = {estimator.name: estimator.summarise(others) for estimator in estimators}
-        outliers = chosen.index.shape[1] if chosen.there is None else chosen.count.repeat_interleave(group)[:, None]
+        outliers = chosen.index.shape[1] if chosen.present is None else chosen.count.repeat_interleave(group)[:, None]
         kv_heads = len(others.index)
         return [Summaries(slice(0, kv_heads * group), slice(0, kv_heads), outliers, of)]
     parts = []

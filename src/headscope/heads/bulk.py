@@ -1,4 +1,4 @@
-"""One layer as a boundary finds it: all keys so far, and the bulk among them that a summary stands for.
+"""One layer at the boundary: all keys so far, and the bulk among them, which a summary describes.
 
 Shapes: H query heads, K KV heads, T keys, N bulk keys, M chosen keys, P probes, Q queries, D head_dim.
 """
@@ -14,7 +14,7 @@ LAST_QUERIES = 32
 
 @dataclass(frozen=True)
 class Probes:
-    """Queries of other prompts, which stand for those that will come; fitted once a model.
+    """Queries of other prompts, which stand for queries to come; fitted once for a model.
 
     Attributes:
         queries: as if they stood at the boundary (rotated to it), [H, P, D].
@@ -27,17 +27,17 @@ class Probes:
 
 @dataclass(frozen=True)
 class LayerCache:
-    """What may be read of one layer at the boundary.
+    """Keys, values and queries of one layer at the boundary.
 
     Attributes:
         layer: index of the layer in the model.
         keys: rotated keys, [K, T, D].
         values: [K, T, D].
         scale: factor of the scores.
-        probes: queries to expect, where the model was fitted with them.
+        probes: queries to expect; None if the model was fitted without.
         queries: the last rotated queries before the boundary, at most `LAST_QUERIES`, [H, Q, D].
         sliding: keys that a query of the layer may see at all; None: all of them.
-        head: the KV head that is all it holds; None: it holds every one.
+        head: index of the only KV head here; None: all KV heads are here.
     """
 
     layer: int
@@ -52,68 +52,68 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class Bulk:
-    """Some keys of each KV head of a layer.
+    """Keys of a layer outside the window, as many or different numbers of each KV head.
 
     Attributes:
         cache: the layer.
-        index: their positions in the cache, ascending, [K, N]; behind those of a KV head with fewer stands anything.
-        there: which of the N are keys, the first ones of each KV head, bool [K, N]; None: every KV head has N.
+        index: positions in the cache, ascending, [K, N]; a KV head with fewer than N keys has any numbers at the end.
+        present: which of the N are keys, the first ones of each KV head, bool [K, N]; None: every KV head has N.
     """
 
     cache: LayerCache
     index: Tensor
-    there: Tensor | None = None
+    present: Tensor | None = None
 
     @classmethod
     def between(cls, cache: LayerCache, first: int, last: int) -> "Bulk":
-        """The keys first <= j < last of every KV head."""
+        """Take the keys first <= j < last of every KV head."""
         index = torch.arange(first, max(first, last), device=cache.keys.device)
         return cls(cache, index.expand(cache.keys.shape[0], -1))
 
     @property
     def keys(self) -> Tensor:
-        """Rotated keys, [K, N, D]; zeros behind those of a KV head with fewer."""
-        return self._of(self.cache.keys)
+        """Rotated keys, [K, N, D]; zeros at the end of a KV head with fewer."""
+        return self._vectors(self.cache.keys)
 
     @property
     def values(self) -> Tensor:
         """Values, [K, N, D]; zeros likewise."""
-        return self._of(self.cache.values)
+        return self._vectors(self.cache.values)
 
     @property
     def count(self) -> Tensor:
-        """Keys of each KV head, [K]."""
-        if self.there is None:
+        """Number of keys of each KV head, [K]."""
+        if self.present is None:
             return self.index.new_full(self.index.shape[:1], self.index.shape[1])
-        return self.there.sum(1)
+        return self.present.sum(1)
 
     def of_head(self, head: int) -> "Bulk":
-        """The same of one KV head and its group of query heads."""
-        cache, one, groups = self.cache, slice(head, head + 1), self.cache.keys.shape[0]
+        """Narrow it to one KV head and its group of query heads."""
+        cache, rows, groups = self.cache, slice(head, head + 1), self.cache.keys.shape[0]
         queries = None if cache.queries is None else cache.queries.chunk(groups)[head]
         probes = cache.probes
         if probes is not None:
             probes = Probes(probes.queries.chunk(groups)[head], probes.weight.chunk(groups)[head])
         narrow = replace(
-            cache, head=head, keys=cache.keys[one], values=cache.values[one], probes=probes, queries=queries
+            cache, head=head, keys=cache.keys[rows], values=cache.values[rows], probes=probes, queries=queries
         )
-        found = Bulk(narrow, self.index[one])
-        return found if self.there is None else found.where(self.there[one])
+        bulk = Bulk(narrow, self.index[rows])
+        return bulk if self.present is None else bulk.where(self.present[rows])
 
     def where(self, picked: Tensor) -> "Bulk":
-        """Those that are picked, bool [K, N], of a bulk whose KV heads have N; they may have different numbers then."""
+        """Take the picked keys, bool [K, N], of a bulk with N keys of each KV head; their numbers may differ then."""
         count = picked.sum(1)
         least, most = torch.stack(count.aminmax()).tolist()
         if least == picked.shape[1]:
             return self
         place = (picked.cumsum(1) - 1).masked_fill(~picked, most)
         index = self.index.new_zeros(len(count), most + 1).scatter(1, place, self.index)[:, :most]
-        there = None if least == most else torch.arange(most, device=index.device) < count[:, None]
-        return replace(self, index=index, there=there)
+        present = None if least == most else torch.arange(most, device=index.device) < count[:, None]
+        return replace(self, index=index, present=present)
 
-    def _of(self, data: Tensor) -> Tensor:
+    def _vectors(self, data: Tensor) -> Tensor:
         # By whole rows, which is many times faster than a gather of numbers.
         first = torch.arange(len(data), device=data.device)[:, None] * data.shape[1]
-        found = data.flatten(0, 1).index_select(0, (self.index + first).flatten())
-        found = found.view(*self.index.shape, data.shape[2])
-        return found if self.there is None else found.masked_fill(~self.there[:, :, None], 0)
+        vectors = data.flatten(0, 1).index_select(0, (self.index + first).flatten())
+        vectors = vectors.view(*self.index.shape, data.shape[2])
+        return vectors if self.present is None else vectors.masked_fill(~self.present[:, :, None], 0)

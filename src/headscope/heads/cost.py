@@ -1,7 +1,7 @@
-"""What a criterion costs beyond the plain window: what a query reads of outliers and summaries, and multiply-adds.
+"""Cost of a criterion beyond the plain window: bytes of outliers and summaries that a query reads, and multiply-adds.
 
 Outlier keys and values are as wide as the model's, or quantised; summaries are float32, as they are computed with.
-Reading is counted in windows: bytes of its keys and values.
+Bytes are counted in windows: the bytes of a window's keys and values.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ SUMMARY_BYTES = 4
 
 
 def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int, keys: int, width: int = 2) -> float:
-    """Bytes that a query reads beyond its window over the bytes of the window, of a KV head in the mean.
+    """Return the bytes that a query reads beyond its window over the bytes of the window, for a mean KV head.
 
     Args:
         criterion: `kind`; `estimator` and `outliers`, each None where there is none.
         window: the plain window.
         head_dim: size of a head.
-        keys: bulk keys; only costs that grow with T ask.
+        keys: bulk keys; only costs that grow with T use it.
         width: bytes of a number of the model.
     """
     of_window = (window.sink + window.recent) * 2 * head_dim * width
@@ -34,16 +34,16 @@ def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int, k
 
 
 def summary_numbers(estimator: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
-    """Float32 numbers that a query reads of an estimator's summary of one KV head.
+    """Return the float32 numbers that a query reads of an estimator's summary of one KV head.
 
     Args:
         estimator: `kind` and its options.
         head_dim: size of a head.
-        keys: bulk keys; only summaries that grow with T ask.
-        values: with those that tell the bulk's output.
+        keys: bulk keys; only summaries that grow with T use it.
+        values: with the numbers of the bulk's output.
     """
-    found: float = _module(estimator).numbers(estimator, head_dim, keys, values)
-    return found
+    numbers: float = _module(estimator).numbers(estimator, head_dim, keys, values)
+    return numbers
 
 
 def multiply_adds(estimator: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:

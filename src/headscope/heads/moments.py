@@ -20,7 +20,7 @@ class KeyMoments:
     """Count, mean and covariance of the rotated keys of each KV head.
 
     Attributes:
-        count: keys seen, the same for every KV head.
+        count: number of keys, the same for every KV head.
         mean: [K, D], float32 or better.
         covariance: [K, D, D], divided by count.
     """

@@ -1,4 +1,4 @@
-"""The metric in which keys are alike: as the probes see them, mean squared differences of scores.
+"""The probes' metric: two keys are alike if their scores with the probes are, by mean squared differences.
 
 Shapes: K KV heads, G query heads a KV head, N bulk keys, P probes, D head_dim.
 """
@@ -13,7 +13,7 @@ RIDGE = 1e-3
 
 
 def probe_metric(bulk: Bulk, dtype: torch.dtype) -> Tensor:
-    """Factor L of the probes' mean q q' = L L', [K, D, D], lower triangular; the identity without probes.
+    """Return the factor L of the probes' mean q q' = L L', [K, D, D], lower triangular; the identity without probes.
 
     Distances of rows k L are root mean square differences of scores over the group's probes.
     """

@@ -1,4 +1,4 @@
-"""Vectors in few bits, turned and rounded one by one about their mean: outlier keys and values, and means of clusters.
+"""Vectors in few bits, rotated and rounded one by one about their mean: outlier keys and values, means of clusters.
 
 A Hadamard rotation first spreads the few large numbers of a vector over all of them (QuaRot, arXiv 2404.00456), so that
 no one number makes the steps wide. It is its own inverse and never read; a query is turned once for the scores and once
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 FULL = 16
-"""From so many bits on a vector is kept as the model has it."""
+"""From this number of bits on, a vector stays as the model has it."""
 
 
 def rounded(vectors: Tensor, bits: int, about: Tensor | None = None) -> Tensor:
     """Round [K, M, D] to `bits` a number: 2^bits equal steps between each vector's least and largest number.
 
-    Steps start from the vector's distance to `about`, [K, 1, D], by default the mean over M; that, least number and
-    step are kept in 16 bits.
+    Steps start from the vector's distance to `about`, [K, 1, D], by default the mean over M; that, the least number and
+    the step have 16 bits.
     """
     if bits >= FULL or not vectors.shape[1]:
         return vectors
@@ -37,7 +37,7 @@ def rounded(vectors: Tensor, bits: int, about: Tensor | None = None) -> Tensor:
 
 @cache
 def hadamard(size: int, device: torch.device | None = None) -> Tensor:
-    """The symmetric orthogonal Hadamard matrix, [size, size]; blocks of it where size is no power of two."""
+    """Return the symmetric orthogonal Hadamard matrix, [size, size]; blocks of it where size is no power of two."""
     width = size & -size
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < width:
@@ -46,7 +46,7 @@ def hadamard(size: int, device: torch.device | None = None) -> Tensor:
 
 
 def vectors_bytes(count: int, bits: int, head_dim: int, width: int) -> float:
-    """Bytes of `count` vectors: the codes, least number and step of each, and their mean.
+    """Return the bytes of `count` vectors: the codes, least number and step of each, and their mean.
 
     Args:
         count: vectors.

@@ -148,8 +148,8 @@ def outlier_rule(kind: str) -> OutlierPlan:
 def completed(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return an estimator's slice with the defaults of its kind, and without null options of other kinds."""
     options = estimator(spec["kind"]).options
-    given = {name: value for name, value in spec.items() if value is not None}
-    return {**{name: option.default for name, option in options.items() if option.default is not None}, **given}
+    defaults = {name: option.default for name, option in options.items() if option.default is not None}
+    return {**defaults, **{name: value for name, value in spec.items() if value is not None}}
 
 
 @cache

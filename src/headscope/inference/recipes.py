@@ -23,22 +23,19 @@ def servable() -> dict[str, Spec]:
 
 
 def _is_servable(spec: Mapping[str, Any]) -> bool:
-    """Return True if margins are shares or losses, estimated from the prompt's own bulk, with the default fit.
+    """Return True if margins are shares or losses, estimated from the prompt's own bulk.
 
     The bulk of a prompt has no other text's moments and no last queries; outliers that heads share leave them different
     numbers of keys.
     """
     estimator, outliers = spec.get("estimator"), spec.get("outliers")
-    if estimator is None or spec.get("fit") is not None or registry.criterion(spec["kind"]).measures not in _MEASURES:
+    if estimator is None or registry.criterion(spec["kind"]).measures not in ("share", "loss"):
         return False
     if outliers is not None:
         ragged = registry.estimator(estimator["kind"]).ragged
         if registry.outlier_rule(outliers["rule"]).queries or (outliers.get("shared", 0) > 0 and not ragged):
             return False
     return bool(estimator.get("moments", "prompt") == "prompt")
-
-
-_MEASURES = ("share", "loss")
 
 
 def composed(group: str, name: str) -> Spec:

@@ -1,4 +1,4 @@
-"""Thresholds and rankings from oracle masses.
+"""Thresholds and static rankings from the margins of calibration prompts.
 
 Shapes: N rows (layer, query) of one prompt, L layers, H query heads. Log-odds of the local share are L_local - L_bulk;
 a pair is local iff its log-odds reach the threshold. Every prompt weighs the same.
@@ -16,7 +16,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def threshold_for(log_odds: Sequence[Floats], sparsity: float) -> float:
-    """One threshold for all heads: the largest at which at least `sparsity` of the pairs are local.
+    """Return one threshold for all heads: the largest at which at least `sparsity` of the pairs are local.
 
     Args:
         log_odds: of each prompt, [N, H].
@@ -44,12 +44,12 @@ def bulk_share(log_odds: Floats) -> Floats:
 
 
 def no_pairs() -> ConfigError:
-    """The error of a calibration without any pair to fit."""
+    """Return the error of a calibration without any pair to fit."""
     return ConfigError("calibration found no query with a bulk; lower window.recent or use longer prompts")
 
 
 def head_means(values: Sequence[NDArray[Any]], layers: Sequence[NDArray[np.integer[Any]]]) -> tuple[list[int], Floats]:
-    """Mean over queries, then over prompts, of each head: the layers' indices and [L, H].
+    """Return the mean over queries, then over prompts, of each head: the layers' indices and [L, H].
 
     Args:
         values: of each prompt, [N, H].

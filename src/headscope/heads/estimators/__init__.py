@@ -1,4 +1,4 @@
-"""Estimators of the bulk's log mass, one file each, found by name.
+"""Estimators of the bulk's log mass, and of its mean value, from a summary of its keys. One file each, by name.
 
 Shapes: B rows, H query heads, K KV heads, Q queries, N tokens, D head_dim.
 """

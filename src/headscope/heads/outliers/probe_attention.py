@@ -29,10 +29,10 @@ def importance(bulk: Bulk) -> Tensor:
     _, group, probes, _ = queries.shape
     weight = cache.probes.weight.float().view(heads, group, 1).expand(-1, -1, probes) / probes
     chunks = query_chunks(heads, group * probes * cache.keys.shape[1], queries.device)
-    seen = [_attention(queries[part], cache.keys[part], weight[part], cache.scale) for part in chunks]
+    attention = [_attention(queries[part], cache.keys[part], weight[part], cache.scale) for part in chunks]
     values = bulk.values.float()
     added = (values - values.mean(1, keepdim=True)).norm(dim=-1)
-    importances: Tensor = torch.cat(seen).gather(1, bulk.index).log() + added.log()
+    importances: Tensor = torch.cat(attention).gather(1, bulk.index).log() + added.log()
     return importances
 
 

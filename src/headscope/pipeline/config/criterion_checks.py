@@ -1,11 +1,13 @@
 """Criteria, their estimators and outliers: each has the options that its kind needs. Never imports torch."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from headscope.errors import ConfigError
 from headscope.heads import registry
-from headscope.pipeline.config.estimator_options import check_options
+from headscope.pipeline.config.estimator_options import TYPES
 from headscope.pipeline.config.names import known_kind
+from headscope.pipeline.config.options import Option
 from headscope.pipeline.config.schema import Config, Criterion, Outliers
 
 
@@ -67,12 +69,34 @@ def _estimators(config: Config) -> None:
                 " give one of the two a name of its own"
             )
         values = {key: value for key, value in vars(estimator).items() if key not in ("name", "kind")}
-        check_options(option, estimator.kind, values)
+        _check_options(option, estimator.kind, values)
         if registry.criterion(criterion.kind).measures == "loss" and not registry.estimator(estimator.kind).values:
             raise ConfigError(
                 f"option {option}.kind: {criterion.kind} needs the bulk's mean value, which {estimator.kind} does not"
                 " know; choose another estimator"
             )
+
+
+def _check_options(path: str, kind: str, values: Mapping[str, Any]) -> None:
+    """Refuse options of another kind, options that are missing, and values that this kind does not take.
+
+    Args:
+        path: of the estimator.
+        kind: of the estimator, which exists.
+        values: of all options of the schema, with the kind's defaults; null is not given.
+
+    Raises:
+        ConfigError: naming the option, its value and the remedy.
+    """
+    own = registry.estimator(kind).options
+    for name, value in values.items():
+        if name not in own and value is not None:
+            raise ConfigError(f"option {path}.{name}: {value} has no meaning for {kind}; leave it out")
+    for name, option in own.items():
+        if values.get(name) is None:
+            raise ConfigError(f"option {path}.{name} must be given: {kind} needs it")
+        metadata = {"unit": option.unit, "low": option.low, "high": option.high, "choices": tuple(option.choices)}
+        Option(path, TYPES[option.type], False, False, option.default, metadata).check(f"{path}.{name}", values[name])
 
 
 def _outliers(option: str, outliers: Outliers | None) -> None:

@@ -45,27 +45,3 @@ def merged(name: str, declarations: Mapping[str, EstimatorOption]) -> tuple[type
 
 def _default(option: EstimatorOption) -> str:
     return "" if option.default is None else f" ({option.default} unless given)"
-
-
-def check_options(path: str, kind: str, values: Mapping[str, Any]) -> None:
-    """Refuse options of another kind, options that are missing, and values that this kind does not take.
-
-    Args:
-        path: of the estimator.
-        kind: of the estimator, which exists.
-        values: of all options of the schema, with the kind's defaults; null is not given.
-
-    Raises:
-        ConfigError: naming the option, its value and the remedy.
-    """
-    from headscope.pipeline.config.options import Option
-
-    own = registry.estimator(kind).options
-    for name, value in values.items():
-        if name not in own and value is not None:
-            raise ConfigError(f"option {path}.{name}: {value} has no meaning for {kind}; leave it out")
-    for name, option in own.items():
-        if values.get(name) is None:
-            raise ConfigError(f"option {path}.{name} must be given: {kind} needs it")
-        metadata = {"unit": option.unit, "low": option.low, "high": option.high, "choices": tuple(option.choices)}
-        Option(path, TYPES[option.type], False, False, option.default, metadata).check(f"{path}.{name}", values[name])

@@ -1,4 +1,4 @@
-"""The schema as a list of options: which there are, what they accept, and what a wrong one is nearest to."""
+"""The schema as a list of options: their names, what they accept, and the nearest name to a wrong one."""
 
 import dataclasses
 import types
@@ -37,7 +37,7 @@ class Option:
 
     @property
     def accepts(self) -> str:
-        """What the option takes, in words."""
+        """Say in words what the option takes."""
         low, high, choices, unit = (self.metadata[name] for name in ("low", "high", "choices", "unit"))
         words = "one of " + ", ".join(choices) if choices else WORDS[self.kind]
         if self.many:
@@ -94,7 +94,7 @@ def _is_group(hint: Any) -> TypeGuard[type]:
 
 
 def _unwrap(hint: Any) -> tuple[Any, bool]:
-    """Split `X | None` into X and whether null is allowed."""
+    """Split `X | None` into X and True where null is allowed."""
     if isinstance(hint, types.UnionType):
         return next(part for part in get_args(hint) if part is not type(None)), True
     return hint, False
@@ -107,7 +107,7 @@ def find(path: str) -> Option | None:
 
 
 def is_known(path: str) -> bool:
-    """Tell whether a dotted path is an option or the head of some."""
+    """Return True if a dotted path is an option or the head of one."""
     parts = path.split(".")
     return find(path) is not None or any(_fits(option.path.split(".")[: len(parts)], parts) for option in options())
 
@@ -156,11 +156,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted paths and values of nested mappings, lists being values; free mappings are left out."""
+    """Yield dotted paths and values of nested mappings. Lists and free mappings are values."""
     for name, value in data.items():
         path = f"{prefix}{name}"
-        found = find(path)
-        if isinstance(value, Mapping) and (found is None or found.kind is not dict):
+        option = find(path)
+        if isinstance(value, Mapping) and (option is None or option.kind is not dict):
             yield from leaves(value, f"{path}.")
         else:
             yield path, value
