@@ -33,7 +33,7 @@ JOINING = dict.fromkeys(("key_means", "value_means"), "*bf16")
 JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
 JOINED = ("D", "WIDTH", "C", "CENTRES", "PAGE", "COLUMNS", "PRECISION")
 CUT = dict.fromkeys(("pairs", "counts", "order", "firsts", "lines"), "*i32") | dict.fromkeys(("begins", "cuts"), "*i64")
-CUT |= dict.fromkeys(("parts", "part_masses"), "*fp32")
+CUT |= dict.fromkeys(("partial_outputs", "partial_masses"), "*fp32")
 SHARED, LITTLE = 227 * 1024, 99 * 1024
 """Bytes of shared memory that a program may have, and those on a consumer's GPU."""
 HOPPER, ADA = 90, 89
@@ -107,18 +107,20 @@ def prefilling(dim: int, group: int, arch: int = HOPPER) -> list[Any]:
         "forced": "*i8",
     }
     types |= dict.fromkeys(("total", "square", "mean", "threshold", "slope", "offset"), "*fp32")
-    types |= dict.fromkeys(("meets", "pairs", "counts"), "*i32") | {"starts": "*i64"}
-    packs = {"long": "*i8", "sums": "*i32", "found": "*i32", "counts": "*i32"}
+    types |= dict.fromkeys(("summary_of_token", "pairs", "counts"), "*i32") | {"starts": "*i64"}
+    packs = {"long": "*i8", "block_counts": "*i32", "pairs": "*i32", "counts": "*i32"}
     shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
     planning = {name: shape[name] for name in ("G", "M", "N")}
     planning |= {"BLOCK": pieces.BLOCK, "GROUPS": 16, "HEADS": 16, "PROGRAMS": 256}
     windows = {"M": window[0], "N": window[1], "SINKS": SINKS, "STAGES": window[3], "FORCED": True}
     return [
         made(attend_windows, types, {**shape, **windows}, window[2], 3),
-        made(prefix._meets, types, {"M": prefix.MET}, 4, 3),
-        made(prefix._summaries, types, {"D": dim, "WIDTH": width}, 1, 3),
-        made(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3),
-        made(packing._number, packs, {"N": packing.BLOCK}, 4, 3),
+        made(prefix._summary_of_token, types, {"M": prefix.TOKENS}, 4, 3),
+        made(prefix._moments, types, {"D": dim, "WIDTH": width}, 1, 3),
+        made(
+            prefix._segment_sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3
+        ),
+        made(packing._count_long, packs, {"N": packing.BLOCK}, 4, 3),
         made(packing._pack, packs, {"N": packing.BLOCK}, 4, 3),
         *(made(pieces._plan, CUT, planning | {"INT": kind}, 16, 3) for kind in (tl.int32, tl.int64)),
         made(packed._packed, types | CUT, {**shape, "STAGES": stages}, warps, stages),
@@ -152,7 +154,13 @@ def windows_on_hopper(group: int) -> Any:
     types = dict.fromkeys(("query", "output"), described(1, 1, power, windows_hopper.R // power, dim))
     types |= dict.fromkeys(("key", "value"), described(1, 1, tile, dim))
     types |= dict.fromkeys(("sink_key", "sink_value"), described(1, 1, sinks, dim))
-    types |= {"covariance": described(dim, dim), "meets": "*i32", "forced": "*i8", "long": "*i8", "bits": "fp32"}
+    types |= {
+        "covariance": described(dim, dim),
+        "summary_of_token": "*i32",
+        "forced": "*i8",
+        "long": "*i8",
+        "bits": "fp32",
+    }
     types |= dict.fromkeys(("mean", "threshold", "slope", "offset"), "*fp32")
     constants = {"G": group, "HEADS": power, "W": windows_hopper.R // power, "PARTS": windows_hopper.PARTS}
     constants |= {"N": tile, "D": dim, "STAGES": windows_hopper.STAGES, "SINKS": sinks, "FORCED": True, "num_warps": 4}
@@ -182,7 +190,7 @@ if __name__ == "__main__":
     for shape in decodings:
         for stage in [*decoding(*shape), *prefilling(*shape[:2])]:
             # Of the sums along a prompt, a small part of a prefill, only some shapes escape it.
-            if stage.metadata.name != "_sums":
+            if stage.metadata.name != "_segment_sums":
                 assert not serialised(stage), f"{stage.metadata.name}, {shape}: its products are serialised"
             assert stage.metadata.shared <= SHARED, f"{stage.metadata.name}, {shape}: {stage.metadata.shared} bytes"
     for dim, group in ((64, 3), (128, 4)):
