@@ -37,8 +37,8 @@ class PartialSums(NamedTuple):
     def of(cls, plan: WorkPlan, m: int, dim: int) -> "PartialSums":
         """Allocate those of a plan."""
         number = 2 * len(plan.cuts) * plan.programs
-        like = {"dtype": torch.float32, "device": plan.cuts.device}
-        return cls(torch.empty(number, m, dim, **like), torch.empty(number, 2, m, **like))
+        outputs, masses = (plan.cuts.new_empty(number, *x, dtype=torch.float32) for x in ((m, dim), (2, m)))
+        return cls(outputs, masses)
 
 
 def merge(plan: WorkPlan, pairs: Tensor, counts: Tensor, partial: PartialSums, output: Tensor) -> None:
