@@ -78,7 +78,7 @@ def prompts(monkeypatch: pytest.MonkeyPatch):
     def compared(query, key, value, prefix, rule, *ends):
         found = run(query, key, value, prefix, rule, *ends)
         exact = (x.double() for x in (query, key, value, prefix.mean, prefix.covariance))
-        true = reference.attend_prompt(*exact, prefix.meets.long(), _double(rule), *ends)
+        true = reference.attend_prompt(*exact, prefix.summary_of_token.long(), _double(rule), *ends)
         assert (found.long == true.long).float().mean() > 0.9  # rounding decides near the threshold
         same = found.long == true.long
         torch.testing.assert_close(found.output[same].double(), true.output[same], rtol=0.02, atol=0.02)

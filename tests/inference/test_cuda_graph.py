@@ -58,12 +58,17 @@ def test_replayed_steps_give_the_tokens_and_labels_of_eager_ones(recipe, ids, ta
 def test_kernels_are_launched_again_with_the_same_memory(ids, monkeypatch) -> None:
     pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
     from headscope.kernels.decode import attend as decode
-    from headscope.kernels.decode import update_clusters as join
+    from headscope.kernels.decode import update_clusters
 
     model, new = small(dtype=torch.float16), {"max_new_tokens": 6, "min_new_tokens": 6}
     criterion = calibrated(model)
     monkeypatch.setattr(decode.Workspace, "of", partial(decode.Workspace.of, programs=5))
-    for module, name in ((decode, "decide"), (decode, "read_bulk"), (decode, "merge"), (join, "_join")):
+    for module, name in (
+        (decode, "decide"),
+        (decode, "read_bulk"),
+        (decode, "merge"),
+        (update_clusters, "_update_clusters"),
+    ):
         monkeypatch.setattr(module, name, Kernel(getattr(module, name)))
     monkeypatch.setattr(device, "serve", lambda *_: True)
     found = []

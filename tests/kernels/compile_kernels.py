@@ -19,21 +19,24 @@ from triton.compiler import ASTSource
 from headscope.kernels.common import gluon
 from headscope.kernels.common.device import padded
 from headscope.kernels.decode import attend as decode
-from headscope.kernels.decode import update_clusters as join
+from headscope.kernels.decode import update_clusters
 from headscope.kernels.decode.decide import decide
 from headscope.kernels.decode.read_bulk import merge, read_bulk
 from headscope.kernels.mass import masses as mass
-from headscope.kernels.prefill import packed, packed_hopper, packing, windows_hopper
-from headscope.kernels.prefill import partial_sums as parts
-from headscope.kernels.prefill import prefix_moments as prefix
-from headscope.kernels.prefill import work_plan as pieces
+from headscope.kernels.prefill import (
+    packed,
+    packed_hopper,
+    packing,
+    partial_sums,
+    prefix_moments,
+    windows_hopper,
+    work_plan,
+)
 from headscope.kernels.prefill.windows import SINKS, attend_windows, window_tiling
 
-JOINING = dict.fromkeys(("key_means", "value_means"), "*bf16")
-JOINING |= dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
-JOINED = ("D", "WIDTH", "C", "CENTRES", "PAGE", "COLUMNS", "PRECISION")
-CUT = dict.fromkeys(("pairs", "counts", "order", "firsts", "lines"), "*i32") | dict.fromkeys(("begins", "cuts"), "*i64")
-CUT |= dict.fromkeys(("parts", "part_masses"), "*fp32")
+CLUSTER_TYPES = dict.fromkeys(("exact_keys", "exact_values", "metric"), "*fp32")
+PLAN_TYPES = dict.fromkeys(("pairs", "counts", "order", "firsts", "lines"), "*i32")
+PLAN_TYPES |= dict.fromkeys(("begins", "cuts"), "*i64") | dict.fromkeys(("partial_outputs", "partial_masses"), "*fp32")
 SHARED, LITTLE = 227 * 1024, 99 * 1024
 """Bytes of shared memory that a program may have, and those on a consumer's GPU."""
 HOPPER, ADA = 90, 89
@@ -62,7 +65,7 @@ def compiled(
 
 
 def masses(dim: int, group: int, arch: int = HOPPER) -> Any:
-    """The kernel of the masses."""
+    """The exact masses."""
     width = padded(dim)
     rows, tile, warps, stages = mass.tiling(width)
     types = {"query": "*bf16", "key": "*bf16", "positions": "*i32", "local": "*fp32", "bulk": "*fp32", "bits": "fp32"}
@@ -73,8 +76,8 @@ def masses(dim: int, group: int, arch: int = HOPPER) -> Any:
 def decoding(
     dim: int, group: int, clusters: int, outliers: int, full: bool, page: int, groups: int, arch: int = HOPPER
 ) -> list[Any]:
-    """The three stages of adaptive decoding."""
-    width, rows, made = padded(dim), padded(group), partial(compiled, arch=arch)
+    """The launches of adaptive decoding, and the update of clusters."""
+    width, rows, compiled_for = padded(dim), padded(group), partial(compiled, arch=arch)
     stages, dependent = decode.stages(arch == HOPPER), arch == HOPPER
     halves = ("query", "keys", "values", "outlier_keys", "outlier_values", "key_means", "value_means", "covariance")
     halves += ("output",)
@@ -86,20 +89,21 @@ def decoding(
     deciding = {"M": outliers, "C": clusters, "CENTRES": padded(clusters), "FULL": full}
     reading = {**shape, "ROWS": rows, "PAGE": page}
     (slices, at_once), warps = decode.merge_tiling(groups), 4 if width <= 128 else 8
-    deciding |= {"LOST": not full, "BY_GROUP": False, "DEPENDENT": dependent}
-    joining = {**reading, **deciding, "COLUMNS": min(join.COLUMNS, width), "PRECISION": join.PRECISION}
+    deciding |= {"LOST": not full, "DEPENDENT": dependent}
+    updating = {"D": dim, "WIDTH": width, "C": clusters, "CENTRES": padded(clusters), "PAGE": page}
+    updating |= {"COLUMNS": min(update_clusters.COLUMNS, width), "PRECISION": update_clusters.PRECISION}
     merging = {**shape, "GROUPS": groups, "SUMS": at_once, "SLICES": slices, "DEPENDENT": dependent}
     return [
-        made(decide, types, {**reading, **deciding}, warps, stages),
-        made(read_bulk, types, {**reading, "GROUPS": groups, "DEPENDENT": dependent}, warps, stages),
-        made(merge, types, merging, 4, 3),
-        made(join._update_clusters, types | JOINING, {name: joining[name] for name in JOINED}, 4, 3),
+        *(compiled_for(decide, types, {**reading, **deciding, "BY_GROUP": by}, warps, stages) for by in (False, True)),
+        compiled_for(read_bulk, types, {**reading, "GROUPS": groups, "DEPENDENT": dependent}, warps, stages),
+        compiled_for(merge, types, merging, 4, 3),
+        compiled_for(update_clusters._update_clusters, types | CLUSTER_TYPES, updating, 4, 3),
     ]
 
 
 def prefilling(dim: int, group: int, arch: int = HOPPER) -> list[Any]:
-    """Both stages of adaptive prefill."""
-    width, made = padded(dim), partial(compiled, arch=arch)
+    """The launches of adaptive prefill."""
+    width, compiled_for = padded(dim), partial(compiled, arch=arch)
     window, (rows, tile, warps, stages) = window_tiling(width), packed.tiling(width, arch == HOPPER)
     types = dict.fromkeys(("query", "key", "value", "output", "covariance"), "*bf16") | {
         "bits": "fp32",
@@ -107,22 +111,34 @@ def prefilling(dim: int, group: int, arch: int = HOPPER) -> list[Any]:
         "forced": "*i8",
     }
     types |= dict.fromkeys(("total", "square", "mean", "threshold", "slope", "offset"), "*fp32")
-    types |= dict.fromkeys(("meets", "pairs", "counts"), "*i32") | {"starts": "*i64"}
-    packs = {"long": "*i8", "sums": "*i32", "found": "*i32", "counts": "*i32"}
+    types |= dict.fromkeys(("summary_of_token", "pairs", "counts"), "*i32") | {"starts": "*i64"}
+    packs = {"long": "*i8", "block_counts": "*i32", "pairs": "*i32", "counts": "*i32"}
     shape = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile}
     planning = {name: shape[name] for name in ("G", "M", "N")}
-    planning |= {"BLOCK": pieces.BLOCK, "GROUPS": 16, "HEADS": 16, "PROGRAMS": 256}
+    planning |= {"BLOCK": work_plan.BLOCK, "GROUPS": 16, "HEADS": 16, "PROGRAMS": 256}
     windows = {"M": window[0], "N": window[1], "SINKS": SINKS, "STAGES": window[3], "FORCED": True}
     return [
-        made(attend_windows, types, {**shape, **windows}, window[2], 3),
-        made(prefix._meets, types, {"M": prefix.MET}, 4, 3),
-        made(prefix._summaries, types, {"D": dim, "WIDTH": width}, 1, 3),
-        made(prefix._sums, types, {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix.TILE}, 8, 3),
-        made(packing._number, packs, {"N": packing.BLOCK}, 4, 3),
-        made(packing._pack, packs, {"N": packing.BLOCK}, 4, 3),
-        *(made(pieces._plan, CUT, planning | {"INT": kind}, 16, 3) for kind in (tl.int32, tl.int64)),
-        made(packed._packed, types | CUT, {**shape, "STAGES": stages}, warps, stages),
-        made(parts._merge, types | CUT, {n: shape[n] for n in shape if n != "N"} | {"ROWS": parts.SLICE}, 4, 3),
+        compiled_for(attend_windows, types, {**shape, **windows}, window[2], 3),
+        compiled_for(prefix_moments._summary_of_token, types, {"M": prefix_moments.TOKENS}, 4, 3),
+        compiled_for(prefix_moments._moments, types, {"D": dim, "WIDTH": width}, 1, 3),
+        compiled_for(
+            prefix_moments._segment_sums,
+            types,
+            {"D": dim, "WIDTH": width, "COLUMNS": min(64, width), "N": prefix_moments.TILE},
+            8,
+            3,
+        ),
+        compiled_for(packing._count_long, packs, {"N": packing.BLOCK}, 4, 3),
+        compiled_for(packing._pack, packs, {"N": packing.BLOCK}, 4, 3),
+        *(compiled_for(work_plan._plan, PLAN_TYPES, planning | {"INT": kind}, 16, 3) for kind in (tl.int32, tl.int64)),
+        compiled_for(packed._packed, types | PLAN_TYPES, {**shape, "STAGES": stages}, warps, stages),
+        compiled_for(
+            partial_sums._merge,
+            types | PLAN_TYPES,
+            {n: shape[n] for n in shape if n != "N"} | {"ROWS": partial_sums.SLICE},
+            4,
+            3,
+        ),
     ]
 
 
@@ -134,7 +150,7 @@ def packed_on_hopper(group: int) -> Any:
     kernel, dim, tile = packed_hopper._packed_hopper, gluon.DIM, packed_hopper.TILE
     layout = gl.NVMMASharedLayout.get_default_for([1, 1, tile, dim], gl.bfloat16)
     described = dict.fromkeys(("key", "value"), f"tensordesc<bf16[1,1,{tile},{dim}],{layout!r}>")
-    types = described | {"query": "*bf16", "output": "*bf16", "bits": "fp32"} | CUT
+    types = described | {"query": "*bf16", "output": "*bf16", "bits": "fp32"} | PLAN_TYPES
     constants = {"G": group, "D": dim, "M": packed_hopper.ROWS, "N": tile, "STAGES": packed_hopper.STAGES}
     return compiled(kernel, types, constants | {"num_warps": 4}, 4, 3, GluonASTSource)
 
@@ -152,17 +168,23 @@ def windows_on_hopper(group: int) -> Any:
     types = dict.fromkeys(("query", "output"), described(1, 1, power, windows_hopper.R // power, dim))
     types |= dict.fromkeys(("key", "value"), described(1, 1, tile, dim))
     types |= dict.fromkeys(("sink_key", "sink_value"), described(1, 1, sinks, dim))
-    types |= {"covariance": described(dim, dim), "meets": "*i32", "forced": "*i8", "long": "*i8", "bits": "fp32"}
+    types |= {
+        "covariance": described(dim, dim),
+        "summary_of_token": "*i32",
+        "forced": "*i8",
+        "long": "*i8",
+        "bits": "fp32",
+    }
     types |= dict.fromkeys(("mean", "threshold", "slope", "offset"), "*fp32")
     constants = {"G": group, "HEADS": power, "W": windows_hopper.R // power, "PARTS": windows_hopper.PARTS}
     constants |= {"N": tile, "D": dim, "STAGES": windows_hopper.STAGES, "SINKS": sinks, "FORCED": True, "num_warps": 4}
     return compiled(windows_hopper._windows_hopper, types, constants, 4, 3, GluonASTSource)
 
 
-def serialised(found: Any) -> bool:
+def serialised(program: Any) -> bool:
     """Whether the assembler has the tensor cores' products wait for each other (its advice C7515 and the like)."""
     with NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(found.asm["ptx"])
+        file.write(program.asm["ptx"])
         file.flush()
         command = [get_ptxas(90).path, "--gpu-name=sm_90a", "-o", os.devnull, file.name]
         return "serialized" in subprocess.run(command, capture_output=True, text=True, check=True).stderr
@@ -170,9 +192,9 @@ def serialised(found: Any) -> bool:
 
 if __name__ == "__main__":
     for dim, group in ((64, 3), (80, 1), (128, 4), (256, 16)):
-        found = masses(dim, group)
-        assert found.metadata.shared <= SHARED, f"masses, head_dim {dim}: {found.metadata.shared} bytes"
-        assert "wgmma" in found.asm["ptx"], f"masses, head_dim {dim}: no tensor cores of Hopper's"
+        program = masses(dim, group)
+        assert program.metadata.shared <= SHARED, f"masses, head_dim {dim}: {program.metadata.shared} bytes"
+        assert "wgmma" in program.asm["ptx"], f"masses, head_dim {dim}: no tensor cores of Hopper's"
     decodings = [
         (64, 3, 16, 340, False, 0, 16),
         (128, 4, 1, 0, True, 16, 256),
@@ -182,7 +204,7 @@ if __name__ == "__main__":
     for shape in decodings:
         for stage in [*decoding(*shape), *prefilling(*shape[:2])]:
             # Of the sums along a prompt, a small part of a prefill, only some shapes escape it.
-            if stage.metadata.name != "_sums":
+            if stage.metadata.name != "_segment_sums":
                 assert not serialised(stage), f"{stage.metadata.name}, {shape}: its products are serialised"
             assert stage.metadata.shared <= SHARED, f"{stage.metadata.name}, {shape}: {stage.metadata.shared} bytes"
     for dim, group in ((64, 3), (128, 4)):
@@ -194,7 +216,7 @@ if __name__ == "__main__":
         ]:
             assert stage.metadata.shared <= LITTLE, f"{stage.metadata.name}, {dim}: {stage.metadata.shared} bytes"
     for group in (1, 4, 7) if gluon.THERE else ():
-        found = packed_on_hopper(group)
-        assert found.metadata.shared <= SHARED and not serialised(found), f"packed in Gluon, {group} heads"
-        found = windows_on_hopper(group)
-        assert found.metadata.shared <= SHARED and not serialised(found), f"windows in Gluon, {group} heads"
+        program = packed_on_hopper(group)
+        assert program.metadata.shared <= SHARED and not serialised(program), f"packed in Gluon, {group} heads"
+        program = windows_on_hopper(group)
+        assert program.metadata.shared <= SHARED and not serialised(program), f"windows in Gluon, {group} heads"

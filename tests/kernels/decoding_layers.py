@@ -44,17 +44,17 @@ def drawn(device, dtype, kv_heads=2, group=3, dim=64, lengths=(300, 70), cluster
         covariance.to(dtype).contiguous(),
         normal(batch, kv_heads, clusters).exp(),
     )
-    held = None
+    outlier_keys = None
     if outliers:
         count = torch.randint(0, outliers + 1, (batch, kv_heads), generator=generator, dtype=torch.int32).to(device)
         outside = torch.arange(outliers, device=device) >= count[..., None]
         pairs = [normal(batch, kv_heads, outliers, dim).to(dtype) for _ in range(2)]
         for x in pairs:
             x[outside] = torch.nan
-        held = OutlierKeys(*pairs, count)
-    chosen = {"threshold": normal(batch, heads), "slope": 1 + normal(heads) / 4, "offset": normal(heads)} | rule
+        outlier_keys = OutlierKeys(*pairs, count)
+    options = {"threshold": normal(batch, heads), "slope": 1 + normal(heads) / 4, "offset": normal(heads)} | rule
     cache = Cache(keys, values, torch.tensor(lengths, dtype=torch.int32, device=device))
-    return Layer((normal(batch, heads, dim) * norm).to(dtype), cache, summary, DecisionRule(**chosen), held)
+    return Layer((normal(batch, heads, dim) * norm).to(dtype), cache, summary, DecisionRule(**options), outlier_keys)
 
 
 def in_pages(cache: Cache, page: int) -> Cache:

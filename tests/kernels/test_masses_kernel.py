@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -7,7 +5,6 @@ from hypothesis import strategies as st
 
 from headscope.heads import mass
 from headscope.heads.window import Window
-from headscope.kernels.common import device as kernel_device
 
 WINDOW = Window(sink=5, recent=20)
 
@@ -19,14 +16,14 @@ def drawn(device, dtype, batch=1, kv_heads=2, group=3, queries=70, keys=150, dim
     return query.to(dtype), key.to(dtype), torch.arange(keys - queries, keys, device=device)
 
 
-def found(query, key, positions, window, scale):
+def by_kernel(query, key, positions, window, scale):
     from headscope.kernels.mass.masses import masses
 
     return masses(query, key, positions, window.sink, window.recent, scale)
 
 
 def assert_exact(query, key, positions, window, scale, tolerance=1e-4):
-    local, bulk = found(query, key, positions, window, scale)
+    local, bulk = by_kernel(query, key, positions, window, scale)
     expected = mass.log_masses(query.double(), key.double(), positions, window, scale)
     torch.testing.assert_close(local.double(), expected.local, rtol=1e-5, atol=tolerance, equal_nan=True)
     torch.testing.assert_close(bulk.double(), expected.bulk, rtol=1e-5, atol=tolerance, equal_nan=True)
@@ -71,7 +68,7 @@ def test_a_query_that_is_nan_harms_no_other(device, dtype, dim) -> None:
     query, key, positions = drawn(device, dtype, dim=dim)
     query[0, 2, 50] = torch.nan
     assert_exact(query, key, positions, WINDOW, 0.1)
-    assert found(query, key, positions, WINDOW, 0.1)[0].isnan().sum() == 1
+    assert by_kernel(query, key, positions, WINDOW, 0.1)[0].isnan().sum() == 1
 
 
 @pytest.mark.parametrize("dim", [64, 128])
@@ -95,35 +92,18 @@ def test_nothing_outside_the_tensors_is_read(device, dtype, dim) -> None:
 def test_nan_shows_in_its_own_side_and_a_future_nan_nowhere(device, dtype, dim) -> None:
     query, key, _ = drawn(device, dtype, queries=2, keys=100, dim=dim)
     key[0, 0, 50], key[0, 1, 99] = torch.nan, torch.nan
-    local, bulk = found(query, key, torch.tensor([98, 60], device=device), WINDOW, 0.1)
+    local, bulk = by_kernel(query, key, torch.tensor([98, 60], device=device), WINDOW, 0.1)
     assert torch.isnan(bulk[0, :3, 0]).all() and torch.isfinite(bulk[0, 3:]).all()
     assert torch.isnan(local[0, :3, 1]).all() and torch.isfinite(local[0, 3:]).all()
     assert torch.isfinite(local[0, :3, 0]).all() and torch.isfinite(bulk[0, :3, 1]).all()
-
-
-def test_kernels_serve_half_precision_on_a_gpu_alone(device) -> None:
-    half, single = (torch.zeros(1, 1, 1, 64, device=device, dtype=t) for t in (torch.bfloat16, torch.float32))
-    assert kernel_device.serve(half) == (device == "cuda")
-    assert not kernel_device.serve(half, single)
-    assert not kernel_device.serve(torch.zeros(1, 257, device=device, dtype=torch.bfloat16))
-    assert not kernel_device.serve(half.clone().requires_grad_())
 
 
 def test_masses_are_of_single_precision_whatever_the_default_is(device, dtype) -> None:
     query, key = drawn(device, dtype)[:2]
     torch.set_default_dtype(torch.float64)
     try:
-        assert {x.dtype for x in found(query, key, torch.arange(80, 150, device=device), WINDOW, 0.1)} == {
+        assert {x.dtype for x in by_kernel(query, key, torch.arange(80, 150, device=device), WINDOW, 0.1)} == {
             torch.float32
         }
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.parametrize(("room", "widest"), [(227, 256), (163, 256), (99, 128)])
-def test_wide_heads_are_served_where_the_shared_memory_is_ample(monkeypatch, room, widest) -> None:
-    properties = SimpleNamespace(shared_memory_per_block=48 * 1024, shared_memory_per_block_optin=room * 1024)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    assert kernel_device.serve(torch.zeros(1, widest).half())
-    assert not kernel_device.serve(torch.zeros(1, widest + 1).half())

@@ -7,7 +7,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headscope.errors import ConfigError
-from headscope.heads.moments import KeyMoments
 from headscope.kernels.common.layer import DecisionRule
 from headscope.kernels.prefill import reference
 
@@ -27,31 +26,31 @@ def drawn(device, dtype, batch=1, kv_heads=2, group=3, tokens=200, dim=64, seed=
 
 
 def both(query, key, value, rule, starts=(0, 40, 100), sink=5, recent=20):
-    """What the kernels find, and the reference in float64 from the same summaries and rule."""
+    """Decide by the kernels; return that and a function that decides by the reference in float64 at a threshold."""
     from headscope.kernels.prefill.attend import attend_prompt
     from headscope.kernels.prefill.prefix_moments import PrefixMoments
 
     prefix = PrefixMoments.of(key, torch.tensor(starts, device=key.device), sink, recent)
     scale = query.shape[-1] ** -0.5
-    mine = attend_prompt(query, key, value, prefix, rule, sink, recent, scale)
+    decided = attend_prompt(query, key, value, prefix, rule, sink, recent, scale)
 
     def exact(threshold):
-        given = DecisionRule(*(x.double() for x in (threshold, rule.slope, rule.offset)))
-        parts = (x.double() for x in (query, key, value, prefix.mean, prefix.covariance))
-        return reference.attend_prompt(*parts, prefix.meets, given, sink, recent, scale)
+        exact_rule = DecisionRule(*(x.double() for x in (threshold, rule.slope, rule.offset)))
+        tensors = (x.double() for x in (query, key, value, prefix.mean, prefix.covariance))
+        return reference.attend_prompt(*tensors, prefix.summary_of_token, exact_rule, sink, recent, scale)
 
-    return mine, exact
+    return decided, exact
 
 
 def assert_exact(query, key, value, rule, **options) -> torch.Tensor:
-    mine, exact = both(query, key, value, rule, **options)
-    true = exact(rule.threshold)
+    decided, exact = both(query, key, value, rule, **options)
+    expected = exact(rule.threshold)
     sure = exact(rule.threshold - UNDECIDED).long == exact(rule.threshold + UNDECIDED).long
-    assert (mine.long == true.long)[sure].all()
-    same = mine.long == true.long
-    torch.testing.assert_close(mine.output.double()[same], true.output[same], **rounding(query.dtype))
-    assert torch.isfinite(mine.output).all() and (~same).float().mean() < 0.05
-    return mine.long
+    same = decided.long == expected.long
+    assert same[sure].all() and (~same).float().mean() < 0.05
+    torch.testing.assert_close(decided.output.double()[same], expected.output[same], **rounding(query.dtype))
+    assert torch.isfinite(decided.output).all()
+    return decided.long
 
 
 @pytest.mark.parametrize("dim", [16, 64, 80])
@@ -78,37 +77,37 @@ def test_prefill_of_head_dim_128_equals_the_float64_reference(device, dtype, gro
 
 @pytest.mark.parametrize("dim", [80, 128])
 def test_a_batch_may_be_cut_line_by_line(device, dtype, monkeypatch, dim) -> None:
-    from headscope.kernels.prefill import work_plan as pieces
+    from headscope.kernels.prefill import work_plan
 
-    found, real = [], pieces.WorkPlan.of
-    monkeypatch.setattr(pieces.WorkPlan, "of", lambda *given: found.append(real(*given)) or found[-1])
-    monkeypatch.setattr(pieces, "WORTH", 1)
-    monkeypatch.setattr(pieces, "LEAST", 1)
+    plans, real = [], work_plan.WorkPlan.of
+    monkeypatch.setattr(work_plan.WorkPlan, "of", lambda *args: plans.append(real(*args)) or plans[-1])
+    monkeypatch.setattr(work_plan, "WORTH", 1)
+    monkeypatch.setattr(work_plan, "LEAST", 1)
     tokens = 1500 if device == "cuda" else 270  # enough steps for each of its programs
     assert_exact(*drawn(device, dtype, 3, 2, 3, tokens, dim))
-    assert int(found[0].lines) > 1
+    assert int(plans[0].lines) > 1
 
 
 def test_another_default_dtype_changes_nothing(device, dtype, monkeypatch) -> None:
-    from headscope.kernels.prefill import work_plan as pieces
+    from headscope.kernels.prefill import work_plan
 
-    monkeypatch.setattr(pieces, "LEAST", 1)
+    monkeypatch.setattr(work_plan, "LEAST", 1)
     layer = drawn(device, dtype, tokens=1500 if device == "cuda" else 390)
     before, _ = both(*layer)
     torch.set_default_dtype(dtype)
     try:
-        found, _ = both(*layer)
+        after, _ = both(*layer)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.equal(found.output, before.output) and torch.equal(found.long, before.long)
+    assert torch.equal(after.output, before.output) and torch.equal(after.long, before.long)
 
 
 @pytest.mark.parametrize("dim", [64, 128])
 def test_keys_may_be_part_of_a_longer_cache(device, dtype, dim) -> None:
     query, key, value, rule = drawn(device, dtype, 2, 2, 3, 150, dim)
-    held = torch.full((2, 2, 2, 190, dim), torch.nan, device=device, dtype=dtype)
-    held[0, :, :, 7:157], held[1, :, :, 7:157] = key, value
-    assert_exact(query, *held[:, :, :, 7:157], rule)
+    cache = torch.full((2, 2, 2, 190, dim), torch.nan, device=device, dtype=dtype)
+    cache[0, :, :, 7:157], cache[1, :, :, 7:157] = key, value
+    assert_exact(query, *cache[:, :, :, 7:157], rule)
 
 
 @pytest.mark.parametrize("threshold", [-torch.inf, torch.inf])
@@ -135,36 +134,24 @@ def test_labels_may_be_forced_but_for_those_left_as_they_are(device, dtype) -> N
     prefix = PrefixMoments.of(key, torch.tensor([0, 100], device=device), 5, 20)
     free = attend_prompt(query, key, value, prefix, rule, 5, 20, 1 / 8).long
     forced = torch.randint(0, 3, (1, 2, 200, 3), dtype=torch.int8, device=device)
-    found = attend_prompt(query, key, value, prefix, rule, 5, 20, 1 / 8, forced)
-    given = forced.transpose(2, 3).reshape(1, 6, 200)
-    assert torch.equal(found.long, torch.where(given == 2, free, given == 1))
+    decided = attend_prompt(query, key, value, prefix, rule, 5, 20, 1 / 8, forced)
+    by_head = forced.transpose(2, 3).reshape(1, 6, 200)
+    assert torch.equal(decided.long, torch.where(by_head == 2, free, by_head == 1))
     every = DecisionRule(torch.full_like(rule.threshold, torch.inf), rule.slope, rule.offset)
     whole, _ = both(query, key, value, every)
-    long = found.long & whole.long
+    long = decided.long & whole.long
     assert long.any()
-    torch.testing.assert_close(found.output[long], whole.output[long], **rounding(dtype))
+    torch.testing.assert_close(decided.output[long], whole.output[long], **rounding(dtype))
 
 
 def test_a_query_that_is_nan_is_long_and_harms_no_other(device, dtype) -> None:
     query, key, value, rule = drawn(device, dtype)
     clean, _ = both(query, key, value, rule)
     query[0, 2, 150] = torch.nan
-    mine, _ = both(query, key, value, rule)
-    assert mine.long[0, 2, 150] and mine.output[0, 2, 150].isnan().all()
-    mine.output[0, 2, 150], mine.long[0, 2, 150] = clean.output[0, 2, 150], clean.long[0, 2, 150]
-    assert torch.equal(mine.long, clean.long) and torch.isfinite(mine.output).all()
-
-
-def test_summaries_are_the_moments_of_the_bulk_that_a_start_finds(device, dtype) -> None:
-    from headscope.kernels.prefill.prefix_moments import PrefixMoments
-
-    _, key, _, _ = drawn(device, dtype)
-    prefix = PrefixMoments.of(key, torch.tensor([30, 40, 100], device=device), 5, 20)
-    for summary, last in enumerate((10, 20, 80)):
-        moments = KeyMoments.of(key[0, :, 5:last].double())
-        torch.testing.assert_close(prefix.mean[0, :, summary].double(), moments.mean, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(prefix.covariance[0, :, summary].double(), moments.covariance, rtol=2e-2, atol=2e-3)
-    assert prefix.meets.tolist() == [0] * 40 + [1] * 60 + [2] * 100
+    decided, _ = both(query, key, value, rule)
+    assert decided.long[0, 2, 150] and decided.output[0, 2, 150].isnan().all()
+    decided.output[0, 2, 150], decided.long[0, 2, 150] = clean.output[0, 2, 150], clean.long[0, 2, 150]
+    assert torch.equal(decided.long, clean.long) and torch.isfinite(decided.output).all()
 
 
 def test_values_may_lie_otherwise_than_keys(device, dtype) -> None:
@@ -185,4 +172,6 @@ def test_prompts_are_not_decided_by_group(device, dtype, by_kernels) -> None:
         if by_kernels:
             attend_prompt(query, key, value, prefix, rule, 5, 20, 1 / 8)
         else:
-            reference.attend_prompt(query, key, value, prefix.mean, prefix.covariance, prefix.meets, rule, 5, 20, 1 / 8)
+            reference.attend_prompt(
+                query, key, value, prefix.mean, prefix.covariance, prefix.summary_of_token, rule, 5, 20, 1 / 8
+            )

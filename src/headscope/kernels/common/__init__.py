@@ -1,1 +1,1 @@
-"""What kernels of several operations share: which tensors they serve, inputs, outputs, softmax tiles, Gluon's names."""
+"""Shared by the kernels of several operations: tensors that they serve, inputs and outputs, softmax tiles, Gluon."""

@@ -1,4 +1,4 @@
-"""What kernels in Gluon share: the language, where this Triton has it, which tensors they take, and a tile's scores.
+"""Shared by the kernels in Gluon: the language, if this Triton has it, the tensors that they take, a tile's scores.
 
 Shapes: R = 64 rows of a warpgroup, N keys of a tile, D head_dim.
 """
@@ -13,7 +13,6 @@ from headscope.kernels.common.device import HALF
 __all__ = [
     "DIM",
     "THERE",
-    "asked",
     "barrier",
     "copy",
     "copy_back",
@@ -24,6 +23,7 @@ __all__ = [
     "mbarrier",
     "on_hopper",
     "readable",
+    "start_scores",
     "warpgroup_mma",
     "warpgroup_mma_wait",
 ]
@@ -47,20 +47,22 @@ except ImportError:
     jit, THERE = triton.jit, False
 
 DIM = 128
-"""D of all of them."""
+"""D of all kernels in Gluon."""
 
 
 @jit
-def asked(query, keys, there, step, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr):
-    """Ask the tensor cores for the scores [R, N] of the next tile, once its keys are there."""
+def start_scores(
+    query, key_tiles, filled, step, N: tl.constexpr, D: tl.constexpr, STAGES: tl.constexpr, SCORES: tl.constexpr
+):  # fmt: skip
+    """Wait for a step's tile of keys and start its scores [R, N] on the tensor cores."""
     s = step % STAGES
-    mbarrier.wait(there.index(s), (step // STAGES) & 1)
-    part, zero = keys.index(s).reshape([N, D]).permute((1, 0)), gl.zeros([64, N], gl.float32, SCORES)
-    return warpgroup_mma(query, part, zero, use_acc=False, is_async=True)
+    mbarrier.wait(filled.index(s), (step // STAGES) & 1)
+    keys, zero = key_tiles.index(s).reshape([N, D]).permute((1, 0)), gl.zeros([64, N], gl.float32, SCORES)
+    return warpgroup_mma(query, keys, zero, use_acc=False, is_async=True)
 
 
 def on_hopper(query: Tensor) -> bool:
-    """Whether queries are served: head_dim 128 in half precision without gaps in D, on a Hopper GPU."""
+    """Return whether queries have head_dim 128 in half precision, without gaps in D, on a Hopper GPU."""
     return (
         THERE
         and query.is_cuda
@@ -73,12 +75,12 @@ def on_hopper(query: Tensor) -> bool:
 
 
 def readable(x: Tensor) -> bool:
-    """Whether TMA reads a tensor of half precision, [B, H, T, D], where it is: by multiples of 16 bytes."""
+    """Return whether TMA reads a tensor of half precision, [B, H, T, D], in place: multiples of 16 bytes apart."""
     strides = x.stride()
     return strides[3] == 1 and x.data_ptr() % 16 == 0 and all(s > 0 and s % 8 == 0 for s in strides[:3])
 
 
 def description(x: Tensor, block: list[int]) -> "TensorDescriptor":
-    """TMA's description of a tensor that it reads or writes by blocks."""
+    """Describe a tensor to TMA, which reads or writes it by blocks."""
     layout = gl.NVMMASharedLayout.get_default_for(block, gl.float16)
     return TensorDescriptor(x, list(x.shape), list(x.stride()), block, layout)

@@ -113,29 +113,8 @@ def _estimated(query, summary, bits, FULL: tl.constexpr):
     highest = tl.max(masses, 1)
     weights = tl.math.exp2(masses - highest[:, None])
     total = tl.sum(weights, 1)
-    value = tl.dot(weights.to(summary.value_means.dtype), summary.value_means) / total[:, None]
-    return highest + tl.math.log2(total), value
-
-
-@triton.jit
-def _over_window(
-    query, keys, values, pages, b, k, length, bulk, sink, d, wide, bits, stride_b, stride_h, stride_t,
-    N: tl.constexpr, PAGE: tl.constexpr,
-):  # fmt: skip
-    """Maxima and sums [R] and outputs [R, WIDTH], not yet divided, over sinks and recent keys."""
-    ROWS: tl.constexpr = query.shape[0]
-    WIDTH: tl.constexpr = query.shape[1]
-    n, top, total = tl.arange(0, N), tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
-    output = tl.zeros([ROWS, WIDTH], tl.float32)
-    for first in range(0, length - bulk, N):
-        # The window's keys one after the other: sinks, then those behind the bulk.
-        i = first + n
-        exists = i < length - bulk
-        j = tl.where(i < sink, i, i + bulk)
-        at = addresses(pages, b, k, j, exists, stride_b, stride_h, stride_t, PAGE)[:, None] + d[None, :]
-        read = exists[:, None] & wide
-        top, total, output = attended(query, keys + at, values + at, read, exists[None, :], bits, top, total, output)
-    return top, total, output
+    mass = highest + tl.math.log2(total)
+    return mass, tl.dot(weights.to(summary.value_means.dtype), summary.value_means) / total[:, None]
 
 
 @triton.jit
@@ -183,10 +162,9 @@ def decide(
         gdc_launch_dependents()
     group = tl.program_id(0).to(tl.int64)
     b, k = group // kv_heads, group % kv_heads
-    g, d = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    g, d, n = tl.arange(0, ROWS), tl.arange(0, WIDTH), tl.arange(0, N)
     valid, wide, row = g < G, (d < D)[None, :], group * G + tl.minimum(g, G - 1)
-    at_row = row[:, None] * D + d[None, :]
-    q = tl.load(query + at_row, mask=wide, other=0.0)
+    q = tl.load(query + row[:, None] * D + d[None, :], mask=wide, other=0.0)
     length = tl.load(lengths + b)
     bulk = tl.maximum(length - sink - recent, 0)
     head = k * G + tl.minimum(g, G - 1)
@@ -194,11 +172,17 @@ def decide(
     # Loaded while the window is attended to; a wide head would find no registers for it.
     if WIDTH <= 128:
         summary = _load_summary(group, size, key_means, value_means, covariance, spread, d, wide, D, C, CENTRES, FULL)
-    top, total, attention = _over_window(
-        q, keys, values, pages + b * table, b, k, length, bulk, sink, d, wide, bits, stride_b, stride_h, stride_t,
-        N, PAGE,
-    )  # fmt: skip
-    tl.store(plain_output + at_row, attention / total[:, None], mask=valid[:, None] & wide)
+    top, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
+    attention = tl.zeros([ROWS, WIDTH], tl.float32)
+    for first in range(0, length - bulk, N):
+        # The window's keys one after the other: sinks, then those behind the bulk.
+        i = first + n
+        exists = i < length - bulk
+        j = tl.where(i < sink, i, i + bulk)
+        at = addresses(pages + b * table, b, k, j, exists, stride_b, stride_h, stride_t, PAGE)[:, None] + d[None, :]
+        read = exists[:, None] & wide
+        top, total, attention = attended(q, keys + at, values + at, read, exists[None, :], bits, top, total, attention)
+    tl.store(plain_output + row[:, None] * D + d[None, :], attention / total[:, None], mask=valid[:, None] & wide)
     tl.store(plain_mass + row, top + tl.math.log2(total), mask=valid)
     outliers = 0
     if M > 0:
@@ -217,6 +201,6 @@ def decide(
     label = is_long(margin, threshold, bulk) & valid
     if BY_GROUP:  # thresholds may differ: the largest counts
         label = valid & (tl.max(label.to(tl.int32), 0) > 0)
-    tl.store(output + at_row, window.to(output.dtype.element_ty), mask=valid[:, None] & wide)
+    tl.store(output + row[:, None] * D + d[None, :], window.to(output.dtype.element_ty), mask=valid[:, None] & wide)
     tl.store(long + row, label.to(tl.int8), mask=valid)
     tl.store(group_long + group, tl.max(label.to(tl.int32), 0))

@@ -1,1 +1,1 @@
-"""Causal attention of whole prompts in which every (query, head) pair decides what it reads."""
+"""Causal attention of whole prompts: each (query, head) pair decides what it reads."""

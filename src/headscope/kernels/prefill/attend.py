@@ -1,8 +1,8 @@
 """Adaptive prefill: every query attends to its window and decides; the long (query, head) pairs attend to all keys.
 
-Long pairs of one KV head are packed side by side, so that the work goes with their number and not with the blocks that
-hold one. They read their window again with the bulk: a few percent more keys, and nothing rounded to be merged with.
-The torch reference is `headscope.kernels.reference`.
+Long pairs of one KV head are packed side by side, so that the work grows with their number and not with the blocks that
+contain one. They read their window again with the bulk: a few percent more keys, and no rounded result to merge with.
+The torch reference is `headscope.kernels.prefill.reference`.
 
 Shapes: B sequences, H query heads, K KV heads, G = H // K, T tokens, S summaries, D head_dim.
 """
@@ -15,7 +15,7 @@ from headscope.kernels.common.device import LOG2E, padded
 from headscope.kernels.common.layer import Decided, DecisionRule
 from headscope.kernels.prefill import windows_hopper
 from headscope.kernels.prefill.packed import attend_packed
-from headscope.kernels.prefill.packing import packed
+from headscope.kernels.prefill.packing import pack
 from headscope.kernels.prefill.prefix_moments import PrefixMoments
 from headscope.kernels.prefill.windows import SINKS, attend_windows, window_tiling
 
@@ -31,7 +31,7 @@ def attend_prompt(
     scale: float,
     forced: Tensor | None = None,
 ) -> Decided:
-    """Causal attention of a whole prompt: over all keys where a (query, head) pair is long, else over its window.
+    """Attend causally to a whole prompt: over all keys where a (query, head) pair is long, else over its window.
 
     Args:
         query: rotated, [B, H, T, D].
@@ -42,8 +42,7 @@ def attend_prompt(
         sink: first keys of the window.
         recent: its last keys.
         scale: factor of the scores, above 0.
-        forced: labels that replace those that are found, for benches: 0 local, 1 long, 2 as it is found; int8
-            [B, K, T, G].
+        forced: labels that replace the rule's, for benches: 0 local, 1 long, 2 as the rule labels; int8 [B, K, T, G].
 
     Returns:
         The output, [B, H, T, D], and the labels, [B, H, T].
@@ -64,15 +63,15 @@ def attend_prompt(
     long = torch.empty(groups, tokens * group, dtype=torch.bool, device=query.device)
     strides = *query.stride()[:3], *key.stride()[:3], *output.stride()[:3]
     pairs, bits = tokens * group, scale * LOG2E
-    labels, given = long.view(torch.int8), [x.contiguous() for x in (rule.threshold, rule.slope, rule.offset)]
+    labels, line = long.view(torch.int8), [x.contiguous() for x in (rule.threshold, rule.slope, rule.offset)]
     if windows_hopper.serves(query, key, value, sink, recent):
-        windows_hopper.write_windows(query, key, value, output, labels, prefix, given, sink, recent, bits, forced)
+        windows_hopper.write_windows(query, key, value, output, labels, prefix, line, sink, recent, bits, forced)
     else:
         attend_windows[(triton.cdiv(pairs, window_m), groups)](
             query, key, value, output, labels, labels if forced is None else forced,
-            prefix.meets, prefix.mean, prefix.covariance, *given,
+            prefix.summary_of_token, prefix.mean, prefix.covariance, *line,
             *strides, bits, tokens, sink, recent, prefix.mean.shape[2], kv_heads,
             group, dim, width, window_m, window_n, SINKS, window_stages, forced is not None, num_warps=window_warps,
         )  # fmt: skip
-    attend_packed(query, key, value, output, *packed(long), bits)
+    attend_packed(query, key, value, output, *pack(long), bits)
     return Decided(output, long.view(batch, kv_heads, tokens, group).transpose(2, 3).reshape(batch, heads, tokens))

@@ -1,7 +1,7 @@
 """Packing: the long (query, head) pairs of each KV head side by side, in order.
 
 Shapes: groups = B sequences x K KV heads; T tokens, G query heads of a KV head, pair = token x G + head; N pairs of a
-block. A program is one block of one group.
+block. A program handles one block of one group.
 """
 
 import torch
@@ -13,42 +13,43 @@ BLOCK = 1024
 
 
 @triton.jit
-def _number(long, sums, pairs, N: tl.constexpr):
-    """How many pairs of a block are long."""
+def _count_long(long, block_counts, size, N: tl.constexpr):
+    """Count the long pairs of a block."""
     block, group = tl.program_id(0), tl.program_id(1)
     i = block * N + tl.arange(0, N)
-    found = tl.load(long + group.to(tl.int64) * pairs + i, mask=i < pairs, other=0).to(tl.int32)
-    tl.store(sums + group * tl.num_programs(0) + block, tl.sum(found, 0))
+    labels = tl.load(long + group.to(tl.int64) * size + i, mask=i < size, other=0).to(tl.int32)
+    tl.store(block_counts + group * tl.num_programs(0) + block, tl.sum(labels, 0))
 
 
 @triton.jit
-def _pack(long, sums, found, counts, pairs, N: tl.constexpr):
-    """Write the block's long pairs behind those of the group's blocks before it."""
+def _pack(long, block_counts, pairs, counts, size, N: tl.constexpr):
+    """Write the block's long pairs behind those of the group's earlier blocks."""
     block, group = tl.program_id(0), tl.program_id(1)
     n = tl.arange(0, N)
     before = tl.zeros([N], tl.int32)
     for first in range(0, block, N):
-        there = first + n < block
-        before += tl.load(sums + group * tl.num_programs(0) + first + n, mask=there, other=0)
-    i, row = block * N + n, group.to(tl.int64) * pairs
-    chosen = tl.load(long + row + i, mask=i < pairs, other=0).to(tl.int32)
+        exists = first + n < block
+        before += tl.load(block_counts + group * tl.num_programs(0) + first + n, mask=exists, other=0)
+    i, row = block * N + n, group.to(tl.int64) * size
+    labels = tl.load(long + row + i, mask=i < size, other=0).to(tl.int32)
     start = tl.sum(before, 0)
-    tl.store(found + row + start + tl.cumsum(chosen, 0) - 1, i, mask=chosen != 0)
+    tl.store(pairs + row + start + tl.cumsum(labels, 0) - 1, i, mask=labels != 0)
     if block == tl.num_programs(0) - 1:
-        tl.store(counts + group, start + tl.sum(chosen, 0))
+        tl.store(counts + group, start + tl.sum(labels, 0))
 
 
-def packed(long: Tensor) -> tuple[Tensor, Tensor]:
-    """The long ones among pairs [groups, T G], in order and side by side, and how many there are, [groups]; int32.
+def pack(long: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the long pairs of labels [groups, T G], in order, and their number, [groups]; int32.
 
     What lies behind the long ones of a group is no pair's number.
     """
-    groups, pairs = long.shape
-    blocks = triton.cdiv(pairs, BLOCK)
-    found = torch.empty(long.shape, dtype=torch.int32, device=long.device)
-    sums = torch.empty(groups, blocks, dtype=torch.int32, device=long.device)
-    counts = torch.empty(groups, dtype=torch.int32, device=long.device)
-    labels = long.view(torch.int8)
-    _number[(blocks, groups)](labels, sums, pairs, BLOCK)
-    _pack[(blocks, groups)](labels, sums, found, counts, pairs, BLOCK)
-    return found, counts
+    groups, size = long.shape
+    blocks, labels = triton.cdiv(size, BLOCK), long.view(torch.int8)
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int32, device=long.device)
+
+    block_counts, pairs, counts = empty(groups, blocks), empty(groups, size), empty(groups)
+    _count_long[(blocks, groups)](labels, block_counts, size, BLOCK)
+    _pack[(blocks, groups)](labels, block_counts, pairs, counts, size, BLOCK)
+    return pairs, counts

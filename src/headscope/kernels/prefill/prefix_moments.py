@@ -1,7 +1,9 @@
-"""Gaussian summaries of the bulk along a prompt: sums over the keys between two starts, added up from the first on.
+"""Gaussian summaries of the bulk along a prompt, one at each start of a chunk: sums of segments, added up in order.
 
-Shapes: B sequences, K KV heads, T tokens, S starts, D head_dim; N keys of a tile; M tokens of a
-program.
+A segment holds the keys that become bulk between one start and the next.
+
+Shapes: B sequences, K KV heads, T tokens, S starts, D head_dim; WIDTH >= D, a power of two; N keys of a tile; M tokens
+of a program.
 """
 
 from dataclasses import dataclass
@@ -15,28 +17,28 @@ from headscope.kernels.common.device import padded
 
 TILE = 64
 COLUMNS = 64
-"""Columns of the sums of products that one program keeps."""
-MET = 128
-"""Tokens that look for the summary that they meet, and starts that they look at, at a time."""
+"""Columns of the products' sums in one program."""
+TOKENS = 128
+"""Tokens of a program that looks up their summaries, and starts that it compares at a time."""
 
 
 @dataclass(frozen=True)
 class PrefixMoments:
-    """Summaries of the bulk, each of the keys that its start finds outside the window.
+    """Moments of the bulk at each start: of the keys that lie outside the window of the start's token.
 
     Attributes:
         mean: of the rotated keys, [B, K, S, D], float32.
         covariance: [B, K, S, D, D], of the keys' dtype.
-        meets: which summary each token meets, int32 [T].
+        summary_of_token: index of the start whose moments each token uses, int32 [T].
     """
 
     mean: Tensor
     covariance: Tensor
-    meets: Tensor
+    summary_of_token: Tensor
 
     @classmethod
     def of(cls, keys: Tensor, starts: Tensor, sink: int, recent: int) -> "PrefixMoments":
-        """Summarise keys [B, K, T, D] at each start, [S], ascending; tokens before the first meet it too.
+        """Summarise keys [B, K, T, D] at each start, [S], ascending; tokens before the first start use it too.
 
         A summary of no key has mean and covariance zero.
         """
@@ -46,42 +48,42 @@ class PrefixMoments:
         square = keys.new_empty(batch, kv_heads, len(starts), dim, dim, dtype=torch.float32)
         width = padded(dim)
         columns = min(COLUMNS, width)
-        _sums[(len(starts), batch * kv_heads, width // columns)](
+        _segment_sums[(len(starts), batch * kv_heads, width // columns)](
             keys, starts, total, square, *keys.stride()[:3], sink, recent, kv_heads, dim, width, columns, TILE,
             num_warps=8,
         )  # fmt: skip
         mean, covariance = torch.empty_like(total), torch.empty_like(square, dtype=keys.dtype)
-        _summaries[(dim, batch * kv_heads)](
+        _moments[(dim, batch * kv_heads)](
             starts, total, square, mean, covariance, len(starts), sink, recent, dim, width, num_warps=1
         )
-        meets = torch.empty(tokens, dtype=torch.int32, device=keys.device)
-        _meets[(triton.cdiv(tokens, MET),)](starts, meets, len(starts), tokens, MET)
-        return cls(mean, covariance, meets)
+        summary_of_token = torch.empty(tokens, dtype=torch.int32, device=keys.device)
+        _summary_of_token[(triton.cdiv(tokens, TOKENS),)](starts, summary_of_token, len(starts), tokens, TOKENS)
+        return cls(mean, covariance, summary_of_token)
 
 
 @triton.jit(do_not_specialize=["summaries", "tokens"])
-def _meets(starts, meets, summaries, tokens, M: tl.constexpr):
-    """The last start that is not behind a token, or the first one."""
+def _summary_of_token(starts, summary_of_token, summaries, tokens, M: tl.constexpr):
+    """Write the last start that is not behind a token, or the first one."""
     m, position = tl.arange(0, M), tl.program_id(0) * M + tl.arange(0, M)
-    found = tl.zeros([M], tl.int32)
+    passed = tl.zeros([M], tl.int32)
     for first in range(0, summaries, M):
         start = tl.load(starts + first + m, mask=first + m < summaries, other=tokens)
-        found += tl.sum((start[None, :] <= position[:, None]).to(tl.int32), 1)
-    tl.store(meets + position, tl.maximum(found - 1, 0), mask=position < tokens)
+        passed += tl.sum((start[None, :] <= position[:, None]).to(tl.int32), 1)
+    tl.store(summary_of_token + position, tl.maximum(passed - 1, 0), mask=position < tokens)
 
 
 @triton.jit
 def _end(starts, summary, sink, recent):
-    """The first key behind the bulk that a start finds."""
+    """First key behind the bulk of a start."""
     return tl.maximum(tl.load(starts + summary) - recent, sink).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["sink", "recent"])
-def _sums(
+def _segment_sums(
     key, starts, total, square, key_b, key_h, key_t, sink, recent, kv_heads,
     D: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Sums of the keys between two ends, and of some columns of their products."""
+    """Sum the keys of a segment, and COLUMNS of the columns of their products."""
     segment, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
     d, n = tl.arange(0, WIDTH), tl.arange(0, N)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
@@ -91,11 +93,11 @@ def _sums(
     sums, products = tl.zeros([COLUMNS], tl.float32), tl.zeros([WIDTH, COLUMNS], tl.float32)
     for s in range(first, last, N):
         at = base + (s + n)[:, None].to(tl.int64) * key_t
-        there = (s + n < last)[:, None]
-        part = tl.load(at + d[None, :], mask=there & (d < D)[None, :], other=0.0)
-        some = tl.load(at + column[None, :], mask=there & (column < D)[None, :], other=0.0)
-        sums += tl.sum(some.to(tl.float32), 0)
-        products = tl.dot(part.T, some, products)
+        exists = (s + n < last)[:, None]
+        keys = tl.load(at + d[None, :], mask=exists & (d < D)[None, :], other=0.0)
+        columns = tl.load(at + column[None, :], mask=exists & (column < D)[None, :], other=0.0)
+        sums += tl.sum(columns.to(tl.float32), 0)
+        products = tl.dot(keys.T, columns, products)
     out = group * tl.num_programs(0) + segment
     tl.store(total + out * D + column, sums, mask=column < D)
     at = square + (out * D + d[:, None]) * D + column[None, :]
@@ -103,10 +105,10 @@ def _sums(
 
 
 @triton.jit(do_not_specialize=["summaries", "sink", "recent"])
-def _summaries(
+def _moments(
     starts, total, square, mean, covariance, summaries, sink, recent, D: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
-    """Mean and one row of the covariance of all keys before each end, from the sums between ends."""
+    """Write mean and one row of the covariance at each start, from the sums of the segments before it."""
     row, group, d = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.arange(0, WIDTH)
     wide = d < D
     sums, products = tl.zeros([WIDTH], tl.float32), tl.zeros([WIDTH], tl.float32)
@@ -119,5 +121,5 @@ def _summaries(
         own = tl.sum(tl.where(d == row, centre, 0.0), 0)
         if row == 0:
             tl.store(mean + at * D + d, centre, mask=wide)
-        found = products / count - own * centre
-        tl.store(covariance + (at * D + row) * D + d, found.to(covariance.dtype.element_ty), mask=wide)
+        centred = products / count - own * centre
+        tl.store(covariance + (at * D + row) * D + d, centred.to(covariance.dtype.element_ty), mask=wide)
