@@ -37,7 +37,6 @@ class LayerCache:
         probes: queries to expect, where the model was fitted with them.
         queries: the last rotated queries before the boundary, at most `LAST_QUERIES`, [H, Q, D].
         sliding: keys that a query of the layer may see at all; None: all of them.
-        head: the KV head that is all it holds; None: it holds every one.
     """
 
     layer: int
@@ -47,7 +46,6 @@ class LayerCache:
     probes: Probes | None = None
     queries: Tensor | None = None
     sliding: int | None = None
-    head: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,19 +84,6 @@ class Bulk:
         if self.there is None:
             return self.index.new_full(self.index.shape[:1], self.index.shape[1])
         return self.there.sum(1)
-
-    def of_head(self, head: int) -> "Bulk":
-        """The same of one KV head and its group of query heads."""
-        cache, one, groups = self.cache, slice(head, head + 1), self.cache.keys.shape[0]
-        queries = None if cache.queries is None else cache.queries.chunk(groups)[head]
-        probes = cache.probes
-        if probes is not None:
-            probes = Probes(probes.queries.chunk(groups)[head], probes.weight.chunk(groups)[head])
-        narrow = replace(
-            cache, head=head, keys=cache.keys[one], values=cache.values[one], probes=probes, queries=queries
-        )
-        found = Bulk(narrow, self.index[one])
-        return found if self.there is None else found.where(self.there[one])
 
     def where(self, picked: Tensor) -> "Bulk":
         """Those that are picked, bool [K, N], of a bulk whose KV heads have N; they may have different numbers then."""

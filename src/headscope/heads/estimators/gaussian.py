@@ -15,6 +15,7 @@ from torch import Tensor
 from headscope.heads.bulk import Bulk
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.moments import Covariance, KeyMoments, gaussian_log_mass
+from headscope.heads.to_device import to_device
 
 PLAN = {
     "options": {
@@ -70,7 +71,7 @@ class Gaussian:
         if self.moments is None:
             moments = KeyMoments.of(keys)
         else:
-            moments = self.moments[bulk.cache.layer].of_head(bulk.cache.head, keys.device)
+            moments = to_device(self.moments[bulk.cache.layer], keys.device)
         return GaussianSummary(moments, keys.shape[1], _mean(bulk.values))
 
     def update(self, summary: GaussianSummary, keys: Tensor, values: Tensor) -> GaussianSummary:
