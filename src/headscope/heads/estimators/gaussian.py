@@ -84,7 +84,8 @@ class Gaussian:
 
     def numbers(self, head_dim: int, values: bool) -> float:
         """Count the float32 numbers of a KV head's summary that a query reads, with those of its values or without."""
-        return numbers(vars(self), head_dim, 0, values)
+        of_covariance = {"full": head_dim * (head_dim + 1) / 2, "diagonal": head_dim, "none": 0}  # it is symmetric
+        return head_dim * (1 + values) + of_covariance[self.covariance]
 
     def log_mass(self, query: Tensor, summary: GaussianSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimate the bulk log mass, [B, H, Q], of the true number of keys, which is not that of the summary."""
@@ -106,15 +107,3 @@ def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Gaussian:
     """Make the estimator; `moments` names another text, or `prompt`."""
     moments = None if spec["moments"] == "prompt" else fitted[spec["moments"]]
     return Gaussian(spec["name"], spec["covariance"], moments)
-
-
-def numbers(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
-    """Count the numbers of a KV head's summary that a query reads: means, and the covariance, which is symmetric."""
-    of_covariance = {"full": head_dim * (head_dim + 1) / 2, "diagonal": head_dim, "none": 0}
-    return head_dim * (1 + values) + of_covariance[spec["covariance"]]
-
-
-def multiply_adds(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
-    """Count the multiply-adds of a query: its mean score and its variance; the mean value needs none."""
-    of_variance = {"full": head_dim * (head_dim + 1), "diagonal": 2 * head_dim, "none": 0}
-    return head_dim + of_variance[spec["covariance"]]

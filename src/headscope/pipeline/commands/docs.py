@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from headscope.errors import ConfigError
-from headscope.heads.cost import beyond_window
+from headscope.heads.reading import beyond_window
 from headscope.heads.window import Window
 from headscope.pipeline.config.compose import compose, find_root
 from headscope.pipeline.config.options import leaves, options
@@ -16,7 +16,6 @@ from headscope.pipeline.config.overrides import groups
 from headscope.pipeline.config.schema import MISSING, Criterion
 from headscope.pipeline.store.files import atomic_file
 
-BULK = 4096  # keys; no summary of a constant size depends on it
 COLUMNS = ("kind", "calibrated_on", "estimator", "outliers")
 CRITERIA = """\
 <!-- Written by `headscope docs` from conf/criterion, conf/estimator and conf/outliers. Edit those. -->
@@ -79,7 +78,7 @@ def _criterion_row(root: Path, name: str, criterion: Mapping[str, Any]) -> list[
         estimator["name"] if estimator else "-",
         _settings(outliers or {}),
         _settings(others),
-        *(f"{beyond_window(criterion, Window(16, 128), size, BULK):.2f}" for size in (64, 128)),
+        *(f"{beyond_window(criterion, Window(16, 128), size):.2f}" for size in (64, 128)),
     ]
 
 
