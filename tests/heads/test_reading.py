@@ -3,11 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headscope.heads.quantised import vectors_bytes
-from headscope.heads.reading import Reading, beyond_window, decision_bytes, pair_bytes
-from headscope.heads.window import Window
-
-WINDOW = 144 * 2 * 64 * 2
-GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "diagonal", "moments": "prose"}
+from headscope.heads.reading import Reading, decision_bytes, pair_bytes
 
 
 def test_a_group_is_read_if_any_of_its_heads_is_long() -> None:
@@ -25,16 +21,3 @@ def test_a_decision_reads_outliers_in_their_bits_and_the_summary_in_float32(coun
     costs = decision_bytes(torch.tensor(counts), bits, numbers, 32)
     for count, cost in zip(counts, costs.tolist(), strict=True):
         assert cost == (2 * vectors_bytes(count, bits, 32, 2) if count else 0) + 4 * numbers
-
-
-def cost(kind: str, estimator: dict | None, outliers: dict | None) -> float:
-    return beyond_window({"kind": kind, "estimator": estimator, "outliers": outliers}, Window(16, 128), 64)
-
-
-def test_costs_are_bytes_over_the_windows_bytes() -> None:
-    assert cost("static", None, None) == 0
-    assert cost("qada", {**GAUSSIAN, "covariance": "full"}, None) == (64 + 64 * 65 / 2) * 4 / WINDOW
-    assert cost("lost_output", GAUSSIAN, {"count": 72, "bits": 16}) == 0.5 + 3 * 64 * 4 / WINDOW
-    clusters = {"kind": "clusters", "name": "c", "clusters": 16, "covariance": "full", "bits": 16}
-    assert cost("lost_output", clusters, None) == (16 * (2 * 64 + 2) + 64 * 65 / 2) * 4 / WINDOW
-    assert cost("oracle", None, {"count": 10, "bits": 8}) == 2 * (10 * 68 + 128) / WINDOW

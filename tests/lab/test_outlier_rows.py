@@ -16,7 +16,7 @@ from headscope.heads.window import Window
 from headscope.lab import shared_prefix
 from headscope.lab.evaluation import answer_rows
 from headscope.lab.prefill import prefill_densely
-from headscope.lab.probes import AnsweredPrompt, ModelProbes, fit_probes
+from headscope.lab.probes import ModelProbes, fit_probes
 from headscope.lab.rows import Rows
 from headscope.models.attention import LayerCall, attention
 
@@ -42,7 +42,7 @@ def criterion(kind: str, spec=GAUSSIAN):
 
 def fitted(model) -> ModelProbes:
     """Probes of the model; later heads count more, so that heads share unevenly."""
-    probes = fit_probes(model, [AnsweredPrompt(random_ids(40, 7), 33)], 7)
+    probes = fit_probes(model, [(random_ids(40, 7), 33)], 7)
     weight = {layer: weight * torch.arange(1.0, 1 + len(weight)) ** 2 for layer, weight in probes.weight.items()}
     return ModelProbes(probes.queries, weight)
 

@@ -6,17 +6,12 @@ count 16 bits a number, as they lie in a cache, whatever precision an experiment
 Shapes: B rows, H query heads, K KV heads, Q queries, D head_dim.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from headscope.heads import registry
-from headscope.heads.estimators import build
-from headscope.heads.quantised import FULL, vectors_bytes
-from headscope.heads.window import Window
+from headscope.heads.quantised import vectors_bytes
 
 WIDTH = 2
 """Bytes of a number of a key or value."""
@@ -61,20 +56,3 @@ def decision_bytes(outliers: Tensor, bits: int, summary_numbers: float, head_dim
     each = vectors_bytes(1, bits, head_dim, WIDTH) - fixed
     vectors = torch.where(counts > 0, counts * each + fixed, 0.0)
     return 2 * vectors + SUMMARY_WIDTH * summary_numbers
-
-
-def beyond_window(criterion: Mapping[str, Any], window: Window, head_dim: int) -> float:
-    """Return the bytes that one query's decision reads beside its window over those of the window, in the mean.
-
-    Args:
-        criterion: a slice of the configuration: `kind`; `estimator` and `outliers`, each None where there is none.
-        window: the plain window.
-        head_dim: D.
-    """
-    outliers, spec = criterion["outliers"] or {"count": 0, "bits": FULL}, criterion["estimator"]
-    numbers = 0.0
-    if spec is not None:
-        fitted: dict[str, Any] = {spec.get("moments", ""): {}}  # another text's moments, which sizes do not depend on
-        numbers = build(spec, fitted).numbers(head_dim, registry.criterion(criterion["kind"]).measures == "loss")
-    read = decision_bytes(torch.tensor(outliers["count"]), outliers["bits"], numbers, head_dim)
-    return float(read) / pair_bytes(window.sink + window.recent, head_dim)
