@@ -9,14 +9,13 @@ measured is the microseconds of such a query, and of one KV head's summary.
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from common import environment
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.cost import multiply_adds, summary_numbers
 from headscope.heads.estimators import build
 from headscope.heads.mass import group_heads
 
@@ -28,6 +27,12 @@ SPECS: dict[str, dict[str, Any]] = {
     "16 clusters": {"kind": "clusters", "clusters": 16, "covariance": "full", "bits": 16},
     "16 clusters, 8 bits": {"kind": "clusters", "clusters": 16, "covariance": "diagonal", "bits": 8},
 }
+
+
+def multiply_adds(spec: Mapping[str, Any], head_dim: int) -> int:
+    """Return the multiply-adds of one query of one head: the scores of means, and one variance for all of them."""
+    variance = 2 * head_dim if spec["covariance"] == "diagonal" else head_dim * (head_dim + 1)
+    return spec.get("clusters", 1) * head_dim + variance
 
 
 def median_microseconds(work: Callable[[], object], times: int) -> float:
@@ -74,9 +79,9 @@ def compare(options: argparse.Namespace, count: int) -> None:
         once = median_microseconds(lambda e=estimator: e.summarise(bulk), 3)
         ours = median_microseconds(lambda e=estimator, s=summary: e.log_mass(query, s, size, scale), options.times)
         theirs = median_microseconds(lambda: exact(query, keys, scale), options.times)
-        read = summary_numbers(spec, dim, count, values=False)
         print(
-            f"  {name:22} {read:8.0f} numbers, {multiply_adds(spec, dim, count, values=False):8.0f} multiply-adds; "
+            f"  {name:22} {estimator.numbers(dim, values=False):8.0f} numbers, "
+            f"{multiply_adds(spec, dim):8d} multiply-adds; "
             f"summary {once / KV_HEADS:8.0f} us, query {ours / queries:6.2f} us, exact / ours {theirs / ours:5.2f}x"
         )
 

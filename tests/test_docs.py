@@ -12,6 +12,8 @@ from headscope.pipeline.commands import docs
 from headscope.pipeline.config import compose
 
 ROOT = Path(__file__).resolve().parents[1]
+OF_WINDOW = 144 * 2 * 64 * 2
+GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "diagonal", "moments": "prose"}
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[cdw]*/*.md"), *ROOT.glob("results/reference/*/*.md")])
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 BASH = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -81,3 +83,16 @@ def test_commands_of_the_pages_exist_and_their_options_compose(words: list[str])
     options = words[1 : words.index("--") if "--" in words else None]
     if words[0] in ("run", "plan", "verify"):
         assert compose.compose([word for word in options if word not in ("-m", "--cfg", "job")], ROOT)
+
+
+def cost(kind: str, estimator: dict | None, outliers: dict | None) -> float:
+    return docs.in_windows({"kind": kind, "estimator": estimator, "outliers": outliers}, 64)
+
+
+def test_costs_are_bytes_over_the_windows_bytes() -> None:
+    assert cost("static", None, None) == 0
+    assert cost("qada", {**GAUSSIAN, "covariance": "full"}, None) == (64 + 64 * 65 / 2) * 4 / OF_WINDOW
+    assert cost("lost_output", GAUSSIAN, {"count": 72, "bits": 16}) == 0.5 + 3 * 64 * 4 / OF_WINDOW
+    clusters = {"kind": "clusters", "name": "c", "clusters": 16, "covariance": "full", "bits": 16}
+    assert cost("lost_output", clusters, None) == (16 * (2 * 64 + 2) + 64 * 65 / 2) * 4 / OF_WINDOW
+    assert cost("oracle", None, {"count": 10, "bits": 8}) == 2 * (10 * 68 + 128) / OF_WINDOW

@@ -1,5 +1,7 @@
 """Random layers for the tests of what reads a bulk."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,15 @@ def layer(tokens: int, seed: int = 0, probes: int = 5, dtype: torch.dtype = torc
 
 def bulk(tokens: int = 60, first: int = 4, last: int = 50, **options) -> Bulk:
     return Bulk.between(layer(tokens, **options), first, last)
+
+
+def of_head(bulk: Bulk, head: int) -> Bulk:
+    """The same of one KV head and its group of query heads."""
+    cache, one, group = bulk.cache, slice(head, head + 1), slice(head * GROUP, (head + 1) * GROUP)
+    asked = Probes(cache.probes.queries[group], cache.probes.weight[group])
+    narrow = replace(cache, keys=cache.keys[one], values=cache.values[one], probes=asked, queries=cache.queries[group])
+    alone = Bulk(narrow, bulk.index[one])
+    return alone if bulk.there is None else alone.where(bulk.there[one])
 
 
 def queries(count: int = 7, rows: int = 2, seed: int = 9, dtype: torch.dtype = torch.float64) -> Tensor:

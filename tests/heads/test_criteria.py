@@ -48,9 +48,9 @@ def looked_at(layer: int = 3, rows: slice = slice(None), mass: float = 0.0) -> t
     window = torch.linspace(-2, 2, 24).view(2, 4, 3)
     outputs = torch.randn(2, 2, 4, 3, 8, generator=torch.Generator().manual_seed(2))
     exact = Exact(torch.full((2, 4, 3), mass)[rows], outputs[1][rows])
-    parts = [Summaries(slice(0, 4), slice(0, 2), 0, {"g": summary})]
+    summaries = Summaries(0, {"g": summary})
     outside = torch.tensor([26, 27, 28])
-    found = LayerView(layer, 0.35, 2, window[rows], outputs[0][rows], outside, parts, exact.mass, exact.output)
+    found = LayerView(layer, 0.35, 2, window[rows], outputs[0][rows], outside, summaries, exact.mass, exact.output)
     return found, exact
 
 
@@ -130,9 +130,9 @@ def test_lost_output_is_the_norm_of_the_difference_to_the_whole_output(exact: bo
     loses = criterion("oracle_output" if exact else "lost_output")
     window, bulk, mass = seen.window_output, seen.exact_output(), seen.exact_mass()
     if not exact:
-        (part,) = seen.summaries
-        mass = loses.estimator.log_mass(QUERY, part.of["g"], seen.outside, seen.scale)
-        bulk = loses.estimator.value(QUERY, part.of["g"], seen.scale)
+        summary = seen.summaries.of["g"]
+        mass = loses.estimator.log_mass(QUERY, summary, seen.outside, seen.scale)
+        bulk = loses.estimator.value(QUERY, summary, seen.scale)
     share = mass.exp() / (mass.exp() + seen.window_mass.exp())
     whole = (1 - share)[..., None] * window + share[..., None] * bulk
     expected = -(whole - window).norm(dim=-1).log()

@@ -126,6 +126,6 @@ def test_heads_that_do_not_share_have_their_most_important_keys(rule: str, count
 def test_the_bulk_of_one_head_is_its_part_of_the_whole(rule: str) -> None:
     bulk = layers.bulk()
     for head in range(2):
-        one = bulk.of_head(head)
+        one = layers.of_head(bulk, head)
         assert torch.equal(one.keys[0], bulk.keys[head]) and torch.equal(one.values[0], bulk.values[head])
         torch.testing.assert_close(importance(rule, one)[0], importance(rule, bulk)[head])

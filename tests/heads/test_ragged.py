@@ -80,7 +80,7 @@ def test_heads_summarised_at_once_answer_as_each_alone(counts: tuple[int, int], 
     mass = estimator.log_mass(query, whole, sizes.repeat_interleave(3, 0), layers.SCALE)
     value = estimator.value(query, whole, layers.SCALE)
     for head in range(2):
-        alone, heads = estimator.summarise(bulk.of_head(head)), slice(3 * head, 3 * head + 3)
+        alone, heads = estimator.summarise(layers.of_head(bulk, head)), slice(3 * head, 3 * head + 3)
         expected = estimator.log_mass(query[:, heads], alone, sizes[head], layers.SCALE)
         torch.testing.assert_close(mass[:, heads], expected)
         torch.testing.assert_close(value[:, heads], estimator.value(query[:, heads], alone, layers.SCALE))
@@ -98,7 +98,7 @@ def test_heads_updated_at_once_hold_what_each_holds_alone(counts: tuple[int, int
     whole = estimator.update(before, keys, values)
     for head in range(2):
         one = slice(head, head + 1)
-        alone = estimator.update(estimator.summarise(bulk.of_head(head)), keys[one], values[one])
+        alone = estimator.update(estimator.summarise(layers.of_head(bulk, head)), keys[one], values[one])
         there = alone.size.shape[1]
         assert torch.equal(whole.size[one, :there], alone.size) and not whole.size[one, there:].any()
         for found, expected in zip(whole.exact, alone.exact, strict=True):

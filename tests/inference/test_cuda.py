@@ -45,9 +45,9 @@ def test_outliers_and_moments_of_another_text_are_those_of_the_cpu_in_float64() 
     model, moments = tiny_model("llama"), {layer: KeyMoments.of(torch.randn(2, 30, 8)) for layer in range(3)}
     other = build_estimator({**outlier_rows.GAUSSIAN, "moments": "random_words"}, {"random_words": moments})
     rows = [
-        Rows(criterion, outliers)
-        for criterion in (outlier_rows.criterion("lost_output"), build({"kind": "qada"}, [{"threshold": 0.2}], other))
-        for outliers in (outlier_rows.ROUNDED, outlier_rows.SHARED)
+        Rows(outlier_rows.criterion("lost_output"), outlier_rows.ROUNDED),
+        Rows(outlier_rows.criterion("lost_output", outlier_rows.ONE), outlier_rows.SHARED),
+        Rows(build({"kind": "qada"}, [{"threshold": 0.2}], other), outlier_rows.ROUNDED),
     ]
     expected = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS])
     assert answer_rows(model.to("cuda"), IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS]) == expected

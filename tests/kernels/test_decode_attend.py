@@ -189,7 +189,7 @@ def margin_of(criterion, query, cache, summary) -> torch.Tensor:
         scores.logsumexp(-1),
         scores.softmax(-1) @ values[None],
         window.bulk_size(position[-1:]),
-        [Summaries(slice(0, len(query)), slice(0, kv_heads), 0, {name: summary})],
+        Summaries(0, {name: summary}),
         exact_mass=pytest.fail,
         exact_output=pytest.fail,
     )

@@ -6,18 +6,17 @@ import pytest
 import torch
 from tiny_models import EOS, random_ids, tiny_model
 
-from headscope.heads.boundary_state import make_boundary_state
+from headscope.errors import ConfigError
 from headscope.heads.bulk import LAST_QUERIES, Bulk, LayerCache
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
-from headscope.heads.estimators.clusters import Clusters
 from headscope.heads.outliers import OutlierRule, importance
 from headscope.heads.quantised import rounded
 from headscope.heads.window import Window
 from headscope.lab import shared_prefix
 from headscope.lab.evaluation import answer_rows
 from headscope.lab.prefill import prefill_densely
-from headscope.lab.probes import AnsweredPrompt, ModelProbes, fit_probes
+from headscope.lab.probes import ModelProbes, fit_probes
 from headscope.lab.rows import Rows
 from headscope.models.attention import LayerCall, attention
 
@@ -26,6 +25,8 @@ OUTLIERS = OutlierRule("last_queries", 6)
 ROUNDED = OutlierRule(OUTLIERS.rule, OUTLIERS.count, bits=3)
 SHARED, LEAST = OutlierRule("probe_attention", 6, bits=3, shared=2 / 3), 2
 GAUSSIAN = {"kind": "gaussian", "name": "g", "covariance": "diagonal", "moments": "prompt"}
+ONE = {"kind": "clusters", "name": "o", "clusters": 1, "covariance": "diagonal", "bits": 16}
+"""The same Gaussian, which serves KV heads with different numbers of keys."""
 SLOPES, OFFSETS = [1.0, 1.2, 0.8, 1.0], [0.0, -0.3, 0.2, -0.1]
 MAP = {"layers": [0, 1, 2], "slope": [SLOPES] * 3, "offset": [OFFSETS] * 3}
 ESTIMATED = ("qada", "lost_output")
@@ -33,15 +34,15 @@ OUTPUT = 0.0
 THRESHOLDS = {"oracle": 0.2, "qada": 0.2, "oracle_output": OUTPUT, "lost_output": OUTPUT}
 
 
-def criterion(kind: str):
+def criterion(kind: str, spec=GAUSSIAN):
     targets = [{"threshold": THRESHOLDS.get(kind, 0.0), "map": MAP}]
-    estimator = build_estimator(GAUSSIAN, {}) if kind in ESTIMATED else None
+    estimator = build_estimator(spec, {}) if kind in ESTIMATED else None
     return build({"kind": kind}, targets, estimator)
 
 
 def fitted(model) -> ModelProbes:
     """Probes of the model; later heads count more, so that heads share unevenly."""
-    probes = fit_probes(model, [AnsweredPrompt(random_ids(40, 7), 33)], 7)
+    probes = fit_probes(model, [(random_ids(40, 7), 33)], 7)
     weight = {layer: weight * torch.arange(1.0, 1 + len(weight)) ** 2 for layer, weight in probes.weight.items()}
     return ModelProbes(probes.queries, weight)
 
@@ -168,7 +169,7 @@ class SharedWrittenOut(WrittenOut):
 
 @pytest.mark.parametrize("kind", ["local", "oracle", "qada", "oracle_output", "lost_output"])
 def test_heads_that_share_outliers_have_those_of_the_definitions(kind: str) -> None:
-    model, rows = tiny_model("llama"), [Rows(criterion(kind), SHARED)]
+    model, rows = tiny_model("llama"), [Rows(criterion(kind, ONE), SHARED)]
     (answer,) = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], probes=fitted(model))
     fed = answer.tokens if answer.stop == "eos" else answer.tokens[:-1]
     with torch.inference_mode(), attention(model):
@@ -186,7 +187,9 @@ def test_rows_with_other_outliers_do_not_disturb_each_other(family: str, chunk: 
     model = tiny_model(family, torch.float32)
     choices = [OutlierRule(), OUTLIERS, ROUNDED, SHARED, OutlierRule("recent", 9)]
     kinds = ("qada", "lost_output", "oracle")
-    groups = [Rows(criterion(kind), outliers) for kind in kinds for outliers in choices]
+    groups = [
+        Rows(criterion(kind, ONE if outliers.shared else GAUSSIAN), outliers) for kind in kinds for outliers in choices
+    ]
     options = {"probes": fitted(model), "chunk": chunk}
     together = answer_rows(model, IDS, BOUNDARY, groups, WINDOW, BUDGET, [EOS], **options)
     assert len({tuple(answer.tokens) for answer in together}) > 1
@@ -210,18 +213,7 @@ def test_outliers_that_differ_in_their_numbers_measure_every_key_once(monkeypatc
     assert len(asked) == model.config.num_hidden_layers
 
 
-def test_heads_that_share_are_asked_together_and_answer_as_one_by_one(monkeypatch) -> None:
-    spec = {"kind": "clusters", "name": "c", "clusters": 4, "covariance": "full", "bits": 16}
-    built = build({"kind": "lost_output"}, [{"threshold": OUTPUT, "map": MAP}], build_estimator(spec, {}))
-    model, rows = tiny_model("llama"), [Rows(built, SHARED)]
-    parts = []
-    monkeypatch.setattr(
-        shared_prefix, "make_boundary_state", lambda *given: parts.append(make_boundary_state(*given)) or parts[-1]
-    )
-    options = {"probes": fitted(model)}
-    together = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], **options)
-    assert {len(frozen.summaries) for frozen in parts} == {1}
-    parts.clear()
-    monkeypatch.delattr(Clusters, "ragged")
-    assert answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], **options) == together
-    assert 2 in {len(frozen.summaries) for frozen in parts}
+def test_outliers_that_heads_share_need_an_estimator_for_different_numbers_of_keys() -> None:
+    model, rows = tiny_model("llama"), [Rows(criterion("qada"), SHARED)]
+    with pytest.raises(ConfigError, match="as many outliers of each KV head; choose shared=0"):
+        answer_rows(model, IDS, BOUNDARY, rows, WINDOW, 2, [EOS], probes=fitted(model))

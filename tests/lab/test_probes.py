@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import random_ids, tiny_model
 
-from headscope.lab.probes import AnsweredPrompt, fit_probes
+from headscope.lab.probes import fit_probes
 from headscope.models.attention import attention, causal_attention
 from headscope.models.geometry import geometry
 from headscope.models.rotary import turn
@@ -45,9 +45,9 @@ def test_a_turned_query_is_the_one_the_model_makes_at_that_position(family: str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_probes_at_their_own_position_are_the_models_queries(family: str) -> None:
     model = tiny_model(family)
-    prompt = AnsweredPrompt(random_ids(40), 33)
+    prompt = (random_ids(40), 33)
     fitted = fit_probes(model, [prompt], 7)
-    queries = queries_at(model, prompt.ids, 0)
+    queries = queries_at(model, prompt[0], 0)
     full = geometry(model.config).full_layers
     assert set(fitted.queries) == set(full) == set(fitted.weight)
     for layer in full:
@@ -59,7 +59,7 @@ def test_probes_at_their_own_position_are_the_models_queries(family: str) -> Non
 
 def test_every_prompt_gives_as_many_and_the_first_and_last_query_are_among_them() -> None:
     model = tiny_model("llama")
-    prompts = [AnsweredPrompt(random_ids(40, seed), 30) for seed in (1, 2, 3)]
+    prompts = [(random_ids(40, seed), 30) for seed in (1, 2, 3)]
     fitted = fit_probes(model, prompts, 7)
     assert fitted.queries[0].shape[:2] == (4, 6)  # two of each prompt
     alone = fit_probes(model, prompts[1:2], 2).queries[0]
@@ -71,11 +71,11 @@ def test_every_prompt_gives_as_many_and_the_first_and_last_query_are_among_them(
 
 def test_a_heads_weight_is_its_share_of_the_residual_stream() -> None:
     model = tiny_model("llama", torch.float32)
-    prompt = AnsweredPrompt(random_ids(40), 30)
+    prompt = (random_ids(40), 30)
     fitted = fit_probes(model, [prompt], 4)
     states = []
     hook = model.model.layers[1].register_forward_pre_hook(lambda _, given: states.append(given[0]))
-    queries_at(model, prompt.ids, 0)
+    queries_at(model, prompt[0], 0)
     hook.remove()
     residual = states[0][0, 30:].norm(dim=-1).mean()
     projection = model.model.layers[1].self_attn.o_proj.weight

@@ -15,7 +15,7 @@ from headscope.lab.evaluation import Answer, answer_rows
 from headscope.lab.margins import margins
 from headscope.lab.masses import record_masses
 from headscope.lab.prefill import prefill_by_chunks, prefill_densely
-from headscope.lab.probes import AnsweredPrompt, fit_probes
+from headscope.lab.probes import fit_probes
 from headscope.lab.rows import Rows
 from headscope.lab.scope import SAMPLED, recorded_positions, summary_positions
 from headscope.lab.shared_prefix import SharedPrefix
@@ -86,7 +86,7 @@ def test_no_query_knows_a_token_behind_it(kind: str) -> None:
 
 def test_probes_are_turned_to_the_start_of_each_chunk() -> None:
     model = tiny_model("llama")
-    fitted, seen = fit_probes(model, [AnsweredPrompt(random_ids(40), 33)], 7), []
+    fitted, seen = fit_probes(model, [(random_ids(40), 33)], 7), []
     with torch.inference_mode(), attention(model):
 
         def attending(prefix):

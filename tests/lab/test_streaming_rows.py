@@ -45,10 +45,10 @@ def test_each_row_updates_its_own_summary_with_the_keys_behind_its_window(estima
         if end == 6:
             active = torch.tensor([0, 2])
             shared.keep(active)
-    ((stream,),) = shared._streams[0].values()
+    (stream,) = shared._streams[0].values()
     bulk = Bulk.between(prefix, *WINDOW.summarised(40))
     none = torch.zeros_like(bulk.index, dtype=torch.bool)
-    (start,) = make_boundary_state(bulk, none, 2, 16, [built]).summaries
+    start = make_boundary_state(bulk, none, 2, 16, [built]).summaries
     for place, row in enumerate(active.tolist()):
         pairs = ((prefix.keys, keys), (prefix.values, values))
         whole = [torch.cat([before, own[row]], 1) for before, own in pairs]

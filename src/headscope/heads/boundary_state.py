@@ -4,17 +4,18 @@ Rows that use the same outliers share it. Outliers held in few bits are what a l
 the cache, where they are exact. Summaries stay as the boundary left them (frozen), or each row's take in the keys that
 leave its window (streaming).
 
-Shapes: r rows, H query heads, h of them in one part, K KV heads, G = H // K, Q queries, M outlier keys, N bulk keys,
+Shapes: r rows, H query heads, K KV heads, G = H // K, Q queries, M outlier keys, N bulk keys,
 D head_dim.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk
 from headscope.heads.estimators import Estimator, RaggedEstimator
 from headscope.heads.mass import group_heads, precise
@@ -27,19 +28,15 @@ FROZEN, STREAMING = SUMMARIES = ("frozen", "streaming")
 
 @dataclass(frozen=True)
 class Summaries:
-    """Summaries of the bulk of some heads of a layer.
+    """Summaries of a layer's bulk.
 
     Attributes:
-        heads: the query heads.
-        kv_heads: their KV heads.
-        outliers: how many the window of each head holds, one number or [h, 1]; all of them are outside the plain window
+        outliers: how many the window of each head holds, one number or [H, 1]; all of them are outside the plain window
             of every query from the boundary on.
         of: each estimator's summary of the other bulk keys, by the estimator's name.
         rows: number of rows whose own summaries lie one after the other, as more KV heads; None: all rows share them.
     """
 
-    heads: slice
-    kv_heads: slice
     outliers: int | Tensor
     of: Mapping[str, Any]
     rows: int | None = None
@@ -59,7 +56,7 @@ class Summaries:
 
     def updated(self, estimator: Estimator, keys: Tensor, values: Tensor) -> "Summaries":
         """Take in keys and values of each row that left its window, [r, K, N, D]."""
-        joined = (x[:, self.kv_heads].flatten(0, 1) for x in (keys, values))
+        joined = (x.flatten(0, 1) for x in (keys, values))
         return replace(self, of={estimator.name: estimator.update(self.of[estimator.name], *joined)})
 
 
@@ -71,13 +68,13 @@ class BoundaryState:
         keys: of the outliers as the window holds them, [K, M, D]; a KV head with fewer than M has zeros behind them.
         values: the same of their values.
         present: which of the M are outliers, bool [K, M].
-        summaries: of the other bulk keys, of all heads or of one part of them after the other.
+        summaries: of the other bulk keys.
     """
 
     keys: Tensor
     values: Tensor
     present: Tensor
-    summaries: list[Summaries]
+    summaries: Summaries
 
     def scores(self, query: Tensor, scale: float) -> Tensor:
         """Compute the scores of the outliers for queries [r, H, Q, D]: [r, H, Q, M]."""
@@ -100,12 +97,20 @@ def make_boundary_state(
         group: query heads of a KV head.
         bits: of a number of the outliers' keys and values.
         estimators: of the other keys; None is passed over.
+
+    Raises:
+        ConfigError: KV heads have different numbers of keys left, which an estimator does not serve.
     """
     chosen, others = bulk.where(outliers), bulk.where(~outliers)
     keys, values = (_rounded(precise(vectors), chosen, bits) for vectors in (chosen.keys, chosen.values))
     present = torch.ones_like(chosen.index, dtype=torch.bool) if chosen.present is None else chosen.present
+    count = chosen.index.shape[1] if chosen.present is None else chosen.count.repeat_interleave(group)[:, None]
     used = [estimator for estimator in estimators if estimator is not None]
-    return BoundaryState(keys, values, present, _summaries(chosen, others, group, used))
+    for estimator in used:
+        if others.present is not None and not isinstance(estimator, RaggedEstimator):
+            raise ConfigError(f"estimator {estimator.name} needs as many outliers of each KV head; choose shared=0")
+    of = {estimator.name: estimator.summarise(others) for estimator in used}
+    return BoundaryState(keys, values, present, Summaries(count, of))
 
 
 def _rounded(vectors: Tensor, chosen: Bulk, bits: int) -> Tensor:
@@ -114,18 +119,3 @@ def _rounded(vectors: Tensor, chosen: Bulk, bits: int) -> Tensor:
         return rounded(vectors, bits)
     mean = vectors.float().sum(1, keepdim=True) / chosen.count.clamp(min=1)[:, None, None]
     return rounded(vectors, bits, mean).masked_fill(~chosen.present[..., None], 0)
-
-
-def _summaries(chosen: Bulk, others: Bulk, group: int, estimators: Sequence[Estimator]) -> list[Summaries]:
-    """Summarise all heads at once, which takes fewer calls, where numbers of keys or estimators allow it."""
-    if others.present is None or all(isinstance(estimator, RaggedEstimator) for estimator in estimators):
-        of = {estimator.name: estimator.summarise(others) for estimator in estimators}
-        outliers = chosen.index.shape[1] if chosen.present is None else chosen.count.repeat_interleave(group)[:, None]
-        kv_heads = len(others.index)
-        return [Summaries(slice(0, kv_heads * group), slice(0, kv_heads), outliers, of)]
-    parts = []
-    for head, count in enumerate(chosen.count.tolist()):
-        bulk = others.of_head(head)
-        of = {estimator.name: estimator.summarise(bulk) for estimator in estimators}
-        parts.append(Summaries(slice(head * group, (head + 1) * group), slice(head, head + 1), count, of))
-    return parts

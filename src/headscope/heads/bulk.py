@@ -37,7 +37,6 @@ class LayerCache:
         probes: queries to expect; None if the model was fitted without.
         queries: the last rotated queries before the boundary, at most `LAST_QUERIES`, [H, Q, D].
         sliding: keys that a query of the layer may see at all; None: all of them.
-        head: index of the only KV head here; None: all KV heads are here.
     """
 
     layer: int
@@ -47,7 +46,6 @@ class LayerCache:
     probes: Probes | None = None
     queries: Tensor | None = None
     sliding: int | None = None
-    head: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,19 +84,6 @@ class Bulk:
         if self.present is None:
             return self.index.new_full(self.index.shape[:1], self.index.shape[1])
         return self.present.sum(1)
-
-    def of_head(self, head: int) -> "Bulk":
-        """Narrow it to one KV head and its group of query heads."""
-        cache, rows, groups = self.cache, slice(head, head + 1), self.cache.keys.shape[0]
-        queries = None if cache.queries is None else cache.queries.chunk(groups)[head]
-        probes = cache.probes
-        if probes is not None:
-            probes = Probes(probes.queries.chunk(groups)[head], probes.weight.chunk(groups)[head])
-        narrow = replace(
-            cache, head=head, keys=cache.keys[rows], values=cache.values[rows], probes=probes, queries=queries
-        )
-        bulk = Bulk(narrow, self.index[rows])
-        return bulk if self.present is None else bulk.where(self.present[rows])
 
     def where(self, picked: Tensor) -> "Bulk":
         """Take the picked keys, bool [K, N], of a bulk with N keys of each KV head; their numbers may differ then."""

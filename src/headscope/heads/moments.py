@@ -3,7 +3,7 @@
 Shapes: B prompts, H query heads, K KV heads, G = H // K query heads a KV head, Q queries, T keys, D head_dim.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -37,11 +37,6 @@ class KeyMoments:
         mean = keys.sum(1) / max(count, 1)
         centred = keys - mean[:, None]
         return cls(count, mean, chunked_matmul(centred, centred) / max(count, 1))
-
-    def of_head(self, head: int | None, device: torch.device) -> "KeyMoments":
-        """Return the moments of one KV head, or of all if None, on a device."""
-        heads = slice(None) if head is None else slice(head, head + 1)
-        return replace(self, mean=self.mean[heads].to(device), covariance=self.covariance[heads].to(device))
 
     def merge(self, other: "KeyMoments") -> "KeyMoments":
         """Return the moments of both sets of keys together (Chan, Golub and LeVeque 1983); order does not matter."""

@@ -96,8 +96,7 @@ def _chunk_states(batch: Batch, layers: Sequence[int], rows: Sequence[BoundarySt
     """Cut the state of several layers that were taken together into each layer's."""
     keys, estimator = batch.caches[layers[0]][0], batch.built.estimator
     assert estimator is not None
-    # Recipes share outliers with clusters alone, which take KV heads of different numbers of keys at once.
-    summaries = [part.of[estimator.name] for [part] in (row.summaries for row in rows)]
+    summaries = [row.summaries.of[estimator.name] for row in rows]
     summary = _split(bulk_summary(batch.built, summaries, keys.dtype), len(layers))
     means = _split(cluster_means(batch.built, summaries), len(layers))
     outliers = _outliers(rows, keys.dtype, len(layers))

@@ -5,9 +5,9 @@ Dense greedy answers, probes from them, then one dense pass a prompt in which th
 Shapes: N rows (layer, query) of one prompt, H query heads, Q queries.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ from headscope.inference.criterion import (
     Recipe,
     refuse_unserved,
 )
-from headscope.lab import probes as probing
-from headscope.lab.margins import LayerMargins, margins
+from headscope.lab.margins import margins
+from headscope.lab.probes import ModelProbes, fit_probes
 from headscope.lab.rows import Rows
 from headscope.models.attention import check_logits
 from headscope.models.generation import stop_tokens
@@ -102,15 +102,17 @@ def calibrate(
     answered = [answer_prompt(model, tokenizer, prompt, max_new_tokens, eos, add_special_tokens) for prompt in prompts]
     fitted = None
     if recipe.outliers.count or recipe.kind == LOST_OUTPUT:
-        texts = [probing.AnsweredPrompt(one.prompt + one.answer, one.boundary) for one in answered]
-        fitted = probing.fit_probes(model, texts, probes)
-    recorded = (_margins(model, one, recipe, window, fitted, chunks) for one in answered)
-    found = [layers for layers in recorded if all(layer.margin.shape[1] for layer in layers.values())]
-    if not found:
+        texts = [(one.prompt + one.answer, one.boundary) for one in answered]
+        fitted = fit_probes(model, texts, probes)
+    recorded = [_margins(model, one, recipe, window, fitted, chunks) for one in answered]
+    recorded = [rows for rows in recorded if len(rows.layer)]
+    if not recorded:
         raise no_pairs()
-    margin_map = _map(recipe, found)
-    kv_heads = geometry(model.config).kv_heads
-    margin = [_calibrated(recipe, kv_heads, margin_map, layers) for layers in found]
+    margin_map = _map(recipe, recorded)
+    margin = [margin_map.apply_rows(rows.layer, rows.margin) for rows in recorded]
+    if recipe.unit == GROUP:
+        kv_heads = geometry(model.config).kv_heads
+        margin = [group_margins(torch.from_numpy(m), kv_heads, recipe.measures, 1).numpy() for m in margin]
     return AdaptiveCriterion(
         criterion,
         recipe,
@@ -155,42 +157,43 @@ def _refuse_arguments(targets: Sequence[float], prompts: Sequence[Prompt], max_n
         raise ConfigError(f"max_new_tokens={max_new_tokens}, probes={probes}: ask for 2 and 1 at least")
 
 
+class _Rows(NamedTuple):
+    """Rows of one prompt that have a bulk, one layer's after the other's.
+
+    Attributes:
+        layer: [N].
+        margin: as the criterion computes it, float32 [N, H].
+        lost: exact log norm of the lost output, float32 [N, H].
+    """
+
+    layer: Array
+    margin: Array
+    lost: Array
+
+
 def _margins(
     model: PreTrainedModel,
     one: CalibrationPrompt,
     recipe: Recipe,
     window: Window,
-    fitted: probing.ModelProbes | None,
+    fitted: ModelProbes | None,
     chunk: int | None,
-) -> dict[int, LayerMargins]:
-    """Margins by layer of the queries that have a bulk, float32 on the CPU."""
+) -> _Rows:
+    """Record the criterion's margins on a prompt."""
     rows = Rows(recipe.criterion([{"threshold": 0.0}]), recipe.outliers)
     answer = len(one.prompt)
-    [found] = margins(model, [*one.prompt, *one.fed], one.boundary, [rows], window, fitted, answer, chunk)
-    certain = torch.stack([layer.margin.isposinf().all(0) for layer in found.values()]).all(0)
-    return {
-        index: LayerMargins(*(getattr(layer, name)[:, ~certain].float().cpu() for name in ("margin", "exact", "lost")))
-        for index, layer in found.items()
-    }
+    [layers] = margins(model, [*one.prompt, *one.fed], one.boundary, [rows], window, fitted, answer, chunk)
+    has_bulk = ~torch.stack([layer.margin.isposinf().all(0) for layer in layers.values()]).all(0)
+    margin, lost = (
+        torch.cat([getattr(layer, name)[:, has_bulk].T.float().cpu() for layer in layers.values()]).numpy()
+        for name in ("margin", "lost")
+    )
+    return _Rows(np.repeat([*layers], int(has_bulk.sum())), margin, lost)
 
 
-def _map(recipe: Recipe, found: Sequence[Mapping[int, LayerMargins]]) -> MarginMap:
+def _map(recipe: Recipe, recorded: Sequence[_Rows]) -> MarginMap:
     """Weigh each head by what it loses where the criterion predicts losses; shares need no map."""
     if recipe.kind != LOST_OUTPUT:
         return MarginMap({})
-    layers = [np.repeat([*prompt], [layer.margin.shape[1] for layer in prompt.values()]) for prompt in found]
-    margin, lost = [_rows(prompt, "margin") for prompt in found], [-_rows(prompt, "lost") for prompt in found]
-    return energy_map(margin, lost, layers)
-
-
-def _rows(layers: Mapping[int, LayerMargins], name: str) -> Array:
-    """One layer's queries after the other's, [N, H]."""
-    return np.concatenate([getattr(layer, name).T.numpy() for layer in layers.values()])
-
-
-def _calibrated(recipe: Recipe, kv_heads: int, margin_map: MarginMap, layers: Mapping[int, LayerMargins]) -> Array:
-    """Margins as the criterion compares them with its threshold, float64 [N, H]."""
-    margins = [margin_map.apply(index, layer.margin[None].double())[0] for index, layer in layers.items()]
-    if recipe.unit == GROUP:
-        margins = [group_margins(margin, kv_heads, recipe.measures, dim=0) for margin in margins]
-    return np.concatenate([margin.T.numpy() for margin in margins])
+    layers, margin, lost = zip(*recorded, strict=True)
+    return energy_map(margin, [-of_prompt for of_prompt in lost], layers)

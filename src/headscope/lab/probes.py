@@ -46,19 +46,6 @@ class ModelProbes:
         return Probes(turn(model, layer, queries, origin, origin + position), self.weight[layer].to(device))
 
 
-@dataclass(frozen=True)
-class AnsweredPrompt:
-    """A prompt with the dense model's answer.
-
-    Attributes:
-        ids: token ids of both.
-        boundary: first token of the question.
-    """
-
-    ids: list[int]
-    boundary: int
-
-
 class _Recorder:
     """Keeps some of the queries from the boundary on, turned to position 0."""
 
@@ -76,22 +63,22 @@ class _Recorder:
 
 
 @torch.inference_mode()
-def fit_probes(model: PreTrainedModel, prompts: Sequence[AnsweredPrompt], count: int) -> ModelProbes:
+def fit_probes(model: PreTrainedModel, prompts: Sequence[tuple[list[int], int]], count: int) -> ModelProbes:
     """Take about `count` queries a head, as many of each prompt, evenly from question and answer.
 
     Args:
         model: in evaluation mode.
-        prompts: teacher-forced, one forward pass each.
+        prompts: token ids with the dense model's answer, and the first token of the question; one forward pass each.
         count: probes a head, at least one a prompt.
     """
     layers = geometry(model.config).full_layers
     found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     norms: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    for prompt in prompts:
-        recorder = _Recorder(model, prompt.boundary, max(1, round(count / len(prompts))))
-        ids = torch.tensor([prompt.ids], device=model.get_input_embeddings().weight.device)
-        with attention(model), _residual_norms(model, prompt.boundary, norms):
-            model(ids, use_cache=False, logits_to_keep=1, headscope=recorder)
+    for ids, boundary in prompts:
+        recorder = _Recorder(model, boundary, max(1, round(count / len(prompts))))
+        tokens = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
+        with attention(model), _residual_norms(model, boundary, norms):
+            model(tokens, use_cache=False, logits_to_keep=1, headscope=recorder)
         for layer, queries in recorder.queries.items():
             found[layer].append(queries.cpu())
     weight = {layer: _output_norms(model, layer) / torch.stack(norms[layer]).mean() for layer in layers}

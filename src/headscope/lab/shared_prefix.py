@@ -52,7 +52,7 @@ class SharedPrefix:
         self._states: dict[tuple[int, OutlierRule], BoundaryState] = {}
         self._costs: dict[tuple[int, OutlierRule, str | None, bool], Tensor] = {}
         # Streaming summaries of each group's rows, by layer, and the first key that is not in them yet.
-        self._streams: list[dict[int, list[Summaries]]] = [{} for _ in groups]
+        self._streams: list[dict[int, Summaries]] = [{} for _ in groups]
         self._unknown: dict[int, int] = {}
 
     def keep(self, rows: Tensor) -> None:
@@ -62,7 +62,7 @@ class SharedPrefix:
             inside = rows[(rows >= span.start) & (rows < span.stop)] - span.start
             if len(inside):
                 groups.append(group.take(inside))
-                streams.append({layer: [part.take(inside) for part in parts] for layer, parts in stream.items()})
+                streams.append({layer: summaries.take(inside) for layer, summaries in stream.items()})
         self.groups, self._streams, self.rows = groups, streams, len(rows)
         if self.counts is not None:
             self.counts.keep(rows)
@@ -214,9 +214,8 @@ class SharedPrefix:
             estimator = group.criterion.estimator
             if end > start and group.criterion.summaries == STREAMING and estimator is not None:
                 if layer not in stream:
-                    stream[layer] = [part.for_rows(group.count) for part in self._state(call, group.outliers).summaries]
-                keys, values = self._leaving(call, rows, start, end)
-                stream[layer] = [part.updated(estimator, keys, values) for part in stream[layer]]
+                    stream[layer] = self._state(call, group.outliers).summaries.for_rows(group.count)
+                stream[layer] = stream[layer].updated(estimator, *self._leaving(call, rows, start, end))
         self._unknown[layer] = end
 
     def _leaving(self, call: LayerCall, rows: slice, start: int, end: int) -> Iterator[Tensor]:

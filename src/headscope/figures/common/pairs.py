@@ -3,7 +3,7 @@
 Shapes: R rows (prompt, layer, query) of one oracle node, H query heads, N pairs of all nodes. All masses are float32.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from headscope.errors import ConfigError
@@ -120,7 +119,7 @@ class Pairs:
             margin = task.recorded(criterion, "margin", np.inf)
         else:
             margin = rows.local - (rows.bulk if spec["estimator"] is None else rows.estimate(spec["estimator"]["name"]))
-        return _mapped(first, layer, margin)
+        return MarginMap.of(first).apply_rows(layer, margin).astype(np.float32)
 
 
 def read(tables: Tables, length: int) -> Pairs:
@@ -140,13 +139,3 @@ def read(tables: Tables, length: int) -> Pairs:
 def _margins_of(tables: Tables, node: Node) -> Node | None:
     same = [other for other in tables.margins if all(other.spec[name] == node.spec[name] for name in PROMPTS)]
     return same[0] if same else None
-
-
-def _mapped(target: Mapping[str, Any], layer: Array, margin: Array) -> Array:
-    """Apply the maps that calibration fitted to each head, if any, to margins [R, H]."""
-    heads_map = MarginMap.of(target)
-    values = margin.astype(np.float64)
-    for index in np.unique(layer):
-        rows = layer == index
-        values[rows] = heads_map.apply(int(index), torch.from_numpy(values[rows].T)[None])[0].T.numpy()
-    return values.astype(np.float32)

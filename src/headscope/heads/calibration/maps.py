@@ -19,8 +19,6 @@ from headscope.heads.calibration.thresholds import Floats, head_means
 LARGEST = 30.0
 """Log norms are cut here: an estimate that overflows says no more than a very large one."""
 
-Plain = dict[str, Any]
-
 
 class LayerMap(NamedTuple):
     """The line slope x margin + offset of each head of a layer, both float64 [H]."""
@@ -53,7 +51,15 @@ class MarginMap:
         exact = margin.double()
         return torch.where(exact.isinf(), exact, offset + slope * exact)
 
-    def plain(self) -> Plain:
+    def apply_rows(self, layers: NDArray[np.integer[Any]], margins: Floats) -> Floats:
+        """Calibrate margins [N, H] of rows whose layers are given, [N]; float64."""
+        calibrated = margins.astype(np.float64)
+        for layer in np.unique(layers).tolist():
+            rows = layers == layer
+            calibrated[rows] = self.apply(layer, torch.from_numpy(calibrated[rows].T)[None])[0].T.numpy()
+        return calibrated
+
+    def plain(self) -> dict[str, Any]:
         """Return lists for calibration.json: `layers`, and `slope` and `offset` of each."""
         parts = {name: [getattr(line, name).tolist() for line in self.layers.values()] for name in LayerMap._fields}
         return {"layers": list(self.layers), **parts}

@@ -13,11 +13,7 @@ from headscope.heads.bulk import Bulk
 
 
 class Estimator(Protocol):
-    """Estimates the log mass of bulk keys from a summary of them.
-
-    Its module also states the cost: `numbers(spec, head_dim, keys, values)`, float32 numbers of a KV head that a query
-    reads, and `multiply_adds` of the same arguments, those of a query; see headscope.heads.cost.
-    """
+    """Estimates the log mass of bulk keys from a summary of them."""
 
     name: str
 

@@ -137,7 +137,9 @@ class Clusters:
 
     def numbers(self, head_dim: int, values: bool) -> float:
         """Count the float32 numbers of a KV head's summary that a query reads, with those of its values or without."""
-        return numbers(vars(self), head_dim, 0, values)
+        means = (1 + values) * vectors_bytes(self.clusters, self.bits, head_dim, WIDTH) / WIDTH
+        covariance = head_dim if self.covariance == "diagonal" else head_dim * (head_dim + 1) / 2  # it is symmetric
+        return means + 2 * self.clusters + covariance
 
     def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimate the bulk log mass, [B, H, Q], of the true number of keys, [Q] or [H, Q]."""
@@ -172,22 +174,3 @@ def with_stand_in(size: Tensor, weight: float) -> Tensor:
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Clusters:
     """Make the estimator."""
     return Clusters(spec["name"], spec["clusters"], spec["covariance"], spec["bits"])
-
-
-def numbers(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
-    """Count the numbers of a KV head's summary: means, sizes and spreads of the clusters, and one covariance."""
-    clusters: int = spec["clusters"]
-    means = (1 + values) * vectors_bytes(clusters, spec["bits"], head_dim, WIDTH) / WIDTH
-    return means + 2 * clusters + _spread(spec, head_dim)
-
-
-def multiply_adds(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
-    """Count the multiply-adds of a query: the centres' scores, one variance for all, and the mean value."""
-    clusters: int = spec["clusters"]
-    variance = 2 * head_dim if spec["covariance"] == "diagonal" else head_dim * (head_dim + 1)
-    return clusters * head_dim * (1 + values) + variance
-
-
-def _spread(spec: Mapping[str, Any], head_dim: int) -> float:
-    """Count the numbers of the covariance, which is symmetric."""
-    return head_dim if spec["covariance"] == "diagonal" else head_dim * (head_dim + 1) / 2

@@ -15,6 +15,7 @@ from torch import Tensor
 from headscope.heads.bulk import Bulk
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.moments import Covariance, KeyMoments, gaussian_log_mass
+from headscope.heads.to_device import to_device
 
 PLAN = {
     "options": {
@@ -70,7 +71,7 @@ class Gaussian:
         if self.moments is None:
             moments = KeyMoments.of(keys)
         else:
-            moments = self.moments[bulk.cache.layer].of_head(bulk.cache.head, keys.device)
+            moments = to_device(self.moments[bulk.cache.layer], keys.device)
         return GaussianSummary(moments, keys.shape[1], _mean(bulk.values))
 
     def update(self, summary: GaussianSummary, keys: Tensor, values: Tensor) -> GaussianSummary:
@@ -83,7 +84,8 @@ class Gaussian:
 
     def numbers(self, head_dim: int, values: bool) -> float:
         """Count the float32 numbers of a KV head's summary that a query reads, with those of its values or without."""
-        return numbers(vars(self), head_dim, 0, values)
+        of_covariance = {"full": head_dim * (head_dim + 1) / 2, "diagonal": head_dim, "none": 0}  # it is symmetric
+        return head_dim * (1 + values) + of_covariance[self.covariance]
 
     def log_mass(self, query: Tensor, summary: GaussianSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimate the bulk log mass, [B, H, Q], of the true number of keys, which is not that of the summary."""
@@ -105,15 +107,3 @@ def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Gaussian:
     """Make the estimator; `moments` names another text, or `prompt`."""
     moments = None if spec["moments"] == "prompt" else fitted[spec["moments"]]
     return Gaussian(spec["name"], spec["covariance"], moments)
-
-
-def numbers(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
-    """Count the numbers of a KV head's summary that a query reads: means, and the covariance, which is symmetric."""
-    of_covariance = {"full": head_dim * (head_dim + 1) / 2, "diagonal": head_dim, "none": 0}
-    return head_dim * (1 + values) + of_covariance[spec["covariance"]]
-
-
-def multiply_adds(spec: Mapping[str, Any], head_dim: int, keys: int, values: bool) -> float:
-    """Count the multiply-adds of a query: its mean score and its variance; the mean value needs none."""
-    of_variance = {"full": head_dim * (head_dim + 1), "diagonal": 2 * head_dim, "none": 0}
-    return head_dim + of_variance[spec["covariance"]]

@@ -5,18 +5,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from headscope.errors import ConfigError
-from headscope.heads.cost import beyond_window
-from headscope.heads.window import Window
+from headscope.heads import registry
+from headscope.heads.estimators import build
+from headscope.heads.quantised import FULL
+from headscope.heads.reading import decision_bytes, pair_bytes
 from headscope.pipeline.config.compose import compose, find_root
 from headscope.pipeline.config.options import leaves, options
 from headscope.pipeline.config.overrides import groups
 from headscope.pipeline.config.schema import MISSING, Criterion
 from headscope.pipeline.store.files import atomic_file
 
-BULK = 4096  # keys; no summary of a constant size depends on it
+WINDOW = 16 + 128
 COLUMNS = ("kind", "calibrated_on", "estimator", "outliers")
 CRITERIA = """\
 <!-- Written by `headscope docs` from conf/criterion, conf/estimator and conf/outliers. Edit those. -->
@@ -79,8 +82,19 @@ def _criterion_row(root: Path, name: str, criterion: Mapping[str, Any]) -> list[
         estimator["name"] if estimator else "-",
         _settings(outliers or {}),
         _settings(others),
-        *(f"{beyond_window(criterion, Window(16, 128), size, BULK):.2f}" for size in (64, 128)),
+        *(f"{in_windows(criterion, size):.2f}" for size in (64, 128)),
     ]
+
+
+def in_windows(criterion: Mapping[str, Any], head_dim: int) -> float:
+    """Return the bytes that a decision reads of outliers and summaries over those of a window of WINDOW keys."""
+    outliers, spec = criterion["outliers"] or {"count": 0, "bits": FULL}, criterion["estimator"]
+    numbers = 0.0
+    if spec is not None:
+        other_text: dict[str, Any] = {spec.get("moments", ""): {}}  # sizes do not depend on its moments
+        numbers = build(spec, other_text).numbers(head_dim, registry.criterion(criterion["kind"]).measures == "loss")
+    read = decision_bytes(torch.tensor(outliers["count"]), outliers["bits"], numbers, head_dim)
+    return float(read) / pair_bytes(WINDOW, head_dim)
 
 
 def _group_row(file: Path) -> list[str]:

@@ -61,14 +61,10 @@ def _map(spec: Mapping[str, Any], pairs: Pairs) -> MarginMap:
 
 def _calibrated(spec: Mapping[str, Any], pairs: Pairs, margin_map: MarginMap) -> list[Array]:
     """Return margins as the criterion compares them with its threshold, [N, H] a prompt."""
-    calibrated = [margin.astype(np.float64) for margin in pairs.margin]
-    for margin, layers in zip(calibrated, pairs.layer, strict=True):
-        for layer in np.unique(layers).tolist():
-            rows = layers == layer
-            margin[rows] = margin_map.apply(layer, torch.from_numpy(margin[rows].T)[None])[0].T.numpy()
-        if spec["unit"] == GROUP:
-            measures = registry.criterion(spec["kind"]).measures
-            margin[:] = group_margins(torch.from_numpy(margin), spec["kv_heads"], measures, dim=1).numpy()
+    calibrated = [margin_map.apply_rows(*rows) for rows in zip(pairs.layer, pairs.margin, strict=True)]
+    if spec["unit"] == GROUP:
+        measures = registry.criterion(spec["kind"]).measures
+        calibrated = [group_margins(torch.from_numpy(m), spec["kv_heads"], measures, 1).numpy() for m in calibrated]
     return calibrated
 
 

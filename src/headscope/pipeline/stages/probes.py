@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from headscope.errors import ConfigError
-from headscope.lab.probes import AnsweredPrompt, fit_probes
+from headscope.lab.probes import fit_probes
 from headscope.pipeline.stages.inputs import load_answers, load_model, load_prompts
 from headscope.pipeline.store.parents import Parents
 
@@ -29,7 +29,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     if not prompts:
         raise ConfigError(f"task {spec['task']} has no calibration prompt to take probes of; ask for one at least")
     answered = [
-        AnsweredPrompt([*prompt.encoded.ids, *answers[prompt.id]["tokens"]], prompt.encoded.boundary)
+        ([*prompt.encoded.ids, *answers[prompt.id]["tokens"]], prompt.encoded.boundary)
         for prompt in prompts[: spec.get("prompts")]
     ]
     probes = fit_probes(loaded.model, answered, spec["count"])
