@@ -70,25 +70,25 @@ def hotpotqa(records: int = 60) -> list[dict[str, Any]]:
     """A hotpot_dev_distractor_v1.json: ten titled paragraphs each, some of them shared, two of them telling."""
     texts = passages(12, 40)
     titled = [[f"Topic {n}", [f"{part} " for part in sentences(next(texts))]] for n in range(5 * records + 10)]
-    found = []
+    lines = []
     for number in range(records):
-        own = titled[5 * number : 5 * number + 10]
-        found.append(
+        context = titled[5 * number : 5 * number + 10]
+        lines.append(
             {
-                "question": f"What begins {own[2][0]} after {own[3][0]}?",
-                "answer": " ".join(own[2][1][0].split()[:4]),
-                "context": own,
-                "supporting_facts": [[own[2][0], 0], [own[3][0], 0]],
+                "question": f"What begins {context[2][0]} after {context[3][0]}?",
+                "answer": " ".join(context[2][1][0].split()[:4]),
+                "context": context,
+                "supporting_facts": [[context[2][0], 0], [context[3][0], 0]],
             }
         )
-    return found
+    return lines
 
 
 def english_words(size: int = 40_000) -> dict[str, str]:
     """An english_words.json: made-up words, a few of them also wonderwords'."""
     syllables = ("ba", "ke", "li", "mo", "nu", "ra", "se", "ti", "vo", "zu", "an", "er", "il", "on", "us")
-    made = ("".join(parts) for parts in product(syllables, repeat=4))
-    return {str(i): word for i, word in zip(count(), ["apple", "quick", *islice(made, size)], strict=False)}
+    invented = ("".join(parts) for parts in product(syllables, repeat=4))
+    return {str(i): word for i, word in zip(count(), ["apple", "quick", *islice(invented, size)], strict=False)}
 
 
 def passages(least: int, most: int) -> Iterator[str]:

@@ -65,9 +65,9 @@ def prompt_file(path: Path, **changes: str) -> Path:
 
 
 def request(task: str, files: dict[str, Path], length: int = 4096, **changes: Any) -> Request:
-    given = {"seed": 42, "evaluation": 500, "calibration": 0, "chat_template": True, "tokenizer": TOKENIZER} | changes
-    samples = {"evaluation": given.pop("evaluation"), "calibration": given.pop("calibration")}
-    return Request(task=task, length=length, samples=samples, files=files, **given)
+    options = {"seed": 42, "evaluation": 500, "calibration": 0, "chat_template": True, "tokenizer": TOKENIZER} | changes
+    samples = {"evaluation": options.pop("evaluation"), "calibration": options.pop("calibration")}
+    return Request(task=task, length=length, samples=samples, files=files, **options)
 
 
 def subset_request(folder: Path, task: str, rows: Iterable[dict[str, Any]], length: int = 4096, **more: Any) -> Request:

@@ -77,8 +77,8 @@ def test_words_beyond_the_pool_come_from_the_long_list(size):
 
 def test_answers_beyond_the_pool_come_from_both_lists():
     more = english_words(json.dumps(stand_in()).encode())
-    drawn = [LONG.draw(Random(seed), 2 * len(pool()), "evaluation", more, 0).numbered.words for seed in range(12)]
-    from_pool = sum(word in set(pool()) for words in drawn for word in words[:ANSWERS])
+    lists = [LONG.draw(Random(seed), 2 * len(pool()), "evaluation", more, 0).numbered.words for seed in range(12)]
+    from_pool = sum(word in set(pool()) for words in lists for word in words[:ANSWERS])
     assert 30 < from_pool < 90  # of 120
 
 

@@ -16,15 +16,15 @@ from headscope.errors import AssetError, ConfigError
 
 def test_zip_and_folder_give_the_same_rows(tmp_path):
     rows = records(5)
-    found = read_records(data_zip(tmp_path / "data.zip", "qasper", rows), "qasper")
-    assert found == read_records(data_folder(tmp_path / "data", "qasper", rows), "qasper")
-    assert [row.id for row in found] == [row["_id"] for row in rows]
-    assert found[3].context == rows[3]["context"] and found[3].classes == ["class 3", "other"]
+    from_zip = read_records(data_zip(tmp_path / "data.zip", "qasper", rows), "qasper")
+    assert from_zip == read_records(data_folder(tmp_path / "data", "qasper", rows), "qasper")
+    assert [row.id for row in from_zip] == [row["_id"] for row in rows]
+    assert from_zip[3].context == rows[3]["context"] and from_zip[3].classes == ["class 3", "other"]
 
 
 def test_rows_of_the_zip_load_as_an_arrow_dataset_without_a_network(tmp_path):
-    found = read_records(data_zip(tmp_path / "data.zip", "trec", records(4)), "trec")
-    table = datasets.Dataset.from_list([asdict(row) for row in found])
+    loaded = read_records(data_zip(tmp_path / "data.zip", "trec", records(4)), "trec")
+    table = datasets.Dataset.from_list([asdict(row) for row in loaded])
     assert table["id"][:] == [f"id{number}" for number in range(4)]
     assert table[2]["answers"] == ["answer 2", "another"]
 
@@ -94,29 +94,29 @@ IDS = st.lists(st.text(max_size=8), unique=True, max_size=60)
 @given(IDS, st.integers(0, 9), st.integers(0, 70), st.integers(0, 70))
 def test_splits_share_no_row_and_keep_the_order_of_the_file(ids, seed, evaluation, calibration):
     try:
-        found = choose(ids, request("qasper", {}, seed=seed, evaluation=evaluation, calibration=calibration))
+        splits = choose(ids, request("qasper", {}, seed=seed, evaluation=evaluation, calibration=calibration))
     except ConfigError:
         kinds = {is_calibration(name) for name in ids} if calibration else {False for _ in ids}
         assert (evaluation and False not in kinds) or (calibration and True not in kinds)
         return
-    assert list(found) == ["evaluation", "calibration"]
-    assert set(found["evaluation"]).isdisjoint(found["calibration"])
-    for split, wanted in (("evaluation", evaluation), ("calibration", calibration)):
+    assert list(splits) == ["evaluation", "calibration"]
+    assert set(splits["evaluation"]).isdisjoint(splits["calibration"])
+    for split, most in (("evaluation", evaluation), ("calibration", calibration)):
         pool = [name for name in ids if not calibration or is_calibration(name) == (split == "calibration")]
         pool = pool if calibration or split == "evaluation" else []
-        assert found[split] == sorted(found[split]) and len(found[split]) == min(wanted, len(pool))
-        assert {ids[index] for index in found[split]} <= set(pool)
+        assert splits[split] == sorted(splits[split]) and len(splits[split]) == min(most, len(pool))
+        assert {ids[index] for index in splits[split]} <= set(pool)
 
 
 def test_fewer_rows_are_part_of_more_and_another_order_chooses_the_same():
     ids = [f"id{number}" for number in range(80)]
-    some, more, turned = (
+    fewer, more, turned = (
         {names[i] for i in choose(names, request("qasper", {}, evaluation=count))["evaluation"]}
         for names, count in ((ids, 10), (ids, 30), (ids[::-1], 30))
     )
-    assert some < more == turned
+    assert fewer < more == turned
     other = choose(ids, request("qasper", {}, seed=43, evaluation=10))["evaluation"]
-    assert {ids[i] for i in other} != some
+    assert {ids[i] for i in other} != fewer
 
 
 def test_without_calibration_every_row_is_scored():

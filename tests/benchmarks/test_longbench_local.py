@@ -45,61 +45,62 @@ def file() -> Path:
     return path
 
 
-def asked(task: str, length: int = 2048, evaluation: int = 6, **more: Any) -> Request:
+def wish(task: str, length: int = 2048, evaluation: int = 6, **more: Any) -> Request:
     return request(task, {"standard_library": file()}, length, evaluation=evaluation, **more)
 
 
-def made(task: str, length: int = 2048, **more: Any) -> list[Row]:
-    return rows("longbench", asked(task, length, **more))
+def local_rows(task: str, length: int = 2048, **more: Any) -> list[Row]:
+    return rows("longbench", wish(task, length, **more))
 
 
 def test_most_modules_of_the_list_are_in_this_python_and_nearly_all_are_code():
-    found = standard_library()
-    assert found == standard_library() and list(found) == [name for name in library.MODULES.split() if name in found]
-    assert len(found) > 180 and sum(map(len, found.values())) > 4_000_000
-    assert all("\r" not in text for text in found.values())
+    modules = standard_library()
+    assert modules == standard_library()
+    assert list(modules) == [name for name in library.MODULES.split() if name in modules]
+    assert len(modules) > 180 and sum(map(len, modules.values())) > 4_000_000
+    assert all("\r" not in text for text in modules.values())
 
 
 def test_both_splits_have_modules_and_share_none():
-    here, there = (read_library(file(), split) for split in ("evaluation", "calibration"))
-    assert here and there and set(here) | set(there) == set(sources())
-    assert set(here).isdisjoint(there)
-    assert all(map(is_calibration, there)) and not any(map(is_calibration, here))
+    evaluation, calibration = (read_library(file(), split) for split in ("evaluation", "calibration"))
+    assert evaluation and calibration and set(evaluation) | set(calibration) == set(sources())
+    assert set(evaluation).isdisjoint(calibration)
+    assert all(map(is_calibration, calibration)) and not any(map(is_calibration, evaluation))
 
 
 @pytest.mark.parametrize("length", [1024, 2048, 4096])
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_fill_most_of_the_length_and_are_not_cut(name, length):
-    found = made(name, length, calibration=2)
-    assert len(found) == 8 and not any(row.truncated for row in found)
-    fills = [(row.length - row.max_new_tokens) / length for row in found]
+    rows = local_rows(name, length, calibration=2)
+    assert len(rows) == 8 and not any(row.truncated for row in rows)
+    fills = [(row.length - row.max_new_tokens) / length for row in rows]
     assert max(fills) <= 1 and min(fills) > 0.5
     assert 0.75 < np.mean(fills) < 1
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_come_again_depend_on_the_seed_and_start_with_those_of_fewer(name):
-    found = made(name, calibration=2)
-    assert found == made(name, calibration=2)
-    assert found[:3] == made(name, evaluation=3)
-    assert found[0].prompt.text != made(name, seed=43, evaluation=1)[0].prompt.text
-    assert [(row.split, row.index) for row in found] == [
+    rows = local_rows(name, calibration=2)
+    assert rows == local_rows(name, calibration=2)
+    assert rows[:3] == local_rows(name, evaluation=3)
+    assert rows[0].prompt.text != local_rows(name, seed=43, evaluation=1)[0].prompt.text
+    assert [(row.split, row.index) for row in rows] == [
         *(("evaluation", index) for index in range(6)),
         ("calibration", 0),
         ("calibration", 1),
     ]
-    assert len({row.source["_id"] for row in found}) == 8
+    assert len({row.source["_id"] for row in rows}) == 8
 
 
 def test_evaluation_comes_first_whatever_order_the_samples_are_given_in():
-    given = asked("lcc_local", calibration=1, evaluation=1)
-    turned = Request(**vars(given) | {"samples": {"calibration": 1, "evaluation": 1}})
+    request = wish("lcc_local", calibration=1, evaluation=1)
+    turned = Request(**vars(request) | {"samples": {"calibration": 1, "evaluation": 1}})
     assert [row.split for row in rows("longbench", turned)] == ["evaluation", "calibration"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_question_is_the_end_of_the_text_and_no_chat_template_stands_around_it(name):
-    for row, record in zip(made(name), find("longbench", name).records(asked(name), "evaluation"), strict=True):
+    for row, record in zip(local_rows(name), find("longbench", name).records(wish(name), "evaluation"), strict=True):
         end = record.input + ('" is from Paragraph' if name != "lcc_local" else "")
         assert row.prompt.text[row.prompt.question_offset :] == end
         assert row.prompt.text.count(record.context) == 1 and "<|im_start|>" not in row.prompt.text
@@ -107,7 +108,7 @@ def test_the_question_is_the_end_of_the_text_and_no_chat_template_stands_around_
 
 def test_the_next_line_uses_a_name_of_the_context_that_the_last_lines_do_not():
     split_sources = read_library(file(), "evaluation")
-    for row in made("lcc_local", evaluation=12):
+    for row in local_rows("lcc_local", evaluation=12):
         [answer] = row.references
         before = row.prompt.text.split("below.\n\n", 1)[1].split("\n")
         near, far = before[-completion.NEAR_LINES + 1 :], before[: -completion.NEAR_LINES]
@@ -121,13 +122,13 @@ def test_the_next_line_uses_a_name_of_the_context_that_the_last_lines_do_not():
 
 def test_every_reference_scores_itself_in_full():
     for name in NAMES:
-        for row in made(name, evaluation=8):
-            given = {"task": name, "metric": row.metric, "references": row.references, "classes": row.classes}
-            assert score("longbench", given, "\n" + row.references[0] + "\nmore").value == 100
+        for row in local_rows(name, evaluation=8):
+            prompt = {"task": name, "metric": row.metric, "references": row.references, "classes": row.classes}
+            assert score("longbench", prompt, "\n" + row.references[0] + "\nmore").value == 100
 
 
 def test_the_sentence_is_of_its_paragraph_alone_and_examples_are_of_others():
-    for row in made("passage_retrieval_local", evaluation=12):
+    for row in local_rows("passage_retrieval_local", evaluation=12):
         paragraphs = dict(re.findall(r"^(Paragraph \d+): (.*)$", row.prompt.text, flags=re.MULTILINE))
         asked_for = re.findall(r'^The sentence "(.*)" is from (Paragraph ?\d*)$', row.prompt.text, flags=re.MULTILINE)
         assert len(asked_for) == passages.EXAMPLES + 1 and asked_for[-1][1] == "Paragraph"
@@ -164,12 +165,12 @@ def test_strings_and_comments_are_left_out_and_lines_stay():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_length_that_is_too_short_is_refused(name):
     with pytest.raises(LengthError, match=r"64 tokens are too few for .*; choose a greater length"):
-        made(name, 64)
+        local_rows(name, 64)
 
 
 def test_a_length_beyond_all_paragraphs_takes_all_of_them():
-    found = made("passage_retrieval_local", 200_000, evaluation=2)
-    numbers = [len(re.findall(r"^Paragraph \d+: ", row.prompt.text, flags=re.MULTILINE)) for row in found]
+    rows = local_rows("passage_retrieval_local", 200_000, evaluation=2)
+    numbers = [len(re.findall(r"^Paragraph \d+: ", row.prompt.text, flags=re.MULTILINE)) for row in rows]
     assert numbers == [len(passages.paragraphs(list(read_library(file(), "evaluation").values())))] * 2
 
 
@@ -191,5 +192,5 @@ def test_what_is_no_library_is_refused(tmp_path):
 
 
 def test_the_tokenizers_own_count_decides():
-    [row] = made("lcc_local", evaluation=1)
+    [row] = local_rows("lcc_local", evaluation=1)
     assert row.length == len(TOKENIZER(row.prompt.text).input_ids) + row.max_new_tokens

@@ -69,16 +69,16 @@ def test_golden_values_of_classification(prediction, reference, classes, golden)
 
 
 def test_the_order_of_a_rows_own_classes_decides():
-    one = row("classification", "abc", classes=["a", "ab", "abc"])
+    prompt = row("classification", "abc", classes=["a", "ab", "abc"])
     other = row("classification", "abc", classes=["a", "abc", "ab"])
-    assert [score(each, "a ab abc").value for each in (one, other, one)] == [50, 100, 50]
+    assert [score(each, "a ab abc").value for each in (prompt, other, prompt)] == [50, 100, 50]
 
 
 @given(st.sets(st.sampled_from(["red", "green", "blue", "black"]), min_size=1), st.data())
 def test_classes_apart_share_the_score(named, data):
     reference = data.draw(st.sampled_from(sorted(named)))
-    one = row("classification", reference, classes=["blue", "black", "red", "green", "white"])
-    assert score(one, " and ".join(named)).value == pytest.approx(100 / len(named))
+    prompt = row("classification", reference, classes=["blue", "black", "red", "green", "white"])
+    assert score(prompt, " and ".join(named)).value == pytest.approx(100 / len(named))
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,11 @@ ENGLISH = st.text("abt he.,'A\n", max_size=20)
 
 @given(ENGLISH, ENGLISH)
 def test_word_f1_knows_no_side_order_case_or_article(prediction, reference):
-    found = METRICS["qa_f1"](prediction, reference)
+    f1 = METRICS["qa_f1"](prediction, reference)
     words = prediction.upper().split()
-    assert 0 <= found <= 1
-    assert found == pytest.approx(METRICS["qa_f1"](reference, prediction))
-    assert found == pytest.approx(METRICS["qa_f1"](" the, an: A ".join(["", *reversed(words)]), reference))
+    assert 0 <= f1 <= 1
+    assert f1 == pytest.approx(METRICS["qa_f1"](reference, prediction))
+    assert f1 == pytest.approx(METRICS["qa_f1"](" the, an: A ".join(["", *reversed(words)]), reference))
 
 
 @given(st.lists(st.sampled_from(["北京", "首都", "预算", "会议"]), min_size=1, max_size=5))
@@ -142,9 +142,9 @@ CODE = st.text("ab(= )", max_size=8)
 
 @given(st.lists(st.sampled_from(["# a", "x = 1  # b", "```", "// c"]), max_size=2), CODE, CODE, CODE)
 def test_code_is_compared_by_its_first_line_in_hundredths(comments, line, rest, reference):
-    found = METRICS["code_sim"]("\n".join(["", *comments, "x" + line, rest]), reference)
-    assert found == METRICS["code_sim"]("x" + line, reference)
-    assert found == round(100 * found) / 100
+    similarity = METRICS["code_sim"]("\n".join(["", *comments, "x" + line, rest]), reference)
+    assert similarity == METRICS["code_sim"]("x" + line, reference)
+    assert similarity == round(100 * similarity) / 100
     assert METRICS["code_sim"]("x" + line, "x" + line) == 1
 
 
@@ -160,9 +160,9 @@ def test_a_score_is_the_best_over_the_references(prediction, references):
 @pytest.mark.parametrize("task", ["trec", "triviaqa", "samsum", "lsht"])
 @pytest.mark.parametrize("suffix", ["", "_e"])
 def test_few_shot_answers_end_with_their_first_line(task, suffix):
-    one = row("qa_f1", "red", task=task + suffix)
-    assert score(one, "\n\nred\nQuestion: blue").value == 100
-    assert score(one, "blue\nred").value == 0
+    prompt = row("qa_f1", "red", task=task + suffix)
+    assert score(prompt, "\n\nred\nQuestion: blue").value == 100
+    assert score(prompt, "blue\nred").value == 0
 
 
 @given(st.text("ab \n", max_size=6))
@@ -196,8 +196,8 @@ def test_full_stops_save_a_long_text():
 
 
 def test_a_rouge_failure_shows_even_where_another_reference_gives_a_score():
-    found = score(row("rouge", "x", "", "w1 w2"), "w1 w2")
-    assert found.failed and found.value == pytest.approx(100)
+    answer = score(row("rouge", "x", "", "w1 w2"), "w1 w2")
+    assert answer.failed and answer.value == pytest.approx(100)
 
 
 def deep(frames, call):
@@ -205,15 +205,15 @@ def deep(frames, call):
 
 
 def test_a_rouge_score_does_not_depend_on_the_callers_stack():
-    one, prediction = row("rouge", words(520, 1)), words(520, 2)
-    assert deep(700, lambda: score(one, prediction)) == score(one, prediction) != Score(0, failed=True)
+    prompt, prediction = row("rouge", words(520, 1)), words(520, 2)
+    assert deep(700, lambda: score(prompt, prediction)) == score(prompt, prediction) != Score(0, failed=True)
 
 
 def test_a_raised_recursion_limit_rescues_no_text():
-    one, prediction, limit = row("rouge", words(600, 1)), words(600, 2), sys.getrecursionlimit()
+    prompt, prediction, limit = row("rouge", words(600, 1)), words(600, 2), sys.getrecursionlimit()
     try:
         sys.setrecursionlimit(limit + 4000)
-        assert score(one, prediction) == Score(0, failed=True)
+        assert score(prompt, prediction) == Score(0, failed=True)
     finally:
         sys.setrecursionlimit(limit)
 

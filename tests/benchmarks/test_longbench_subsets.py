@@ -99,8 +99,8 @@ def test_a_text_is_truncated_before_the_chat_template(tmp_path):
     context = PROSE[:5000]
     [row] = rows("longbench", subset_request(tmp_path, "qasper", [record(0, context=context)], length=201))
     ids = TOKENIZER(PROMPTS["qasper"].format(context=context, input=record(0)["input"])).input_ids
-    kept = TOKENIZER.decode(ids[:100]) + TOKENIZER.decode(ids[-100:])
-    assert row.prompt.text == f"<|im_start|>user\nYou are told: {kept}<|im_end|>\n<|im_start|>assistant\n"
+    ends = TOKENIZER.decode(ids[:100]) + TOKENIZER.decode(ids[-100:])
+    assert row.prompt.text == f"<|im_start|>user\nYou are told: {ends}<|im_end|>\n<|im_start|>assistant\n"
     assert row.truncated
     assert row.length > 201 + row.max_new_tokens  # the template comes on top
 
@@ -111,14 +111,14 @@ def test_plain_text_starts_with_the_token_that_a_truncated_text_lost(tmp_path):
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
     )
     try:
-        found = [
+        prompts = [
             rows("longbench", subset_request(tmp_path, "trec", records(1), length, tokenizer=tokenizer))[0]
             for length in (101, 4096)
         ]
     finally:
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
-    assert [row.truncated for row in found] == [True, False]
-    for row in found:
+    assert [row.truncated for row in prompts] == [True, False]
+    for row in prompts:
         assert row.prompt.text.startswith("<|im_start|>Some examples.")
         assert row.prompt.text.count("<|im_start|>") == 1
 
@@ -126,12 +126,12 @@ def test_plain_text_starts_with_the_token_that_a_truncated_text_lost(tmp_path):
 def test_a_template_that_strips_the_text_keeps_the_question(tmp_path):
     prompts = prompt_file(tmp_path / "prompts.json", passage_count="Count these.\n\n{context}\n\nThe answer is: ")
     files = {"longbench_data": subset_request(tmp_path, "passage_count", records(1)).files["longbench_data"]}
-    asked = request(
+    stripped = request(
         "passage_count",
         files | {"longbench_prompts": prompts},
         tokenizer=small_tokenizer(CHATML.replace("m['content']", "m['content'] | trim")),
     )
-    [row] = rows("longbench", asked)
+    [row] = rows("longbench", stripped)
     assert row.prompt.text[row.prompt.question_offset :].startswith("\n\nThe answer is:<|im_end|>")
 
 
@@ -150,27 +150,27 @@ def test_lengths_at_the_borders_fall_into_the_official_buckets(tmp_path, name):
 
 
 def test_every_row_chooses_from_its_own_classes(tmp_path):
-    found = rows("longbench", subset_request(tmp_path, "trec", records(3)))
-    assert [row.classes for row in found] == [[f"class {number}", "other"] for number in range(3)]
+    prompts = rows("longbench", subset_request(tmp_path, "trec", records(3)))
+    assert [row.classes for row in prompts] == [[f"class {number}", "other"] for number in range(3)]
     with pytest.raises(AssetError, match="row id0 of lsht has no 'all_classes'"):
         rows("longbench", subset_request(tmp_path, "lsht", records(1, all_classes=None)))
 
 
 def test_the_same_request_gives_the_same_rows_and_indices_count_each_split(tmp_path):
-    asked = subset_request(tmp_path, "hotpotqa", records(40), evaluation=20, calibration=6)
-    found = rows("longbench", asked)
-    assert found == rows("longbench", asked)
-    assert [(row.split, row.index) for row in found] == [
+    wish = subset_request(tmp_path, "hotpotqa", records(40), evaluation=20, calibration=6)
+    prompts = rows("longbench", wish)
+    assert prompts == rows("longbench", wish)
+    assert [(row.split, row.index) for row in prompts] == [
         *(("evaluation", index) for index in range(20)),
         *(("calibration", index) for index in range(6)),
     ]
-    assert len({row.source["_id"] for row in found}) == 26
-    assert found[0].references == record(int(found[0].source["_id"].removeprefix("id")))["answers"]
+    assert len({row.source["_id"] for row in prompts}) == 26
+    assert prompts[0].references == record(int(prompts[0].source["_id"].removeprefix("id")))["answers"]
 
 
 def test_rows_load_as_an_arrow_dataset(tmp_path):
-    found = rows("longbench", subset_request(tmp_path, "qasper", records(3)))
-    table = datasets.Dataset.from_list([asdict(row) for row in found])
+    prompts = rows("longbench", subset_request(tmp_path, "qasper", records(3)))
+    table = datasets.Dataset.from_list([asdict(row) for row in prompts])
     assert table[1]["source"] == {"_id": "id1", "words": 101}
 
 
@@ -186,10 +186,10 @@ def test_an_empty_question_is_refused_with_its_row(tmp_path):
 
 
 def test_a_prompt_file_without_the_prompt_is_refused(tmp_path):
-    asked = subset_request(tmp_path, "qasper", records(1))
-    Path(asked.files["longbench_prompts"]).write_text('{"trec": "{context}"}')
+    wish = subset_request(tmp_path, "qasper", records(1))
+    Path(wish.files["longbench_prompts"]).write_text('{"trec": "{context}"}')
     with pytest.raises(AssetError, match=r"dataset2prompt.json holds no prompt for qasper .*give dataset2prompt.json"):
-        rows("longbench", asked)
+        rows("longbench", wish)
 
 
 def test_what_cannot_work_is_refused_before_a_text_is_tokenised(tmp_path):

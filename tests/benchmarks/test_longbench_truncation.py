@@ -73,11 +73,11 @@ def test_special_tokens_count_but_are_not_kept():
 @settings(deadline=None)
 def test_the_question_is_found_again_or_starts_where_it_was_cut(offset, tokens, apart):
     cut = Limit(tokens, apart, TOKENIZER).cut(TEXT, offset)
-    found = cut.text[cut.question_offset :]
-    assert found and TEXT[offset:].endswith(found)
-    kept = len(TOKENIZER.decode(TOKENIZER(TEXT).input_ids[-(tokens // 2 if apart else tokens - tokens // 2) :]))
+    question = cut.text[cut.question_offset :]
+    assert question and TEXT[offset:].endswith(question)
+    length = len(TOKENIZER.decode(TOKENIZER(TEXT).input_ids[-(tokens // 2 if apart else tokens - tokens // 2) :]))
     if cut.truncated:
-        assert len(found) == min(kept, len(TEXT) - offset)
+        assert len(question) == min(length, len(TEXT) - offset)
 
 
 @pytest.mark.parametrize("apart", [True, False])

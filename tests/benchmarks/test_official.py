@@ -42,18 +42,18 @@ def request(name: str, path: Path, length: int = 2200, evaluation: int = 3, cali
     return Request(name, length, 0, samples, chat_template=True, tokenizer=TOKENIZER, files={}, source=path)
 
 
-def taken(name: str, path: Path, **options: int) -> list[Row]:
+def rows_of(name: str, path: Path, **options: int) -> list[Row]:
     return rows("ruler", request(name, path, **options))
 
 
 @pytest.mark.parametrize("name", names("ruler"))
 def test_text_references_and_prefix_are_those_of_the_file(name, tmp_path):
     lines = official(name)
-    found = taken(name, write(tmp_path / "samples.jsonl", lines))
-    assert [(row.split, row.index) for row in found] == [("evaluation", i) for i in range(3)] + [
+    samples = rows_of(name, write(tmp_path / "samples.jsonl", lines))
+    assert [(row.split, row.index) for row in samples] == [("evaluation", i) for i in range(3)] + [
         ("calibration", i) for i in range(2)
     ]
-    for row, line in zip(found, lines, strict=True):
+    for row, line in zip(samples, lines, strict=True):
         assert line["input"] in row.prompt.text
         assert row.prompt.text.endswith("<|im_start|>assistant\n" + line["answer_prefix"])
         assert row.prompt.text[row.prompt.prefix_offset :] == row.answer_prefix == line["answer_prefix"]
@@ -64,11 +64,11 @@ def test_text_references_and_prefix_are_those_of_the_file(name, tmp_path):
 
 
 def test_an_index_that_repeats_is_kept_aside_and_counted_afresh(tmp_path):
-    found = taken(
+    samples = rows_of(
         "niah_single_1", write(tmp_path / "samples.jsonl", official("niah_single_1")), evaluation=5, calibration=0
     )
-    assert [row.index for row in found] == list(range(5))
-    assert [row.source for row in found] == [{"index": 8006, "line": line} for line in range(1, 6)]
+    assert [row.index for row in samples] == list(range(5))
+    assert [row.source for row in samples] == [{"index": 8006, "line": line} for line in range(1, 6)]
 
 
 @pytest.mark.parametrize("name", ["niah_single_1", "niah_multivalue_prose", "vt", "cwe", "fwe", "qa_1"])
@@ -79,7 +79,7 @@ def test_a_prefix_inside_an_older_file_is_found(name, tmp_path):
         for i, line in enumerate(lines)
     ]
     new, old = (
-        taken(name, write(tmp_path / f"{kind}.jsonl", found)) for kind, found in (("new", lines), ("old", older))
+        rows_of(name, write(tmp_path / f"{kind}.jsonl", content)) for kind, content in (("new", lines), ("old", older))
     )
     assert [row.prompt for row in old] == [row.prompt for row in new]
     assert [row.answer_prefix for row in old] == [line["answer_prefix"] for line in lines]
@@ -87,29 +87,29 @@ def test_a_prefix_inside_an_older_file_is_found(name, tmp_path):
 
 def test_a_sample_longer_than_asked_for_is_refused_with_both_lengths(tmp_path):
     path = write(tmp_path / "samples.jsonl", official("vt"))
-    longest = taken("vt", path)[0].length
+    longest = rows_of("vt", path)[0].length
     message = rf"task vt at length {longest - 1}: .*samples.jsonl, line 1 has {longest} tokens .* at least {longest}$"
     with pytest.raises(LengthError, match=message):
-        taken("vt", path, length=longest - 1)
+        rows_of("vt", path, length=longest - 1)
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(AssetError, match=r"gone\.jsonl does not exist"):
-        taken("vt", tmp_path / "gone.jsonl")
+        rows_of("vt", tmp_path / "gone.jsonl")
 
 
 @pytest.mark.parametrize(("evaluation", "calibration"), [(6, 0), (3, 3)])
 def test_a_file_with_too_few_lines_is_refused_with_the_counts(evaluation, calibration, tmp_path):
     path = write(tmp_path / "samples.jsonl", official("vt"))
     with pytest.raises(AssetError, match=r"samples\.jsonl ends at line 5 with 5 samples of vt, but 6 are asked for"):
-        taken("vt", path, evaluation=evaluation, calibration=calibration)
+        rows_of("vt", path, evaluation=evaluation, calibration=calibration)
 
 
 def test_a_broken_line_is_refused_with_its_number(tmp_path):
     path = write(tmp_path / "samples.jsonl", official("vt"))
     path.write_text(path.read_text(encoding="utf-8") + '\n{"index": 5, "inp', encoding="utf-8")
     with pytest.raises(AssetError, match=r"samples\.jsonl, line 7 is no JSON"):
-        taken("vt", path)
+        rows_of("vt", path)
 
 
 @pytest.mark.parametrize("field", ["index", "input", "outputs"])
@@ -119,7 +119,7 @@ def test_a_missing_field_is_refused_with_file_and_line(field, tmp_path):
     path = write(tmp_path / "samples.jsonl", lines)
     path.write_text("\n" + path.read_text(encoding="utf-8"), encoding="utf-8")  # an empty line counts as a line
     with pytest.raises(AssetError, match=rf"samples\.jsonl, line 6 has no field '{field}'"):
-        taken("vt", path, evaluation=1, calibration=0)
+        rows_of("vt", path, evaluation=1, calibration=0)
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_a_field_of_another_type_is_refused_with_file_and_line(field, value, tmp
     lines = official("vt")
     lines[1][field] = value
     with pytest.raises(AssetError, match=rf"samples\.jsonl, line 2: .*'{field}'"):
-        taken("vt", write(tmp_path / "samples.jsonl", lines))
+        rows_of("vt", write(tmp_path / "samples.jsonl", lines))
 
 
 def test_a_file_of_another_task_without_prefix_is_refused(tmp_path):
     lines = [{key: line[key] for key in ("index", "input", "outputs")} for line in official("vt")]
     with pytest.raises(AssetError, match=r"line 1 has no field 'answer_prefix', and the prefix of niah_single_1"):
-        taken("niah_single_1", write(tmp_path / "samples.jsonl", lines))
+        rows_of("niah_single_1", write(tmp_path / "samples.jsonl", lines))
 
 
 def test_a_file_is_checked_before_anything_is_tokenised(tmp_path):
@@ -144,6 +144,6 @@ def test_a_file_is_checked_before_anything_is_tokenised(tmp_path):
             raise AssertionError(f"the tokenizer was asked for {name}")
 
     path = write(tmp_path / "samples.jsonl", official("vt")[:1])
-    asked = Request("vt", 2200, 0, {"evaluation": 2, "calibration": 0}, True, Untouched(), {}, path)
+    too_many = Request("vt", 2200, 0, {"evaluation": 2, "calibration": 0}, True, Untouched(), {}, path)
     with pytest.raises(AssetError, match="but 2 are asked for"):
-        rows("ruler", asked)
+        rows("ruler", too_many)

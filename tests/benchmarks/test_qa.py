@@ -39,20 +39,20 @@ def uniform(shares: list[float]) -> bool:
 
 @pytest.mark.parametrize("name", FROM_FILES)
 def test_place_of_the_gold_document_is_uniform(name):
-    asked, within = FROM_FILES[name].of("evaluation").questions, Random("within")
+    questions, within = FROM_FILES[name].of("evaluation").questions, Random("within")
     shares = []
     for i in range(500):
-        index = i % len(asked)
+        index = i % len(questions)
         documents = draw(name, i, 3000, index)
         # Anywhere within its document: the share is then uniform however many documents there are.
-        shares.append((documents.index(asked[index].gold[0]) + within.random()) / len(documents))
+        shares.append((documents.index(questions[index].gold[0]) + within.random()) / len(documents))
     assert uniform(shares)
 
 
 def test_place_of_the_asked_invention_is_uniform():
     task, within = find("ruler", "qa_generated"), Random("within")
-    drawn = [task.draw(Random(f"asked/{i}"), 200, "evaluation", None, i) for i in range(500)]
-    assert uniform([(choices.document + within.random()) / len(choices.inventions) for choices in drawn])
+    samples = [task.draw(Random(f"asked/{i}"), 200, "evaluation", None, i) for i in range(500)]
+    assert uniform([(choices.document + within.random()) / len(choices.inventions) for choices in samples])
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4000), st.sampled_from(sorted(FROM_FILES)), st.integers(0, 19))
@@ -91,10 +91,12 @@ def test_when_all_documents_are_used_all_but_the_gold_ones_repeat(name):
 
 @pytest.mark.parametrize("library", FROM_FILES.values(), ids=FROM_FILES)
 def test_splits_share_no_gold_document_and_keep_the_order_of_the_file(library):
-    here, there = (library.of(split).questions for split in ("evaluation", "calibration"))
-    assert {tuple(question.gold) for question in here}.isdisjoint(tuple(question.gold) for question in there)
-    assert len(here) + len(there) == len(library.questions)
-    order = [library.questions.index(question) for question in here]
+    evaluation, calibration = (library.of(split).questions for split in ("evaluation", "calibration"))
+    assert {tuple(question.gold) for question in evaluation}.isdisjoint(
+        tuple(question.gold) for question in calibration
+    )
+    assert len(evaluation) + len(calibration) == len(library.questions)
+    order = [library.questions.index(question) for question in evaluation]
     assert order == sorted(order)
 
 
@@ -200,10 +202,10 @@ def test_made_up_documents_grow_by_one_sentence(seed, size):
 
 
 def test_made_up_documents_have_several_facts_in_changing_order():
-    drawn = inventions.draw(Random(0), 400, "evaluation")
-    assert {len(thing.facts) for thing in drawn} == {inventions.FACTS_EACH}
-    assert len({tuple(form for form, _ in thing.facts) for thing in drawn}) > 20
-    assert {thing.kind for thing in drawn} == set(inventions.KINDS)
+    things = inventions.draw(Random(0), 400, "evaluation")
+    assert {len(thing.facts) for thing in things} == {inventions.FACTS_EACH}
+    assert len({tuple(form for form, _ in thing.facts) for thing in things}) > 20
+    assert {thing.kind for thing in things} == set(inventions.KINDS)
 
 
 @pytest.mark.parametrize("name", ["qa_1", "qa_2", "qa_generated"])

@@ -52,13 +52,13 @@ def choice(rng: Random, number: int) -> dict[str, Any]:
     }
 
 
-def jsonl(found: list[dict[str, Any]]) -> bytes:
-    return "\n".join(map(json.dumps, found)).encode()
+def jsonl(records: list[dict[str, Any]]) -> bytes:
+    return "\n".join(map(json.dumps, records)).encode()
 
 
-def parquet(found: list[dict[str, Any]]) -> bytes:
+def parquet(records: list[dict[str, Any]]) -> bytes:
     table = BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(found), table)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), table)
     return table.getvalue()
 
 
@@ -80,9 +80,9 @@ def files(tmp_path) -> dict[str, Path]:
     return {name: tmp_path / name for name in contents()}
 
 
-def made(name: str, files: dict[str, Path], length: int = 2048, samples: int = 6, seed: int = 42) -> list[Row]:
-    wanted = {"evaluation": samples, "calibration": samples}
-    return rows("reasoning", Request(name, length, seed, wanted, True, TOKENIZER, files))
+def shot_rows(name: str, files: dict[str, Path], length: int = 2048, samples: int = 6, seed: int = 42) -> list[Row]:
+    counts = {"evaluation": samples, "calibration": samples}
+    return rows("reasoning", Request(name, length, seed, counts, True, TOKENIZER, files))
 
 
 def read(name: str, split: str = "evaluation") -> Any:
@@ -93,18 +93,18 @@ def read(name: str, split: str = "evaluation") -> Any:
 def test_tasks_are_found_by_name_with_their_files_and_budgets():
     assert names("reasoning") == [*NAMES]
     assert module_of("reasoning", "gsm8k") == "headscope.benchmarks.reasoning.gsm8k"
-    found = {name: find("reasoning", name) for name in NAMES}
-    assert [task.needs(8192) for task in found.values()] == [
+    tasks = {name: find("reasoning", name) for name in NAMES}
+    assert [task.needs(8192) for task in tasks.values()] == [
         ["gsm8k_train", "gsm8k_test"],
         ["mmlu_validation", "mmlu_test"],
     ]
-    assert [task.max_new_tokens for task in found.values()] == [256, 8]
+    assert [task.max_new_tokens for task in tasks.values()] == [256, 8]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_prompt_fills_90_to_100_percent_of_the_length(name, files):
     for length in (1500, 4096):
-        for row in made(name, files, length):
+        for row in shot_rows(name, files, length):
             tokens = len(TOKENIZER(row.prompt.text, add_special_tokens=False).input_ids)
             assert row.length == tokens + row.max_new_tokens
             assert 0.9 * length <= row.length <= length
@@ -114,14 +114,14 @@ def test_shots_too_long_for_the_length_are_passed_over(files):
     rng = Random(1)
     long = [{"question": text(rng, 200, 300), "answer": f"{text(rng, 100, 200)} #### 5"} for _ in range(100)]
     files["gsm8k_train"].write_bytes(contents()["gsm8k_train"] + b"\n" + jsonl(long))
-    for row in made("gsm8k", files):
+    for row in shot_rows("gsm8k", files):
         assert row.length >= 0.9 * 2048
         assert max(row.source["shots"]) <= 200
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shots_are_distinct_in_a_sample_and_drawn_afresh_in_each(name, files):
-    shots = [row.source["shots"] for row in made(name, files)]
+    shots = [row.source["shots"] for row in shot_rows(name, files)]
     assert all(len(set(lines)) == len(lines) > 3 for lines in shots)
     assert len({tuple(lines[:3]) for lines in shots}) == len(shots)
     assert any(lines != sorted(lines) for lines in shots)
@@ -137,18 +137,18 @@ def test_a_larger_size_keeps_the_shots_and_adds_one(size, seed):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_splits_share_no_question_and_together_ask_all(name):
-    here, there = (read(name, split).questions for split in ("evaluation", "calibration"))
-    assert set(here).isdisjoint(there)
-    assert sorted([*here, *there]) == list(range(1, 81))
-    assert min(len(here), len(there)) > 20
+    evaluation, calibration = (read(name, split).questions for split in ("evaluation", "calibration"))
+    assert set(evaluation).isdisjoint(calibration)
+    assert sorted([*evaluation, *calibration]) == list(range(1, 81))
+    assert min(len(evaluation), len(calibration)) > 20
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_questions_are_asked_once_in_an_order_that_no_seed_changes_and_that_is_not_the_files(name, files):
-    asked = [row.source["question"] for row in made(name, files, samples=12)]
-    assert asked == [row.source["question"] for row in made(name, files, samples=12, seed=7)]
-    assert len(set(asked)) == len(asked)
-    assert asked[:12] != sorted(asked[:12])
+    questions = [row.source["question"] for row in shot_rows(name, files, samples=12)]
+    assert questions == [row.source["question"] for row in shot_rows(name, files, samples=12, seed=7)]
+    assert len(set(questions)) == len(questions)
+    assert questions[:12] != sorted(questions[:12])
 
 
 def test_neighbouring_questions_of_mmlu_come_from_several_subjects():
@@ -179,17 +179,17 @@ def test_choices_are_written_one_a_line():
 
 
 def test_prompt_is_instruction_shots_and_the_question_with_the_prefix_after_the_template(files):
-    row = made("mmlu", files)[0]
-    prompt, asked = row.prompt, read("mmlu").questions[row.source["question"]]
+    row = shot_rows("mmlu", files)[0]
+    prompt, question = row.prompt, read("mmlu").questions[row.source["question"]]
     assert "The following are multiple choice questions (with answers).\n\nIn subject_" in prompt.text
-    assert prompt.text[prompt.question_offset :] == f"{asked.question}<|im_end|>\n<|im_start|>assistant\n\nAnswer:"
+    assert prompt.text[prompt.question_offset :] == f"{question.question}<|im_end|>\n<|im_start|>assistant\n\nAnswer:"
     assert prompt.text[prompt.prefix_offset :] == row.answer_prefix == "\nAnswer:"
-    assert row.references == [asked.reference]
+    assert row.references == [question.reference]
 
 
 def test_more_samples_than_questions_are_refused(files):
     with pytest.raises(AssetError, match=r"the file gsm8k_test has \d+ questions for evaluation, one for each sample"):
-        made("gsm8k", files, samples=80)
+        shot_rows("gsm8k", files, samples=80)
 
 
 @pytest.mark.parametrize("count", range(24, 31))
@@ -198,10 +198,10 @@ def test_a_file_with_just_enough_shots_serves_and_one_with_too_few_is_refused(co
     files["gsm8k_train"].write_bytes(b"\n".join(contents()["gsm8k_train"].splitlines()[:count]))
     all_shots = Sampler(find("reasoning", "gsm8k"), Request("gsm8k", 10**6, 42, {}, True, TOKENIZER, files))
     length = all_shots.at_size("evaluation", 0, count).length
-    [row] = made("gsm8k", files, length, samples=1)[:1]
+    [row] = shot_rows("gsm8k", files, length, samples=1)[:1]
     assert count - 2 <= len(row.source["shots"]) <= count
     with pytest.raises(LengthError, match=rf"gsm8k_train has {count} shots of at most \d+ tokens"):
-        made("gsm8k", files, length * 11 // 10, samples=1)
+        shot_rows("gsm8k", files, length * 11 // 10, samples=1)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_file_with_just_enough_shots_serves_and_one_with_too_few_is_refused(co
 def test_damaged_file_is_refused_by_name_and_line(name, content, message, files):
     files[name].write_bytes(content)
     with pytest.raises(AssetError, match=message.replace("?", r"\?")):
-        made(name.split("_")[0], files)
+        shot_rows(name.split("_")[0], files)
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ ROWS = {
 
 
 def test_needle_tasks_have_the_official_parameters():
-    found = {
+    parameters = {
         name: (t.haystack, t.key_kind, t.value_kind, t.keys, t.values, t.queries)
         for name, t in ((name, find("ruler", name)) for name in ROWS)
     }
-    assert found == ROWS
+    assert parameters == ROWS
 
 
 def test_other_tasks_have_the_official_parameters():

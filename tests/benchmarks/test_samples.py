@@ -122,16 +122,16 @@ def test_splits_share_no_key_value_word_or_prompt(name):
 
 
 def test_splits_share_no_sentence_of_prose():
-    here, there = (sentences(prose_of(PROSE, split)) for split in ("evaluation", "calibration"))
-    assert set(here).isdisjoint(there)
-    assert min(len(here), len(there)) > 400
+    evaluation, calibration = (sentences(prose_of(PROSE, split)) for split in ("evaluation", "calibration"))
+    assert set(evaluation).isdisjoint(calibration)
+    assert min(len(evaluation), len(calibration)) > 400
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30))
 def test_prose_that_repeats_itself_is_still_parted(letters):
     prose = " ".join(f"Say {letter}." for letter in letters)
-    here, there = (sentences(prose_of(prose, split)) for split in ("evaluation", "calibration"))
-    assert set(here).isdisjoint(there)
+    evaluation, calibration = (sentences(prose_of(prose, split)) for split in ("evaluation", "calibration"))
+    assert set(evaluation).isdisjoint(calibration)
 
 
 @pytest.mark.parametrize("name", NAMES)

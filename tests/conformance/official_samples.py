@@ -37,21 +37,21 @@ def read_needles(sample: dict, haystack: str) -> tuple[NeedleChoices, str]:
     context, _, _ = rest.rpartition("\n")
     keys = re.split(r", and |, ", PREFIX.fullmatch(sample["answer_prefix"])[1])
     each = len(sample["outputs"]) // len(keys)
-    asked = [(key, sample["outputs"][i * each : (i + 1) * each]) for i, key in enumerate(keys)]
+    queries = [(key, sample["outputs"][i * each : (i + 1) * each]) for i, key in enumerate(keys)]
     if haystack == "essay":
-        return _read_prose(context, asked)
+        return _read_prose(context, queries)
     lines = context.split("\n")
     if haystack == "noise":
-        own = [i for i, line in enumerate(lines) if line != NOISE]
+        numbers = [i for i, line in enumerate(lines) if line != NOISE]
     else:
-        own = [i for i, line in enumerate(lines) if NEEDLE.fullmatch(line)[1] in keys]
+        numbers = [i for i, line in enumerate(lines) if NEEDLE.fullmatch(line)[1] in keys]
     pairs = [NEEDLE.fullmatch(line).groups() if NEEDLE.fullmatch(line) else None for line in lines]
-    others = [pair for i, pair in enumerate(pairs) if i not in own and pair]
-    places = [line - i for i, line in enumerate(own)]
-    return NeedleChoices(len(lines) - len(own), [pairs[i] for i in own], places, asked, others), ""
+    others = [pair for i, pair in enumerate(pairs) if i not in numbers and pair]
+    places = [line - i for i, line in enumerate(numbers)]
+    return NeedleChoices(len(lines) - len(numbers), [pairs[i] for i in numbers], places, queries, others), ""
 
 
-def _read_prose(context: str, asked: list) -> tuple[NeedleChoices, str]:
+def _read_prose(context: str, queries: list) -> tuple[NeedleChoices, str]:
     needles = [match.groups() for match in NEEDLE.finditer(context)]
     parts = [part.strip(" ") for part in NEEDLE.sub("\0", context).split("\0")]
     counts = [len(SENTENCE_END.split(part)) if part else 0 for part in parts]
@@ -59,7 +59,7 @@ def _read_prose(context: str, asked: list) -> tuple[NeedleChoices, str]:
     for before in (sum(counts[: i + 1]) for i in range(len(needles))):
         depths.append(next(d for d in DEPTHS if int(sum(counts) * (d / 100)) == before and d not in depths))
     prose = " ".join(filter(None, parts))
-    return NeedleChoices(len(prose.split(" ")), needles, depths, asked, []), prose
+    return NeedleChoices(len(prose.split(" ")), needles, depths, queries, []), prose
 
 
 def read_tracking(sample: dict) -> TrackingChoices:
@@ -70,10 +70,10 @@ def read_tracking(sample: dict) -> TrackingChoices:
 
 def _read_chain(text: str) -> Chain:
     lines = text.split("\n\n")[1].split("\nQuestion: ")[0].split("\n")
-    own = [i for i, line in enumerate(lines) if line.startswith("VAR ")]
-    variables = [lines[i].split()[1] for i in own]
-    value = lines[own[0]].split()[-1]
-    return Chain(len(lines) - len(own), value, variables, [line - i for i, line in enumerate(own)])
+    numbers = [i for i, line in enumerate(lines) if line.startswith("VAR ")]
+    variables = [lines[i].split()[1] for i in numbers]
+    value = lines[numbers[0]].split()[-1]
+    return Chain(len(lines) - len(numbers), value, variables, [line - i for i, line in enumerate(numbers)])
 
 
 def read_frequencies(sample: dict) -> FrequencyChoices:
@@ -120,5 +120,5 @@ def read_documents(sample: dict) -> tuple[QuestionChoices, Library]:
     body, _, question = sample["input"].rpartition("Question: ")
     body = body.split("\n\nThe following are given documents.\n\n", 1)[1].rpartition("\n\nAnswer the question")[0]
     documents = _read_pieces(body, "Document {}:\n", "\n\n")
-    asked = Question(question, sample["outputs"], gold=[], always=[], near=[])
-    return QuestionChoices(0, list(range(len(documents)))), Library(documents, [asked])
+    ours = Question(question, sample["outputs"], gold=[], always=[], near=[])
+    return QuestionChoices(0, list(range(len(documents)))), Library(documents, [ours])

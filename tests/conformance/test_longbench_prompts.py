@@ -57,8 +57,8 @@ def ours(subset: str, length: int, count: int, chat_template: bool = False) -> l
 
 
 def test_the_prompt_file_is_the_one_these_tests_know():
-    found = hashlib.sha256(official("dataset2prompt.json").read_bytes()).hexdigest()
-    assert found == "56d22ad4f382169c2b8a11ff4c982a4a1bea096c8152b0f0b85b64686b157c30"
+    digest = hashlib.sha256(official("dataset2prompt.json").read_bytes()).hexdigest()
+    assert digest == "56d22ad4f382169c2b8a11ff4c982a4a1bea096c8152b0f0b85b64686b157c30"
 
 
 def test_the_official_limits_are_ours():
@@ -101,12 +101,12 @@ def test_every_official_prompt_is_filled_as_python_fills_it(subset):
 def test_real_rows_are_filled_as_python_fills_them(subset):
     template = read_template(official("dataset2prompt.json"), subset)
     question = "input" if "{input}" in prompts()[subset] else ""
-    found = [example_of(record, template, question) for record in read_records(official("data"), subset)]
-    assert [example.text for example in found] == [prompts()[subset].format(**row) for row in real_rows(subset)]
-    assert [list(example.references) for example in found] == [row["answers"] for row in real_rows(subset)]
-    assert len(found) == TASKS[subset].samples
+    examples = [example_of(record, template, question) for record in read_records(official("data"), subset)]
+    assert [example.text for example in examples] == [prompts()[subset].format(**row) for row in real_rows(subset)]
+    assert [list(example.references) for example in examples] == [row["answers"] for row in real_rows(subset)]
+    assert len(examples) == TASKS[subset].samples
     end = prompts()[subset].split("}")[-1]
-    for example, row in zip(found, real_rows(subset), strict=True):
+    for example, row in zip(examples, real_rows(subset), strict=True):
         assert example.text[example.question_offset :] == (row["input"] if question else "") + end
 
 
@@ -143,7 +143,7 @@ def test_real_questions_survive_truncation_and_the_chat_template():
 
 
 def test_real_rows_come_again_and_are_each_there_once():
-    found = ours("multi_news", 256, 20)
-    assert found == ours("multi_news", 256, 20)
-    assert [row.index for row in found] == list(range(20))
-    assert len({row.source["_id"] for row in found}) == 20
+    prompts = ours("multi_news", 256, 20)
+    assert prompts == ours("multi_news", 256, 20)
+    assert [row.index for row in prompts] == list(range(20))
+    assert len({row.source["_id"] for row in prompts}) == 20

@@ -125,9 +125,9 @@ def text(rng: Random, pieces: Sequence[str], most: int = 12, joints: Sequence[st
     return "".join(rng.choice(pieces) + rng.choice(joints) for _ in range(rng.randrange(most)))
 
 
-def shuffled(rng: Random, of: str) -> str:
+def shuffled(rng: Random, original: str) -> str:
     """A text with some of its characters swapped, dropped or doubled, so that pairs are alike."""
-    parts = list(of)
+    parts = list(original)
     for _ in range(rng.randrange(4)):
         if parts:
             place = rng.randrange(len(parts))
@@ -156,14 +156,14 @@ def row(metric: str, reference: str, classes: Sequence[str] = ()) -> dict:
 
 def agree(official: Callable[[str, str], float], metric: str, cases: Cases) -> list[Score]:
     """Compare all cases, exactly; returns our scores."""
-    found = []
+    scores = []
     for prediction, reference in cases:
         ours = score("longbench", row(metric, reference), prediction)
         theirs = official(prediction, reference)
         assert ours.value == 100 * theirs, (prediction, reference)
-        found.append(ours)
-    assert len({one.value for one in found}) > 1
-    return found
+        scores.append(ours)
+    assert len({answer.value for answer in scores}) > 1
+    return scores
 
 
 def shallow(call: Callable[[str, str], float]) -> Callable[[str, str], float]:
@@ -195,28 +195,28 @@ def test_every_punctuation_mark_is_dropped_where_the_official_code_drops_it(long
 def test_rouge_is_the_official_one_and_says_where_it_failed(longbench):
     rng = Random("rouge")
     cases = [*pairs(rng, lambda: text(rng, ENGLISH, 12, JOINTS)), *long_pairs(rng)]
-    found = agree(shallow(longbench.rouge_score), "rouge", cases)
-    assert [one.failed for one in found[-5:]] == [False, False, False, True, True]
-    assert all(one.failed for one, case in zip(found, cases, strict=True) if "" in case)
+    scores = agree(shallow(longbench.rouge_score), "rouge", cases)
+    assert [answer.failed for answer in scores[-5:]] == [False, False, False, True, True]
+    assert all(answer.failed for answer, case in zip(scores, cases, strict=True) if "" in case)
 
 
 def test_chinese_rouge_is_the_official_one_and_says_where_it_failed(longbench):
     rng = Random("rouge_zh")
     cases = [*pairs(rng, lambda: text(rng, CHINESE)), *long_pairs(rng, "，")]
-    found = agree(shallow(longbench.rouge_zh_score), "rouge_zh", cases)
-    assert found[-1].failed and not found[-5].failed
+    scores = agree(shallow(longbench.rouge_zh_score), "rouge_zh", cases)
+    assert scores[-1].failed and not scores[-5].failed
 
 
 def test_classification_is_the_official_one_for_every_order_of_the_classes(longbench):
     rng = Random("classification")
-    found = []
+    scores = []
     for _ in range(CASES):
         classes = rng.choices(CLASSES, k=rng.randrange(1, 9))
         reference = rng.choice(classes if rng.random() < 0.9 else CLASSES)
         prediction = text(rng, (*classes, reference), 4, (" ", ""))
-        found.append(score("longbench", row("classification", reference, classes), prediction).value)
-        assert found[-1] == 100 * longbench.classification_score(prediction, reference, all_classes=classes)
-    assert {0, 50, 100} < set(found)
+        scores.append(score("longbench", row("classification", reference, classes), prediction).value)
+        assert scores[-1] == 100 * longbench.classification_score(prediction, reference, all_classes=classes)
+    assert {0, 50, 100} < set(scores)
 
 
 def test_retrieval_is_the_official_one(longbench):
@@ -244,12 +244,12 @@ def test_code_similarity_is_the_official_one_with_python_levenshtein(longbench):
 
 @pytest.mark.parametrize("metric", ["string_match_all", "string_match_part"])
 def test_ruler_scores_are_the_official_ones(ruler, metric):
-    rng, found, predictions, references = Random(metric), [], [], []
+    rng, scores, predictions, references = Random(metric), [], [], []
     official = getattr(ruler, metric)
     for _ in range(CASES):
         references.append([text(rng, "abAB1é", 4) for _ in range(rng.randrange(1, 5))])
         predictions.append(text(rng, [*"abAB1é \n\x00\t\x1f", *references[-1]]))
-        found.append(score("ruler", {"metric": metric, "references": references[-1]}, predictions[-1]))
-        assert mean(found[-1:]) == official([postprocess(predictions[-1])], references[-1:])
-    assert mean(found) == official([postprocess(one) for one in predictions], references)
-    assert 0 < mean(found) < 100
+        scores.append(score("ruler", {"metric": metric, "references": references[-1]}, predictions[-1]))
+        assert mean(scores[-1:]) == official([postprocess(predictions[-1])], references[-1:])
+    assert mean(scores) == official([postprocess(prediction) for prediction in predictions], references)
+    assert 0 < mean(scores) < 100

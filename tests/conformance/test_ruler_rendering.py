@@ -75,9 +75,9 @@ def test_common_words_are_repeated_as_in_the_official_samples():
         choices = read_common(sample)
         length = 4096 if max(repeats(choices.numbered)) == 30 else 4095
         ours = task("cwe").fit(length, length, len)
-        drawn = ours.draw(Random(0), len(choices.numbered.words), "evaluation", [f"w{i}" for i in range(200_000)], 0)
-        assert repeats(drawn.numbered) == repeats(choices.numbered)
-        assert repeats(drawn.example) == repeats(choices.example)
+        sampled = ours.draw(Random(0), len(choices.numbered.words), "evaluation", [f"w{i}" for i in range(200_000)], 0)
+        assert repeats(sampled.numbered) == repeats(choices.numbered)
+        assert repeats(sampled.example) == repeats(choices.example)
 
 
 def repeats(numbered: WordList) -> list[int]:
@@ -96,7 +96,7 @@ def test_question_answering_samples_are_rendered_byte_for_byte(name):
 @pytest.mark.parametrize("name", [*NEEDLE_TASKS, "vt", "cwe", "fwe", "qa_1", "qa_2"])
 def test_official_files_are_taken_as_they_are(name):
     samples = official(name)
-    taken = read(FOLDER / f"{name}.jsonl", name, len(samples))
-    for (_, ours), theirs in zip(taken.values(), samples, strict=True):
+    renderings = read(FOLDER / f"{name}.jsonl", name, len(samples))
+    for (_, ours), theirs in zip(renderings.values(), samples, strict=True):
         assert_equal(ours, theirs)
         assert ours.question == theirs["input"].split("\n")[-1]

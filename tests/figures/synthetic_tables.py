@@ -76,8 +76,8 @@ def evaluation(root, task, dense=90.0, samples=6, length=1024, criteria=CRITERIA
         for name in criteria:
             for target in (float("nan"),) if name in ("dense", "local") else TARGETS:
                 lost = LOSS.get(name, 0.5) * (target**4 if target > 0.4 else 0)
-                kept = {"dense": 1.0, "local": 0.1}.get(name, 1 - lost)
-                score = 100 * np.floor(4 * np.clip(dense / 100 * kept + 0.5 * (hard - 0.5), 0, 1)) / 4
+                share = {"dense": 1.0, "local": 0.1}.get(name, 1 - lost)
+                score = 100 * np.floor(4 * np.clip(dense / 100 * share + 0.5 * (hard - 0.5), 0, 1)) / 4
                 sparsity = {"dense": 0.0, "local": 1.0}.get(name, np.clip(target + rng.normal(0, 0.03), 0, 1))
                 rows.append(row(task, index, name, target, score, sparsity, length, seed))
     return write_evaluation(root / "evaluation" / f"{task}-{length}", task, rows, length, criteria)
@@ -171,12 +171,12 @@ def calibration(root, criterion, tasks=(None,), length=1024, layers=30, heads=9,
         if criterion.startswith("static"):
             rank = np.random.default_rng(0).normal(2.5, 3.0, size=(layers, heads)).argsort(axis=None).argsort()
             long = {t: (rank < (1 - t) * rank.size).reshape(layers, heads).astype(int).tolist() for t in targets}
-            found = {f"{t:g}": {"long": long[t], "layers": list(range(layers))} for t in targets}
+            fitted = {f"{t:g}": {"long": long[t], "layers": list(range(layers))} for t in targets}
         else:
-            found = {f"{t:g}": {"threshold": float(2.5 - 8 * (t - 0.5))} for t in targets}
+            fitted = {f"{t:g}": {"threshold": float(2.5 - 8 * (t - 0.5))} for t in targets}
         folder = root / "calibration" / f"{criterion}-{task}-{length}"
         folder.mkdir(parents=True)
-        written = {"criterion": criterion, "targets": found}
+        written = {"criterion": criterion, "targets": fitted}
         (folder / "calibration.json").write_text(json.dumps(written))
         nodes.append(FakeNode(folder, {"criterion": criterion, "benchmark": "ruler", "length": length, "task": task,
                                        "seed": 42}))  # fmt: skip

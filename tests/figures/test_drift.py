@@ -22,12 +22,12 @@ def experiment(root, tasks, lengths=(1024,), rows=ROWS, calibrations=()):
     """Prompts differ by ten points and .02 of sparsity; a task shifts its scores by the same number of points."""
     nodes = []
     for length, (task, shift) in [(n, t) for n in lengths for t in tasks.items()]:
-        made = [
+        records = [
             {**fake.row(task, i, name, target, score + shift + 10 * i, sparsity + 0.02 * i, length, seed),
              "sparsity_layer": by_layer}
             for seed in (1, 2) for i in range(3) for name, target, score, sparsity, by_layer in rows
         ]  # fmt: skip
-        nodes.append(fake.write_evaluation(root / f"{task}-{length}", task, made, length))
+        nodes.append(fake.write_evaluation(root / f"{task}-{length}", task, records, length))
     return Tables(nodes, [], calibrations)
 
 
@@ -50,7 +50,7 @@ def test_the_panels_show_the_table(tmp_path):
     for ax, column in zip(figure.axes, ("drift", "lost"), strict=True):
         line = next(box for box in ax.containers if box.get_label() == "oracle")[0]
         np.testing.assert_allclose(line.get_ydata().astype(float), mean[column])
-        dots = [len(shown.get_xdata()) for shown in ax.lines if shown.get_marker() == "."]
+        dots = [len(dots_of.get_xdata()) for dots_of in ax.lines if dots_of.get_marker() == "."]
         assert sum(dots) == (table["task"] != "mean").sum()
 
 
@@ -62,16 +62,16 @@ def test_without_a_target_there_is_nothing_to_draw(tmp_path, module):
 
 def test_layers_are_drawn_at_the_nearest_target_with_tasks_of_equal_weight(tmp_path):
     tables = experiment(tmp_path, {"a": 0, "b": 4}, lengths=(1024, 2048))
-    one = next(node for node in tables.evaluations if node.folder.name == "b-2048")
+    replaced = next(node for node in tables.evaluations if node.folder.name == "b-2048")
     rows = [{**row, "sparsity_layer": [0.0, 0.1]} for row in tables.rows.to_dict("records")
             if (row["task"], row["length"], row["index"]) == ("b", 2048, 0)]  # fmt: skip
     changed = fake.write_evaluation(tmp_path / "changed", "b", rows, 2048)
-    nodes = [node for node in tables.evaluations if node is not one]
+    nodes = [node for node in tables.evaluations if node is not replaced]
     figure, table = layers.draw(Tables([*nodes, changed], []), fake.title("ab"), target=0.8, resamples=100)
     assert list(table.columns) == layers.COLUMNS and set(table["target"]) == {0.9}
-    found = table.set_index(["length", "criterion", "layer"])["sparsity"]
-    assert found[1024, "oracle"].tolist() == pytest.approx([1, 0.7])
-    assert found[2048, "qada"].tolist() == pytest.approx([0.4, 0.55])  # 6 prompts of a, 2 of b
+    sparsity = table.set_index(["length", "criterion", "layer"])["sparsity"]
+    assert sparsity[1024, "oracle"].tolist() == pytest.approx([1, 0.7])
+    assert sparsity[2048, "qada"].tolist() == pytest.approx([0.4, 0.55])  # 6 prompts of a, 2 of b
     images = [ax.images[0] for ax in figure.axes if ax.images]
     np.testing.assert_allclose(images[0].get_array(), [[1, 0.7], [0.5, 0.4]])
 

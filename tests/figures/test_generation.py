@@ -27,10 +27,10 @@ def test_the_table_has_seeds_tasks_and_the_mean_of_tasks_that_count(tmp_path):
     tables = experiment(tmp_path, {"a": 0, "b": 4, "hard": -75})
     figure, table = generation.draw(tables, fake.title("ab"), resamples=50)
     assert list(table.columns) == generation.COLUMNS
-    one = table[(table["criterion"] == "one") & (table["target"] == 0.9)].set_index(["task", "seed"])["score"]
-    assert one[("a", "1")] == 32 and one[("a", "2")] == 33 and one[("a", "all")] == 32.5
-    assert one[("mean", "all")] == (32.5 + 36.5) / 2
-    assert set(one.index.get_level_values("task")) == {"a", "b", "hard", "mean"}
+    values = table[(table["criterion"] == "one") & (table["target"] == 0.9)].set_index(["task", "seed"])["score"]
+    assert values[("a", "1")] == 32 and values[("a", "2")] == 33 and values[("a", "all")] == 32.5
+    assert values[("mean", "all")] == (32.5 + 36.5) / 2
+    assert set(values.index.get_level_values("task")) == {"a", "b", "hard", "mean"}
     assert table.loc[table["task"] == "mean", "n"].unique().tolist() == [12]
     assert "not in the mean: hard" in figure.texts[-1].get_text().replace("\n", " ")
 

@@ -46,10 +46,10 @@ def test_mass_statistics_are_those_of_all_pairs(tables, title):
     blocks = list(tables.blocks(AT, ["gaussian_random_words"]))
     bulk = np.concatenate([block.bulk.ravel() for block in blocks])
     error = (exact - predicted).ravel()
-    found = table[table["estimator"] == "gaussian_random_words"].set_index("part")["value"]
-    assert found["bias"] == pytest.approx(error.mean())
-    assert found["RMSE"] == pytest.approx(np.sqrt((error**2).mean()))
-    assert found["correlation"] == pytest.approx(np.corrcoef(bulk, bulk + error)[0, 1])
+    statistics = table[table["estimator"] == "gaussian_random_words"].set_index("part")["value"]
+    assert statistics["bias"] == pytest.approx(error.mean())
+    assert statistics["RMSE"] == pytest.approx(np.sqrt((error**2).mean()))
+    assert statistics["correlation"] == pytest.approx(np.corrcoef(bulk, bulk + error)[0, 1])
     cells = table[(table["part"] == "histogram") & (table["estimator"] == "gaussian_prompt")]
     assert cells["share"].sum() == pytest.approx(1)
 
@@ -58,9 +58,9 @@ def test_gaussian_scores_lie_on_the_diagonal_of_the_qq_plot():
     rows = [{"layer": 0, "head": head, "query": 9, "mean": 5.0, "std": 2.0, "n": 100,
              "quantiles": (5 + 2 * mass_fit.NORMAL * stretch).tolist()}
             for head, stretch in enumerate([1.0, 1.5, 3.0])]  # fmt: skip
-    found = mass_fit.typical_head(pa.Table.from_pylist(rows))
-    assert found["head"].unique().tolist() == [1]
-    np.testing.assert_allclose(found["standardised"], 1.5 * found["normal"], atol=1e-5)
+    quantiles = mass_fit.typical_head(pa.Table.from_pylist(rows))
+    assert quantiles["head"].unique().tolist() == [1]
+    np.testing.assert_allclose(quantiles["standardised"], 1.5 * quantiles["normal"], atol=1e-5)
 
 
 def test_binned_auc_equals_the_exact_one_pooled_and_within_heads(tables, title):
@@ -114,6 +114,6 @@ def test_a_perfect_estimator_makes_no_label_errors(tmp_path, title):
 def test_the_errors_of_the_csv_are_drawn(tables, title):
     figure, table = label_errors.draw(tables, title, resamples=20)
     panel = next(ax for ax in figure.axes if ax.get_title().startswith("fwe"))
-    drawn = pd.concat([pd.DataFrame({"x": line.get_xdata(), "y": line.get_ydata()}) for line in panel.lines])
+    points = pd.concat([pd.DataFrame({"x": line.get_xdata(), "y": line.get_ydata()}) for line in panel.lines])
     expected = table[table["task"] == "fwe"].sort_values(["estimator", "error", "threshold"])
-    np.testing.assert_allclose(drawn.to_numpy(), expected[["threshold", "share"]].to_numpy())
+    np.testing.assert_allclose(points.to_numpy(), expected[["threshold", "share"]].to_numpy())

@@ -25,11 +25,11 @@ MARGINS = {"sharp": lambda odds: 3 * odds + 1, "blunt": lambda odds: np.sin(odds
 SIZES = {"samples": 3, "layers": 2, "heads": 4, "queries": 25}
 
 
-def experiment(root, lengths=(1024,), tasks=("a", "b"), criteria=CRITERIA, apart=()):
-    found = fake.experiment(root, dict.fromkeys(tasks, 90.0), lengths, criteria=criteria, **SIZES)
+def experiment(root, lengths=(1024,), tasks=("a", "b"), criteria=CRITERIA, without=()):
+    tables = fake.experiment(root, dict.fromkeys(tasks, 90.0), lengths, criteria=criteria, **SIZES)
     recorded = {name: margin for name, margin in MARGINS.items() if name in criteria}
-    nodes = [fake.margins(root, node, recorded) for node in found.oracles if node.spec["task"] not in apart]
-    return Tables(found.evaluations, found.oracles, found.calibrations, nodes)
+    nodes = [fake.margins(root, node, recorded) for node in tables.oracles if node.spec["task"] not in without]
+    return Tables(tables.evaluations, tables.oracles, tables.calibrations, nodes)
 
 
 def exact(tables):
@@ -47,12 +47,12 @@ def row(table, name):
 
 
 def test_recorded_margins_find_their_pairs_whatever_the_order_of_rows(tables):
-    found = pairs.read(tables, 1024)
-    np.testing.assert_allclose(found.scores("oracle"), -exact(tables), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found.scores("sharp"), -3 * exact(tables) - 1, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(found.lost("sharp"), -exact(tables) / 2, rtol=1e-4, atol=1e-4)
-    assert found.lost("qada") is None
-    assert len(np.unique(found.prompts)) == 6 and np.bincount(found.heads).tolist() == [150] * 8
+    of_length = pairs.read(tables, 1024)
+    np.testing.assert_allclose(of_length.scores("oracle"), -exact(tables), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(of_length.scores("sharp"), -3 * exact(tables) - 1, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(of_length.lost("sharp"), -exact(tables) / 2, rtol=1e-4, atol=1e-4)
+    assert of_length.lost("qada") is None
+    assert len(np.unique(of_length.prompts)) == 6 and np.bincount(of_length.heads).tolist() == [150] * 8
 
 
 def test_a_monotone_margin_is_as_good_as_the_oracle(tables):
@@ -69,9 +69,9 @@ def test_a_monotone_margin_is_as_good_as_the_oracle(tables):
 
 
 def test_a_static_list_orders_no_pair_within_a_head(tables):
-    found = row(quality.measures_of(tables), "static")
-    assert found["auc_within"] == 0.5 and 0.5 < found["auc"] < 1
-    assert np.isnan(found["lost_energy_80"])
+    static = row(quality.measures_of(tables), "static")
+    assert static["auc_within"] == 0.5 and 0.5 < static["auc"] < 1
+    assert np.isnan(static["lost_energy_80"])
 
 
 def test_what_calibration_fitted_for_each_head_changes_the_order(tmp_path):
@@ -79,13 +79,13 @@ def test_what_calibration_fitted_for_each_head_changes_the_order(tmp_path):
     before = pairs.read(tables, 1024).scores("sharp")
     [node] = [node for node in tables.calibrations if node.spec["criterion"] == "sharp"]
     file = node.folder / "calibration.json"
-    found = json.loads(file.read_text())
-    for target in found["targets"].values():
+    calibration = json.loads(file.read_text())
+    for target in calibration["targets"].values():
         # A straight line for each head: its margin minus its number.
         numbered = torch.arange(8.0).view(2, 4)
         maps = {layer: LayerMap(torch.ones(4), -numbered[layer]) for layer in (0, 1)}
         target["map"] = MarginMap(maps).plain()
-    file.write_text(json.dumps(found))
+    file.write_text(json.dumps(calibration))
     after = pairs.read(tables, 1024)
     np.testing.assert_allclose(after.scores("sharp") - before, after.heads, atol=1e-3)
 
@@ -105,7 +105,7 @@ def test_each_seed_is_read_with_its_own_calibration(tmp_path):
 
 
 def test_a_task_without_recorded_margins_judges_no_criterion(tmp_path):
-    tables = experiment(tmp_path, apart=["b"])
+    tables = experiment(tmp_path, without=["b"])
     figure, _ = quality.draw(tables, fake.title("ab"))
     assert "Without b: no recorded margins." in figure.texts[-1].get_text().replace("\n", " ")
     assert len(np.unique(pairs.read(tables, 1024).prompts)) == 3
@@ -144,9 +144,9 @@ def test_a_measure_that_orders_as_generation_does_agrees(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake, "LOSS", losses)
         patch.setattr(fake, "CRITERIA", criteria)
-        found = fake.experiment(tmp_path, {"a": 90.0, "b": 90.0}, (1024, 2048), criteria=criteria, **SIZES)
-    nodes = [fake.margins(tmp_path, node, recorded) for node in found.oracles]
-    tables = Tables(found.evaluations, found.oracles, found.calibrations, nodes)
+        finished = fake.experiment(tmp_path, {"a": 90.0, "b": 90.0}, (1024, 2048), criteria=criteria, **SIZES)
+    nodes = [fake.margins(tmp_path, node, recorded) for node in finished.oracles]
+    tables = Tables(finished.evaluations, finished.oracles, finished.calibrations, nodes)
     _, table = agreement.draw(tables, fake.title("ab"), sparsities=[0.65, 0.8], resamples=100)
     assert list(table.columns) == ["length", "measure", "spearman", "low", "high", "criteria"]
     assert set(table["length"]) == {1024, 2048, "all"}
@@ -171,5 +171,5 @@ def test_ranks_are_averaged_over_lengths_of_criteria_that_all_have():
         (2, "b", 2, 6),
         (2, "c", 1, 7),
     ]
-    found = dict(agreement._by_length(pd.DataFrame(rows, columns=columns), "auc"))
-    assert found["all"].tolist() == [[2, 1], [2, 2], [2, 3]] and len(found[1]) == 4
+    values = dict(agreement._by_length(pd.DataFrame(rows, columns=columns), "auc"))
+    assert values["all"].tolist() == [[2, 1], [2, 2], [2, 3]] and len(values[1]) == 4

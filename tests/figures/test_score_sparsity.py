@@ -79,18 +79,18 @@ def test_pairing_is_by_prompt_and_not_by_mean(tmp_path):
         dense = [fake.row(task, i, "dense", NAN, 100 * (i % 2), 0) for i in range(6)]
         return dense + [fake.row(task, i, "qada", 0.8, 100 * (i % 2) - 1, 0.8) for i in range(6)]
 
-    found = scores.resample(two_tasks(tmp_path, rows).rows, 500)
-    assert found.difference(("qada", 0.8), ("dense", 0.0)) == (-1, -1, -1)
-    _, low, high = found.mean(found.values)
+    sampled = scores.resample(two_tasks(tmp_path, rows).rows, 500)
+    assert sampled.difference(("qada", 0.8), ("dense", 0.0)) == (-1, -1, -1)
+    _, low, high = sampled.mean(sampled.values)
     assert (high - low).min() > 20
 
 
 def test_prompts_of_several_seeds_are_one_stratum_of_their_task(tmp_path):
-    drawn = {seed: [fake.row("a", i, "dense", NAN, 10 * seed, 0, seed=seed) for i in range(2)] for seed in (1, 4)}
-    nodes = [fake.write_evaluation(tmp_path / str(seed), "a", rows) for seed, rows in drawn.items()]
-    found = scores.resample(Tables(nodes, []).rows, 500)
-    assert found.tasks == ["a"] * 4
-    mean, low, high = found.mean(found.values)
+    by_seed = {seed: [fake.row("a", i, "dense", NAN, 10 * seed, 0, seed=seed) for i in range(2)] for seed in (1, 4)}
+    nodes = [fake.write_evaluation(tmp_path / str(seed), "a", rows) for seed, rows in by_seed.items()]
+    sampled = scores.resample(Tables(nodes, []).rows, 500)
+    assert sampled.tasks == ["a"] * 4
+    mean, low, high = sampled.mean(sampled.values)
     assert (mean[0], low[0], high[0]) == (25, 10, 40)
 
 

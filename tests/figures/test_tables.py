@@ -83,8 +83,8 @@ def test_a_list_of_the_setting_itself_comes_before_one_of_the_length_it_was_cali
              *fake.calibration(tmp_path, "static_oracle", ["vt"], length=2048, targets=[0.5])]  # fmt: skip
     evaluation = fake.evaluation(tmp_path, "vt", length=2048)
     evaluation.spec["calibrating"] = {"benchmark": "ruler", "length": 1024}
-    found = Tables([evaluation], [], nodes).calibrated("static_oracle", Setting("ruler", 2048), "vt")
-    assert list(found["targets"]) == ["0.5"]
+    calibration = Tables([evaluation], [], nodes).calibrated("static_oracle", Setting("ruler", 2048), "vt")
+    assert list(calibration["targets"]) == ["0.5"]
 
 
 def test_missing_nodes_and_prompts_without_a_bulk_are_named(tmp_path):
