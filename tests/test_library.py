@@ -15,7 +15,7 @@ from headscope.models.tiny import tiny_llama, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {"errors", "source", "heads", "kernels", "models", "lab", "inference"}
-PACKAGES = {"headscope", "torch", "transformers", "tokenizers", "safetensors", "numpy"}
+PACKAGES = {"headscope", "torch", "transformers", "tokenizers", "safetensors", "numpy", "yaml"}
 
 
 def modules_after(code: str) -> set[str]:
