@@ -14,8 +14,8 @@ import headscope
 from headscope.models.tiny import tiny_llama, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
-ROOMS = {"errors", "heads", "kernels", "models", "lab", "inference"}
-PACKAGES = {"headscope", "torch", "transformers", "tokenizers", "safetensors", "numpy"}
+ROOMS = {"errors", "source", "heads", "kernels", "models", "lab", "inference"}
+PACKAGES = {"headscope", "torch", "transformers", "tokenizers", "safetensors", "numpy", "yaml"}
 
 
 def modules_after(code: str) -> set[str]:
