@@ -130,4 +130,4 @@ def test_a_folder_says_in_one_paragraph_what_it_holds(folder: Path) -> None:
     docstring = ast.get_docstring(ast.parse(file.read_bytes())) or ""
     blocks = [block for block in docstring.split("\n\n") if not block.startswith("Shapes: ")]
     assert len(blocks) in (1, 2)  # a first line and the paragraph, or both in one
-    assert len(" ".join(blocks)) >= 80
+    assert len(" ".join(blocks)) >= 60

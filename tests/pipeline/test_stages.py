@@ -1,5 +1,6 @@
 """The table of stages says what the modules, the plan and the rules do."""
 
+import re
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from headscope.pipeline import stages
 from headscope.pipeline.config.overrides import groups
-from headscope.pipeline.plan.stages import STAGES
+from headscope.pipeline.plan.stages import RESULT_STAGES, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,3 +40,11 @@ def test_a_stage_reads_what_the_experiments_give_it(build):
 def test_the_stages_that_load_a_model_take_a_gpu(name):
     text = Path(find_spec(f"headscope.pipeline.stages.{name}").origin).read_text()
     assert STAGES[name].gpu == ("load_model(" in text)
+
+
+def test_the_page_of_the_architecture_shows_these_stages():
+    page = (ROOT / "docs/architecture.md").read_text().partition("\n## Stages\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| (\w+) \|", page, re.MULTILINE)) - {"stage"} == set(RESULT_STAGES)
+    chains = [line.split(" --> ") for line in re.findall(r"^  (\w+ --> .+)$", page, re.MULTILINE)]
+    arrows = {pair for chain in chains for pair in pairwise(chain) if pair[1] != "report"}
+    assert arrows and all(a in STAGES[b].reads for a, b in arrows)
