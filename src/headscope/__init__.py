@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from headscope.inference.calibrate import calibrate
     from headscope.inference.context import adaptive
     from headscope.inference.criterion import AdaptiveCriterion
-    from headscope.inference.criterion_file import load
+    from headscope.inference.load import load
     from headscope.inference.session import Session
     from headscope.lab.counts import Shares
 
@@ -24,7 +24,7 @@ _HOMES = {
     "Window": "heads.window",
     "adaptive": "inference.context",
     "calibrate": "inference.calibrate",
-    "load": "inference.criterion_file",
+    "load": "inference.load",
 }
 
 

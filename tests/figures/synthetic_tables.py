@@ -52,7 +52,8 @@ def row(task, index, criterion, target, score, sparsity, length=1024, seed=42):
         "benchmark": "ruler", "bucket": "", "truncated": False, "metric_failed": False,
         "criterion": criterion, "target": target, "text": "", "tokens": [1, 2], "stop": "eos",
         "score": float(score), "sparsity": float(sparsity),
-        "sparsity_group": float(sparsity) ** 2, "sparsity_layer": [float(sparsity)] * 3, "queries": 40,
+        "sparsity_group": float(sparsity) ** 2, "kv_bytes": 1 - float(sparsity) / 2,
+        "sparsity_layer": [float(sparsity)] * 3, "queries": 40,
     }  # fmt: skip
 
 

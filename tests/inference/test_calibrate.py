@@ -34,9 +34,9 @@ def test_targets_are_about_what_generation_reaches_on_the_same_prompts(model, re
 
 
 def test_the_queries_are_those_of_the_answer_or_from_the_question_on(model, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, original = [], module.margins
+    seen, original = [], module.record_margins
     monkeypatch.setattr(
-        module, "margins", lambda m, ids, at, *rest: seen.append((ids, at)) or original(m, ids, at, *rest)
+        module, "record_margins", lambda m, ids, at, *rest: seen.append((ids, at)) or original(m, ids, at, *rest)
     )
     context, question = text(60, 1), text(9, 2)
     pair = calibrate(model, [(context, question)], outliers=6)

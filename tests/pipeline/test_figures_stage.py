@@ -24,7 +24,7 @@ def parents(tmp_path):
     rows = [
         {"prompt": str(n), "index": n, "benchmark": "ruler", "bucket": "", "task": "fwe", "length": 1024, "seed": 1,
          "truncated": False, "metric_failed": False, "criterion": name, "target": target,
-         "score": score + n, "sparsity": sparsity, "sparsity_group": sparsity / 2}
+         "score": score + n, "sparsity": sparsity, "sparsity_group": sparsity / 2, "kv_bytes": 1 - sparsity / 2}
         for n in range(3) for name, target, score, sparsity in cells
     ]  # fmt: skip
     pd.DataFrame(rows).to_parquet(folder / "rows.parquet")

@@ -32,7 +32,7 @@ from headscope.inference.criterion import (
     Recipe,
     refuse_unserved,
 )
-from headscope.lab.margins import margins
+from headscope.lab.margins import margins as record_margins
 from headscope.lab.probes import ModelProbes, fit_probes
 from headscope.lab.rows import Rows
 from headscope.models.attention import check_logits
@@ -90,39 +90,43 @@ def calibrate(
         LengthError: a prompt leaves no context, or no room for its answer.
         UnsupportedModelError: the model's attention is not implemented.
     """
-    refuse_nested(model)
-    refuse_unsupported(model.config)
-    check_logits(model)
     targets = [sparsity] if isinstance(sparsity, float | int) else list(sparsity)
-    recipe = _recipe(criterion, outliers, unit, summaries)
-    _refuse_arguments(targets, prompts, max_new_tokens, probes)
-    chunks = _chunks(scope, chunk)
+    recipe, chunks = _recipe(criterion, outliers, unit, summaries), _chunks(scope, chunk)
+    _refuse(model, targets, prompts, max_new_tokens, probes)
     refuse_unserved(criterion, recipe, chunks)
-    window, eos = window or Window(), stop_tokens(model, tokenizer)
-    answered = [answer_prompt(model, tokenizer, prompt, max_new_tokens, eos, add_special_tokens) for prompt in prompts]
-    fitted = None
+    asked = max_new_tokens, stop_tokens(model, tokenizer), add_special_tokens
+    answered = [answer_prompt(model, tokenizer, prompt, *asked) for prompt in prompts]
+    return _fitted(model, answered, criterion, recipe, window or Window(), targets, probes, chunks)
+
+
+def _fitted(
+    model: PreTrainedModel,
+    answered: Sequence[CalibrationPrompt],
+    name: str,
+    recipe: Recipe,
+    window: Window,
+    targets: Sequence[float],
+    probes: int,
+    chunk: int | None,
+) -> AdaptiveCriterion:
+    """Fit probes, the heads' weights and a threshold for each target on prompts with their dense answers."""
+    model_probes = None
     if recipe.outliers.count or recipe.kind == LOST_OUTPUT:
         texts = [(one.prompt + one.answer, one.boundary) for one in answered]
-        fitted = fit_probes(model, texts, probes)
-    recorded = [_margins(model, one, recipe, window, fitted, chunks) for one in answered]
+        model_probes = fit_probes(model, texts, probes)
+    recorded = [_margins(model, one, recipe, window, model_probes, chunk) for one in answered]
     recorded = [rows for rows in recorded if len(rows.layer)]
     if not recorded:
         raise no_pairs()
     margin_map = _map(recipe, recorded)
-    margin = [margin_map.apply_rows(rows.layer, rows.margin) for rows in recorded]
+    margins = [margin_map.apply_rows(rows.layer, rows.margin) for rows in recorded]
     if recipe.unit == GROUP:
         kv_heads = geometry(model.config).kv_heads
-        margin = [group_margins(torch.from_numpy(m), kv_heads, recipe.measures, 1).numpy() for m in margin]
+        margins = [group_margins(torch.from_numpy(m), kv_heads, recipe.measures, 1).numpy() for m in margins]
+    thresholds = {target: threshold_for(margins, target) for target in targets}
+    lengths = tuple(len(one.prompt) for one in answered)
     return AdaptiveCriterion(
-        criterion,
-        recipe,
-        window,
-        {target: threshold_for(margin, target) for target in targets},
-        margin_map,
-        fitted,
-        tuple(len(one.prompt) for one in answered),
-        identity(model),
-        chunks,
+        name, recipe, window, thresholds, margin_map, model_probes, lengths, identity(model), chunk
     )
 
 
@@ -148,7 +152,13 @@ def _chunks(scope: str, chunk: int) -> int | None:
     return chunk if scope == PROMPT else None
 
 
-def _refuse_arguments(targets: Sequence[float], prompts: Sequence[Prompt], max_new_tokens: int, probes: int) -> None:
+def _refuse(
+    model: PreTrainedModel, targets: Sequence[float], prompts: Sequence[Prompt], max_new_tokens: int, probes: int
+) -> None:
+    """Refuse a model that is not served, and arguments out of range."""
+    refuse_nested(model)
+    refuse_unsupported(model.config)
+    check_logits(model)
     if not targets or not all(0 < target < 1 for target in targets):
         raise ConfigError(f"sparsity={targets}: every target must lie between 0 and 1, as 0.8 does")
     if isinstance(prompts, str) or not len(prompts):
@@ -182,7 +192,7 @@ def _margins(
     """Record the criterion's margins on a prompt."""
     rows = Rows(recipe.criterion([{"threshold": 0.0}]), recipe.outliers)
     answer = len(one.prompt)
-    [layers] = margins(model, [*one.prompt, *one.fed], one.boundary, [rows], window, fitted, answer, chunk)
+    [layers] = record_margins(model, [*one.prompt, *one.fed], one.boundary, [rows], window, fitted, answer, chunk)
     has_bulk = ~torch.stack([layer.margin.isposinf().all(0) for layer in layers.values()]).all(0)
     margin, lost = (
         torch.cat([getattr(layer, name)[:, has_bulk].T.float().cpu() for layer in layers.values()]).numpy()

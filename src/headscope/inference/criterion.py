@@ -14,6 +14,7 @@ from headscope.heads.decision import HEAD
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.outliers import NO_OUTLIERS, OutlierRule
 from headscope.heads.window import Window
+from headscope.inference.criterion_file import save
 from headscope.inference.recipes import servable
 from headscope.lab.probes import ModelProbes
 
@@ -135,6 +136,4 @@ class AdaptiveCriterion:
         Raises:
             AssetError: it cannot be written.
         """
-        from headscope.inference.criterion_file import save
-
         save(self, Path(path))

@@ -6,32 +6,28 @@ Shapes: L full-attention layers, H query heads, P probes, D head_dim.
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from headscope import __version__
 from headscope.errors import AssetError
-from headscope.heads.calibration.maps import LayerMap, MarginMap
-from headscope.heads.outliers import OutlierRule
-from headscope.heads.window import Window
-from headscope.inference.criterion import PROMPT, QUESTION, AdaptiveCriterion, Recipe
-from headscope.lab.probes import ModelProbes
-from headscope.models.identity import refuse_other
+from headscope.heads.calibration.maps import LayerMap
+
+if TYPE_CHECKING:
+    from headscope.inference.criterion import AdaptiveCriterion
 
 FORMAT = 3
 KEY = "headscope"
 PROBES = ("queries", "weight")
 
 
-def save(criterion: AdaptiveCriterion, path: Path) -> None:
+def save(criterion: "AdaptiveCriterion", path: Path) -> None:
     """Write the file: a temporary sibling, then a rename.
 
     Tensors, in the layers' order: `layers` [L]; where there are probes `queries` [L, H, P, D] and `weight` [L, H],
@@ -68,45 +64,7 @@ def save(criterion: AdaptiveCriterion, path: Path) -> None:
         raise AssetError(f"cannot write {path}: {error}; choose another path") from error
 
 
-def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
-    """Read a criterion that was saved for this model.
-
-    Raises:
-        AssetError: the file is missing, damaged or of another format, or the model differs from the one it was
-            calibrated for in a size, its RoPE parameters or its weights, or window or scope are none.
-    """
-    path = Path(path)
-    plain, tensors = _read(path)
-    refuse_other(plain["model"], model)
-    window, positions = Window(**plain["window"]), plain["model"]["positions"]
-    if not (window.sink >= 0 and window.recent > 0 and window.sink + window.recent < positions):
-        raise AssetError(f"{path} has the window {plain['window']} for {positions} positions; calibrate again")
-    _refuse_scope(path, plain)
-    outliers = OutlierRule(**plain["outliers"])
-    layers = plain["model"]["full_layers"]
-    probes, maps = (_by_layer(layers, tensors, names) for names in (PROBES, LayerMap._fields))
-    return AdaptiveCriterion(
-        name=plain["name"],
-        recipe=Recipe(plain["kind"], plain["estimator"], outliers, plain["unit"], plain["summaries"]),
-        window=window,
-        thresholds={target: float.fromhex(threshold) for target, threshold in plain["thresholds"]},
-        map=MarginMap({layer: LayerMap(*found) for layer, found in maps.items()}),
-        probes=ModelProbes(*({layer: found[i] for layer, found in probes.items()} for i in (0, 1))) if probes else None,
-        prompt_tokens=tuple(plain["prompt_tokens"]),
-        model=plain["model"],
-        chunk=plain["chunk"],
-    )
-
-
-def _refuse_scope(path: Path, plain: Mapping[str, Any]) -> None:
-    """Refuse chunks that are none, or that `scope=question` has no use for."""
-    scope, chunk = plain["scope"], plain["chunk"]
-    served = isinstance(chunk, int) and chunk > 0 if scope == PROMPT else scope == QUESTION and chunk is None
-    if not served:
-        raise AssetError(f"{path} has the scope {scope!r} with a chunk of {chunk}; calibrate again")
-
-
-def _tensors(criterion: AdaptiveCriterion) -> dict[str, Tensor]:
+def _tensors(criterion: "AdaptiveCriterion") -> dict[str, Tensor]:
     """What is no plain data, each of all layers; an empty file holds at least the layers' indices."""
     found = {"layers": torch.tensor(criterion.model["full_layers"])}
     if criterion.probes is not None:
@@ -118,14 +76,7 @@ def _tensors(criterion: AdaptiveCriterion) -> dict[str, Tensor]:
     return found
 
 
-def _by_layer(layers: Sequence[int], tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[int, list[Tensor]]:
-    """Some tensors of each layer; nothing where the file has none of them."""
-    if names[0] not in tensors:
-        return {}
-    return {layer: [tensors[name][i] for name in names] for i, layer in enumerate(layers)}
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The metadata and all tensors.
 
     Raises:

@@ -140,11 +140,12 @@ def summarise(rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
     keys = pd.MultiIndex.from_tuples(scores.columns, names=["criterion", "target"])
     intervals = pd.DataFrame(scores.mean(scores.values)._asdict(), keys).rename(columns={"value": "score"})
     filled = rows.fillna({"target": 0.0})
-    by_task = filled.groupby(["criterion", "target", "task"])[["sparsity", "sparsity_group", "truncated"]].mean()
+    shares = ["sparsity", "sparsity_group", "kv_bytes", "truncated"]
+    by_task = filled.groupby(["criterion", "target", "task"])[shares].mean()
     table = by_task.groupby(["criterion", "target"]).mean().join(intervals)
     table = table.join(filled.groupby(["criterion", "target"])["metric_failed"].sum()).reset_index()
     table["target"] = table["target"].replace(0.0, np.nan)
-    columns: list[Any] = ["criterion", "target", "sparsity", "sparsity_group", "score", "low", "high"]
+    columns: list[Any] = ["criterion", "target", "sparsity", "sparsity_group", "kv_bytes", "score", "low", "high"]
     counts = {"tasks": len(set(scores.tasks)), "prompts": len(scores.tasks)}
     return in_legend_order(table)[[*columns, "truncated", "metric_failed"]].assign(**counts)
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from headscope.pipeline.store.parents import Parent
 
-MEANS = ("score", "sparsity", "sparsity_group")
+MEANS = ("score", "sparsity", "sparsity_group", "kv_bytes")
 
 
 @dataclass
