@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 from headscope import __version__
 from headscope.errors import AssetError
 from headscope.heads.calibration.maps import LayerMap, MarginMap
-from headscope.heads.outliers import OutlierRule
 from headscope.heads.window import Window
 from headscope.inference.criterion import PROMPT, QUESTION, AdaptiveCriterion, Recipe
 from headscope.lab.probes import ModelProbes
@@ -44,11 +43,7 @@ def save(criterion: AdaptiveCriterion, path: Path) -> None:
         "format": FORMAT,
         "headscope": __version__,
         "name": criterion.name,
-        "kind": criterion.recipe.kind,
-        "estimator": dict(criterion.recipe.estimator),
-        "outliers": asdict(criterion.recipe.outliers),
-        "unit": criterion.recipe.unit,
-        "summaries": criterion.recipe.summaries,
+        **asdict(criterion.recipe),
         "window": asdict(criterion.window),
         "thresholds": [[target, threshold.hex()] for target, threshold in criterion.thresholds.items()],
         "prompt_tokens": list(criterion.prompt_tokens),
@@ -82,12 +77,11 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
     if not (window.sink >= 0 and window.recent > 0 and window.sink + window.recent < positions):
         raise AssetError(f"{path} has the window {plain['window']} for {positions} positions; calibrate again")
     _refuse_scope(path, plain)
-    outliers = OutlierRule(**plain["outliers"])
     layers = plain["model"]["full_layers"]
     probes, maps = (_by_layer(layers, tensors, names) for names in (PROBES, LayerMap._fields))
     return AdaptiveCriterion(
         name=plain["name"],
-        recipe=Recipe(plain["kind"], plain["estimator"], outliers, plain["unit"], plain["summaries"]),
+        recipe=Recipe.of(plain),
         window=window,
         thresholds={target: float.fromhex(threshold) for target, threshold in plain["thresholds"]},
         map=MarginMap({layer: LayerMap(*found) for layer, found in maps.items()}),
