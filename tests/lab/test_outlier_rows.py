@@ -1,7 +1,5 @@
 """Rows whose window holds outlier keys, against attention written out head by head."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from tiny_models import EOS, random_ids, tiny_model

@@ -30,7 +30,7 @@ WRONG = {
     "calibration.targets=[0.5,1.5]": ["calibration.targets", "1.5", "nearest is 0.999"],
     "calibration.targets=[0.5,0.5]": ["calibration.targets", "none twice"],
     "+outliers@criterion.qada.outliers=probe_attention": [
-        "criterion.qada.outliers.shared: 0.5",
+        "criterion.qada.outliers.shared: 0.5 leaves KV heads with different numbers of keys",
         "gaussian",
         "shared=0",
     ],

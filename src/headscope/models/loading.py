@@ -13,9 +13,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from headscope.errors import AssetError, ConfigError, UnsupportedModelError
 from headscope.models.attention import check_logits
 from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
-from headscope.models.geometry import Geometry, geometry
-
-__all__ = ["Geometry", "LoadedModel", "geometry", "load"]
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
