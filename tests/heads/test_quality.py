@@ -19,42 +19,29 @@ def pairs(draw, fewest_of_a_class=1):
     return scores, long, weights
 
 
-def brute_auc(scores, long, weights):
-    won = total = 0.0
-    for i in np.flatnonzero(long):
-        for j in np.flatnonzero(~long):
-            w = weights[i] * weights[j]
-            total += w
-            won += w * ((scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j]))
-    return won / total
+def brute_auc(scores, long):
+    won = [
+        (scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j])
+        for i in np.flatnonzero(long)
+        for j in np.flatnonzero(~long)
+    ]
+    return np.mean(won)
 
 
-def brute_average_precision(scores, long, weights):
-    total = 0.0
-    for i in np.flatnonzero(long):
-        passed = scores >= scores[i]
-        total += weights[i] * weights[passed & long].sum() / weights[passed].sum()
-    return total / weights[long].sum()
+def brute_average_precision(scores, long):
+    return np.mean([long[scores >= scores[i]].mean() for i in np.flatnonzero(long)])
 
 
 @settings(max_examples=60, deadline=None)
 @given(pairs())
 def test_auc_is_the_chance_that_a_long_pair_wins(data):
-    assert quality.auc(*data) == pytest.approx(brute_auc(*data))
+    assert quality.auc(*data[:2]) == pytest.approx(brute_auc(*data[:2]))
 
 
 @settings(max_examples=60, deadline=None)
 @given(pairs(fewest_of_a_class=3))
 def test_average_precision_is_the_mean_precision_at_each_long_pair(data):
-    assert quality.average_precision(*data) == pytest.approx(brute_average_precision(*data))
-
-
-@settings(max_examples=40, deadline=None)
-@given(pairs())
-def test_a_weight_of_two_equals_the_pair_twice(data):
-    scores, long, weights = data
-    times = weights.astype(int)
-    assert quality.auc(scores, long, weights) == pytest.approx(quality.auc(scores.repeat(times), long.repeat(times)))
+    assert quality.average_precision(*data[:2]) == pytest.approx(brute_average_precision(*data[:2]))
 
 
 def test_one_class_alone_has_no_auc_and_warns_nothing(recwarn):
