@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headscope.heads.boundary_state import STREAMING, BoundaryState, Summaries, make_boundary_state
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.decision import LOSS, decide
+from headscope.heads.decision import decide
 from headscope.heads.mass import masked_log_mass, query_chunks
 from headscope.heads.outliers import OutlierRule
 from headscope.heads.reading import Reading, decision_bytes
@@ -49,7 +49,7 @@ class SharedPrefix:
         self.rows = sum(group.count for group in groups)
         self._outliers: dict[OutlierRule, dict[int, tuple[Bulk, Tensor]]] = {}
         self._states: dict[tuple[int, OutlierRule], BoundaryState] = {}
-        self._costs: dict[tuple[int, OutlierRule, str | None, bool], Tensor] = {}
+        self._costs: dict[tuple[int, OutlierRule, float], Tensor] = {}
         # Streaming summaries of each group's rows, by layer, and the first key that is not in them yet.
         self._streams: list[dict[int, Summaries]] = [{} for _ in groups]
         self._unknown: dict[int, int] = {}
@@ -120,10 +120,10 @@ class SharedPrefix:
 
     def _decision_bytes(self, call: LayerCall, group: Rows) -> Tensor:
         """Return the bytes that a decision of a group's row reads beside the plain window, over all KV heads, [1]."""
-        head_dim, estimator, values = call.key.shape[3], group.criterion.estimator, group.criterion.measures == LOSS
-        key = call.layer, group.outliers, None if estimator is None else estimator.name, values
+        head_dim = call.key.shape[3]
+        numbers = group.criterion.summary_numbers(head_dim)
+        key = call.layer, group.outliers, numbers
         if key not in self._costs:
-            numbers = 0.0 if estimator is None else estimator.numbers(head_dim, values)
             outliers = self._state(call, group.outliers).present.sum(1)
             self._costs[key] = decision_bytes(outliers, group.outliers.bits, numbers, head_dim).sum(0, keepdim=True)
         return self._costs[key]
