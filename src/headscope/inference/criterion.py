@@ -102,11 +102,6 @@ class AdaptiveCriterion:
     model: Mapping[str, Any]
     chunk: int | None = None
 
-    @property
-    def scope(self) -> str:
-        """Which queries decide, one of SCOPES."""
-        return QUESTION if self.chunk is None else PROMPT
-
     def threshold(self, sparsity: float | None = None) -> float:
         """The threshold for a target that was calibrated; None: the only or first one.
 

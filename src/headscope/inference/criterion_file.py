@@ -21,7 +21,7 @@ from headscope import __version__
 from headscope.errors import AssetError
 from headscope.heads.calibration.maps import LayerMap, MarginMap
 from headscope.heads.window import Window
-from headscope.inference.criterion import PROMPT, QUESTION, AdaptiveCriterion, Recipe
+from headscope.inference.criterion import AdaptiveCriterion, Recipe
 from headscope.lab.probes import ModelProbes
 from headscope.models.identity import refuse_other
 
@@ -47,7 +47,6 @@ def save(criterion: AdaptiveCriterion, path: Path) -> None:
         "window": asdict(criterion.window),
         "thresholds": [[target, threshold.hex()] for target, threshold in criterion.thresholds.items()],
         "prompt_tokens": list(criterion.prompt_tokens),
-        "scope": criterion.scope,
         "chunk": criterion.chunk,
         "model": dict(criterion.model),
     }
@@ -68,7 +67,7 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
 
     Raises:
         AssetError: the file is missing, damaged or of another format, or the model differs from the one it was
-            calibrated for in a size, its RoPE parameters or its weights, or window or scope are none.
+            calibrated for in a size, its RoPE parameters or its weights, or the window is none.
     """
     path = Path(path)
     plain, tensors = _read(path)
@@ -76,7 +75,6 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
     window, positions = Window(**plain["window"]), plain["model"]["positions"]
     if not (window.sink >= 0 and window.recent > 0 and window.sink + window.recent < positions):
         raise AssetError(f"{path} has the window {plain['window']} for {positions} positions; calibrate again")
-    _refuse_scope(path, plain)
     layers = plain["model"]["full_layers"]
     probes, maps = (_by_layer(layers, tensors, names) for names in (PROBES, LayerMap._fields))
     return AdaptiveCriterion(
@@ -90,14 +88,6 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
         model=plain["model"],
         chunk=plain["chunk"],
     )
-
-
-def _refuse_scope(path: Path, plain: Mapping[str, Any]) -> None:
-    """Refuse chunks that are none, or that `scope=question` has no use for."""
-    scope, chunk = plain["scope"], plain["chunk"]
-    served = isinstance(chunk, int) and chunk > 0 if scope == PROMPT else scope == QUESTION and chunk is None
-    if not served:
-        raise AssetError(f"{path} has the scope {scope!r} with a chunk of {chunk}; calibrate again")
 
 
 def _tensors(criterion: AdaptiveCriterion) -> dict[str, Tensor]:
