@@ -43,7 +43,7 @@ class Recipe:
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "Recipe":
         """Make the recipe of a criterion as conf/ has it."""
-        outliers = NO_OUTLIERS if spec.get("outliers") is None else OutlierRule(**spec["outliers"])
+        outliers = OutlierRule(**(spec.get("outliers") or {}))
         options = {name: spec[name] for name in ("unit", "summaries") if name in spec}
         return cls(spec["kind"], spec["estimator"], outliers, **options)
 
