@@ -12,18 +12,6 @@ FEWEST = 20
 """A head with fewer pairs of either class has no ROC curve of its own."""
 
 
-def pair_weights(prompts: ArrayLike, heads: int) -> Floats:
-    """Weights of the pairs, [R, H]: every prompt's sum is the same, all sum to 1.
-
-    Args:
-        prompts: which prompt a row belongs to, [R].
-        heads: query heads a row.
-    """
-    _, codes, counts = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
-    rows = 1.0 / (len(counts) * heads * counts[codes])
-    return np.repeat(rows[:, None], heads, axis=1)
-
-
 def roc_from_counts(positive: ArrayLike, negative: ArrayLike) -> tuple[Floats, Floats]:
     """False and true positive rates, [..., bins + 1], from class weights in bins of ascending score, [..., bins].
 
@@ -122,30 +110,3 @@ def lost_energy(scores: ArrayLike, log_lost: ArrayLike, prompts: ArrayLike, spar
     energy = np.exp(2 * np.asarray(log_lost, dtype=np.float64)) * local
     pairs = np.bincount(np.asarray(prompts))
     return float(np.mean(np.bincount(np.asarray(prompts), energy)[pairs > 0] / pairs[pairs > 0]))
-
-
-def label_quality(
-    long: ArrayLike, oracle_long: ArrayLike, local_share: ArrayLike, weights: ArrayLike
-) -> dict[str, float]:
-    """Agreement of labels with the oracle's.
-
-    Args:
-        long: the criterion's labels, any shape.
-        oracle_long: the oracle's labels, same shape.
-        local_share: exact share of the window in the attention mass, same shape.
-        weights: weight of each pair, same shape.
-
-    Returns:
-        sparsity (pairs called local), recall (of the oracle's long pairs; NaN without any), false_long and missed_long
-        (shares of all pairs), lost_mass (bulk share of the pairs called local, averaged over all pairs).
-    """
-    called, truth = np.asarray(long, dtype=bool), np.asarray(oracle_long, dtype=bool)
-    weight = np.asarray(weights, dtype=np.float64) / np.sum(weights)
-    positives = weight[truth].sum()
-    return {
-        "sparsity": float(weight[~called].sum()),
-        "recall": float(weight[truth & called].sum() / positives) if positives > 0 else float("nan"),
-        "false_long": float(weight[called & ~truth].sum()),
-        "missed_long": float(weight[truth & ~called].sum()),
-        "lost_mass": float((weight * (1.0 - np.asarray(local_share)))[~called].sum()),
-    }
