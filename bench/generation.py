@@ -32,7 +32,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import headscope
 from common import Numbers, as_texts, built, cut, environment, model_options, shown, write
-from headscope.inference.cuda_graph import graphed
+from graphed import graphed
 
 COLUMNS = ["model", "tokens", "batch", "cache", "criterion", "target", "sparsity", "sparsity_group", "tokens_per_s"]
 COLUMNS += ["dense_tokens_per_s", "dense_cache", "ratio", "boundary_s", "step_ms", "dense_step_ms", "agree"]

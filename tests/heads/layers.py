@@ -35,7 +35,7 @@ def of_head(bulk: Bulk, head: int) -> Bulk:
     asked = Probes(cache.probes.queries[group], cache.probes.weight[group])
     narrow = replace(cache, keys=cache.keys[one], values=cache.values[one], probes=asked, queries=cache.queries[group])
     alone = Bulk(narrow, bulk.index[one])
-    return alone if bulk.there is None else alone.where(bulk.there[one])
+    return alone if bulk.present is None else alone.where(bulk.present[one])
 
 
 def queries(count: int = 7, rows: int = 2, seed: int = 9, dtype: torch.dtype = torch.float64) -> Tensor:

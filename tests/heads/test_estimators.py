@@ -11,7 +11,6 @@ GAUSSIAN = {"kind": "gaussian", "name": "e", "covariance": "full", "moments": "p
 SPECS = {
     "gaussian": GAUSSIAN,
     "diagonal": {**GAUSSIAN, "covariance": "diagonal"},
-    "none": {**GAUSSIAN, "covariance": "none"},
     "clusters": {"kind": "clusters", "name": "e", "clusters": 4, "covariance": "full", "bits": 16},
     "clusters_diagonal": {"kind": "clusters", "name": "e", "clusters": 3, "covariance": "diagonal", "bits": 16},
     "clusters_in_bits": {"kind": "clusters", "name": "e", "clusters": 4, "covariance": "diagonal", "bits": 8},
@@ -97,7 +96,7 @@ def test_float32_is_near_float64_and_a_query_or_key_that_is_nan_stays_nan(name: 
     assert missing[0, 0, 0] and missing.sum() == 1
 
 
-@pytest.mark.parametrize("name", ["gaussian", "diagonal", "none"])
+@pytest.mark.parametrize("name", ["gaussian", "diagonal"])
 def test_a_key_that_is_nan_is_not_hidden(name: str) -> None:
     bulk, query = without_probes(layers.bulk()), layers.queries()
     bulk.cache.keys[0, 4:50, 2] = torch.nan

@@ -11,30 +11,24 @@ from headscope.heads import quality
 
 @st.composite
 def pairs(draw, fewest_of_a_class=1):
-    """Scores with many ties, labels of both classes, integer weights."""
+    """Scores with many ties, and labels of both classes."""
     n = draw(st.integers(2 * fewest_of_a_class, 40))
     scores = draw(hnp.arrays(np.float64, n, elements=st.integers(-3, 3).map(float)))
-    weights = draw(hnp.arrays(np.float64, n, elements=st.integers(1, 4).map(float)))
     long = np.array(draw(st.permutations([True] * fewest_of_a_class + [False] * (n - fewest_of_a_class))))
-    return scores, long, weights
+    return scores, long
 
 
-def brute_auc(scores, long, weights):
-    won = total = 0.0
-    for i in np.flatnonzero(long):
-        for j in np.flatnonzero(~long):
-            w = weights[i] * weights[j]
-            total += w
-            won += w * ((scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j]))
-    return won / total
+def brute_auc(scores, long):
+    won = [
+        (scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j])
+        for i in np.flatnonzero(long)
+        for j in np.flatnonzero(~long)
+    ]
+    return np.mean(won)
 
 
-def brute_average_precision(scores, long, weights):
-    total = 0.0
-    for i in np.flatnonzero(long):
-        passed = scores >= scores[i]
-        total += weights[i] * weights[passed & long].sum() / weights[passed].sum()
-    return total / weights[long].sum()
+def brute_average_precision(scores, long):
+    return np.mean([long[scores >= scores[i]].mean() for i in np.flatnonzero(long)])
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,14 +41,6 @@ def test_auc_is_the_chance_that_a_long_pair_wins(data):
 @given(pairs(fewest_of_a_class=3))
 def test_average_precision_is_the_mean_precision_at_each_long_pair(data):
     assert quality.average_precision(*data) == pytest.approx(brute_average_precision(*data))
-
-
-@settings(max_examples=40, deadline=None)
-@given(pairs())
-def test_a_weight_of_two_equals_the_pair_twice(data):
-    scores, long, weights = data
-    times = weights.astype(int)
-    assert quality.auc(scores, long, weights) == pytest.approx(quality.auc(scores.repeat(times), long.repeat(times)))
 
 
 def test_one_class_alone_has_no_auc_and_warns_nothing(recwarn):
@@ -84,30 +70,8 @@ def test_within_heads_is_the_mean_over_heads_that_have_enough_of_both_classes():
     assert np.isnan(quality.auc_within_heads(scores[:10], long[:10], heads[:10]))
 
 
-def test_every_prompt_weighs_the_same_however_many_queries_it_has():
-    prompts = np.array(["a", "b", "b", "b", "a", "c"])
-    weights = quality.pair_weights(prompts, heads=2)
-    assert weights.shape == (6, 2)
-    assert [weights[prompts == name].sum() for name in "abc"] == pytest.approx([1 / 3] * 3)
-
-
 def test_recall_at_sparsity_splits_a_tie_evenly():
     long = np.array([True, True, False, False])
     assert quality.recall_at_sparsity([2.0, 1.0, 0.5, 0.0], long, 0.5) == 1.0
     assert quality.recall_at_sparsity([2.0, 1.0, 0.5, 0.0], long, 0.75) == 0.5
     assert quality.recall_at_sparsity([1.0, 1.0, 1.0, 1.0], long, 0.25) == pytest.approx(0.75)
-
-
-@settings(max_examples=40, deadline=None)
-@given(pairs(), st.integers(-4, 4))
-def test_label_quality_counts_what_a_loop_counts(data, cut):
-    scores, truth, weights = data
-    called, share = scores > cut, 1 / (1 + np.exp(scores))
-    found = quality.label_quality(called, truth, share, weights)
-    false = missed = kept = lost = 0.0
-    for c, t, s, w in zip(called, truth, share, weights / weights.sum(), strict=True):
-        false, missed, kept = false + w * (c and not t), missed + w * (t and not c), kept + w * (t and c)
-        lost += w * (1 - s) * (not c)
-    assert (found["false_long"], found["missed_long"], found["lost_mass"]) == pytest.approx((false, missed, lost))
-    assert found["recall"] == pytest.approx(kept / (kept + missed))
-    assert found["sparsity"] == pytest.approx(1 - false - kept)

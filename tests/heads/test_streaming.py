@@ -10,7 +10,7 @@ from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.moments import KeyMoments
 
 TOKENS = 46
-GAUSSIANS = ["gaussian", "diagonal", "none"]
+GAUSSIANS = ["gaussian", "diagonal"]
 
 
 def estimates(estimator, summary, query, size=TOKENS):

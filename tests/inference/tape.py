@@ -30,7 +30,7 @@ class NoWaits(TorchDispatchMode):
 
 
 class Tape(NoWaits):
-    """A `headscope.inference.cuda_graph.Graph`."""
+    """In place of a `headscope.inference.cuda_graph.CudaGraph`."""
 
     made: ClassVar[list["Tape"]] = []
     taping: ClassVar["Tape | None"] = None

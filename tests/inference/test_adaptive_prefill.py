@@ -153,7 +153,7 @@ def test_what_follows_a_cache_is_read_densely() -> None:
 def test_prompts_of_a_criterion_for_the_question_are_not_decided() -> None:
     model = small()
     criterion = calibrated(model, "qada")
-    assert (criterion.scope, criterion.chunk) == ("question", None)
+    assert criterion.chunk is None
     with adaptive(model, criterion) as run:
         generated(model, IDS)
     assert run.prompts == [] and run.sparsity.queries > 0
@@ -162,7 +162,7 @@ def test_prompts_of_a_criterion_for_the_question_are_not_decided() -> None:
 def test_targets_are_about_what_prompts_and_answers_reach() -> None:
     model = small(dtype=torch.float64)
     criterion = scoped(model)
-    assert (criterion.scope, criterion.chunk) == ("prompt", CHUNK)
+    assert criterion.chunk == CHUNK
     ids = [tokenizer()(text(70 + 9 * seed, seed)).input_ids for seed in range(3)]
     for target in (0.3, 0.7):
         with adaptive(model, criterion, target) as run:

@@ -73,12 +73,9 @@ def test_a_file_says_what_made_it(tmp_path: Path) -> None:
         (lambda p: p["model"].update(weights="00ff"), "weights = 00ff, this one has "),
         (lambda p: p["window"].update(recent=900), "window {'sink': 4, 'recent': 900} for 512 positions; calibrate"),
         (lambda p: p["window"].update(sink=-1), "window {'sink': -1"),
-        (lambda p: p.update(scope="answer"), "scope 'answer' with a chunk of None; calibrate again"),
-        (lambda p: p.update(chunk=256), "scope 'question' with a chunk of 256; calibrate again"),
-        (lambda p: p.update(scope="prompt"), "scope 'prompt' with a chunk of None; calibrate again"),
     ],
 )
-def test_a_file_of_another_format_model_window_or_scope_is_refused(tmp_path: Path, change, message: str) -> None:
+def test_a_file_of_another_format_model_or_window_is_refused(tmp_path: Path, change, message: str) -> None:
     model, path, plain = saved(tmp_path)
     change(plain)
     save_file(load_file(path), path, {"headscope": json.dumps(plain)})

@@ -10,10 +10,10 @@ from tape import Kernel, NoWaits, Tape, Waits, launched
 from tiny_models import random_ids
 from transformers import CompileConfig, DynamicCache, StaticCache
 
+from graphed import graphed
 from headscope import adaptive
 from headscope.inference import cuda_graph as captured
 from headscope.inference import kernel_decode as decoding
-from headscope.inference.cuda_graph import graphed
 from headscope.kernels.common import device
 
 STATIC = {"cache_implementation": "static"}

@@ -169,7 +169,6 @@ def test_one_head_without_a_margin_makes_its_group_long(device, dtype, lost) -> 
 ESTIMATORS = [
     Gaussian("full"),
     Gaussian("diagonal", "diagonal"),
-    Gaussian("none", "none"),
     Clusters("many", 6, "diagonal"),
     Clusters("few", 3),
 ]

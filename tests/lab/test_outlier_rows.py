@@ -1,7 +1,5 @@
 """Rows whose window holds outlier keys, against attention written out head by head."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from tiny_models import EOS, random_ids, tiny_model
@@ -13,7 +11,6 @@ from headscope.heads.estimators import build as build_estimator
 from headscope.heads.outliers import OutlierRule, importance
 from headscope.heads.quantised import rounded
 from headscope.heads.window import Window
-from headscope.lab import shared_prefix
 from headscope.lab.evaluation import answer_rows
 from headscope.lab.prefill import prefill_densely
 from headscope.lab.probes import ModelProbes, fit_probes
@@ -201,16 +198,6 @@ def test_a_context_inside_the_window_has_no_outliers_and_counts_no_query() -> No
     rows = [Rows(criterion("oracle"), OUTLIERS)]
     (answer,) = answer_rows(tiny_model("llama"), IDS[:12], 9, rows, WINDOW, 3, [EOS])
     assert answer.queries == 0 and answer.sparsity != answer.sparsity
-
-
-def test_outliers_that_differ_in_their_numbers_measure_every_key_once(monkeypatch) -> None:
-    asked = []
-    monkeypatch.setattr(shared_prefix, "importance", lambda rule, bulk: asked.append(1) or importance(rule, bulk))
-    several = [SHARED, replace(SHARED, count=4), replace(SHARED, shared=0.0)]
-    model = tiny_model("llama")
-    rows, probes = [Rows(criterion("local"), outliers) for outliers in several], fitted(model)
-    answer_rows(model, IDS, BOUNDARY, rows, WINDOW, 2, [EOS], probes=probes)
-    assert len(asked) == model.config.num_hidden_layers
 
 
 def test_outliers_that_heads_share_need_an_estimator_for_different_numbers_of_keys() -> None:

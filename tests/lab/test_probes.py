@@ -64,7 +64,7 @@ def test_every_prompt_gives_as_many_and_the_first_and_last_query_are_among_them(
     assert fitted.queries[0].shape[:2] == (4, 6)  # two of each prompt
     alone = fit_probes(model, prompts[1:2], 2).queries[0]
     torch.testing.assert_close(fitted.queries[0][:, 2:4], alone)
-    queries = queries_at(model, prompts[1].ids, 0)[0]
+    queries = queries_at(model, prompts[1][0], 0)[0]
     expected = turn(model, 0, queries[:, [30, 39]], torch.tensor([30, 39]), torch.tensor([0, 0]))
     torch.testing.assert_close(alone, expected)
 

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 import headscope
+from headscope.heads.outliers import OutlierRule
 from headscope.inference.criterion import RECIPES
 from headscope.pipeline.commands import stage
 from headscope.pipeline.plan import plan
 from headscope.pipeline.plan.slices import CHUNK
-from headscope.pipeline.stages.inputs import build_outliers, load_model, load_prompts
+from headscope.pipeline.stages.inputs import load_model, load_prompts
 from headscope.pipeline.store.parents import Parents
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,7 @@ def test_a_recipe_is_the_yaml_of_its_name(name: str) -> None:
     recipe = RECIPES[name]
     assert recipe.kind == config.kind
     assert recipe.estimator == {k: v for k, v in dataclasses.asdict(config.estimator).items() if v is not None}
-    assert recipe.outliers == build_outliers(config.outliers and dataclasses.asdict(config.outliers))
+    assert recipe.outliers == OutlierRule(**(dataclasses.asdict(config.outliers) if config.outliers else {}))
 
 
 def test_defaults_are_the_workflows() -> None:

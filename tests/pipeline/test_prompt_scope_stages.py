@@ -73,10 +73,10 @@ def test_labels_in_decoding_are_about_as_sparse_as_calibration_saw(results: Path
     rows = [row for task in TASKS for row in rows_of(results, task, *SCOPED)]
     for criterion in ("oracle", "qada", "lost_output"):
         [node] = scoped("calibration", criterion=criterion)
-        quality = json.loads((results / node.address / "calibration.json").read_text())["quality"]
+        sparsity = json.loads((results / node.address / "calibration.json").read_text())["sparsity"]
         for target in (0.3, 0.7):
             decoded = [row["sparsity"] for row in rows if (row["criterion"], row["target"]) == (criterion, target)]
             assert len(decoded) == 4
-            assert np.mean(decoded) == pytest.approx(quality[str(target)]["sparsity"], abs=0.02)
+            assert np.mean(decoded) == pytest.approx(sparsity[str(target)], abs=0.02)
     static = [row["sparsity"] for row in rows if (row["criterion"], row["target"]) == ("static", 0.7)]
     assert static == [6 / 8] * 4  # the nearest share of eight heads

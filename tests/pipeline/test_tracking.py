@@ -64,8 +64,7 @@ def make_evaluation(results: Path) -> Path:
 
 
 def make_calibration(results: Path) -> Path:
-    quality = {"0.5": {"sparsity": 0.52, "recall": 0.9}, "0.8": {"sparsity": 0.79, "recall": 0.7}}
-    text = json.dumps({"criterion": "qada", "targets": {}, "quality": quality})
+    text = json.dumps({"criterion": "qada", "targets": {}, "sparsity": {"0.5": 0.52, "0.8": 0.79}})
     return finished(
         results,
         "calibration",
@@ -139,9 +138,9 @@ def test_every_run_has_the_time_and_memory_of_its_job(study: Study) -> None:
     assert study.runs["evaluation"].history["evaluation_seconds"] == 4
 
 
-def test_a_calibration_has_the_quality_of_each_target(study: Study) -> None:
-    assert study.runs["calibration"].history["recall@0.8"] == 0.7
-    assert [row[0] for row in study.runs["calibration"].table("quality")["data"]] == [0.5, 0.8]
+def test_a_calibration_has_the_sparsity_that_each_target_reaches(study: Study) -> None:
+    assert study.runs["calibration"].history["sparsity@0.8"] == 0.79
+    assert [row[0] for row in study.runs["calibration"].table("sparsity")["data"]] == [0.5, 0.8]
 
 
 def test_a_figure_has_its_picture_and_the_numbers_behind_it(study: Study) -> None:

@@ -29,6 +29,11 @@ WRONG = {
     "model.dtype=float31": ["model.dtype", "'float31'", "nearest is float32"],
     "calibration.targets=[0.5,1.5]": ["calibration.targets", "1.5", "nearest is 0.999"],
     "calibration.targets=[0.5,0.5]": ["calibration.targets", "none twice"],
+    "+outliers@criterion.qada.outliers=probe_attention": [
+        "criterion.qada.outliers.shared: 0.5 leaves KV heads with different numbers of keys",
+        "gaussian",
+        "shared=0",
+    ],
     "calibration.length=2048": ["calibration.length: 2048", "benchmark.ruler.lengths [1024]", "add it there"],
     "calibration.length=10": ["calibration.length: 10", "the nearest is 64"],
     "calibration.tasks=[vt,fve]": ["calibration.tasks: 'fve'", "benchmark ruler", "did you mean 'fwe'?"],

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk
-from headscope.heads.estimators import Estimator, RaggedEstimator
+from headscope.heads.estimators import Estimator
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.quantised import rounded
 from headscope.heads.to_device import map_tensors
@@ -97,19 +96,12 @@ def make_boundary_state(
         group: query heads of a KV head.
         bits: of a number of the outliers' keys and values.
         estimators: of the other keys; None is passed over.
-
-    Raises:
-        ConfigError: KV heads have different numbers of keys left, which an estimator does not serve.
     """
     chosen, others = bulk.where(outliers), bulk.where(~outliers)
     keys, values = (_rounded(precise(vectors), chosen, bits) for vectors in (chosen.keys, chosen.values))
     present = torch.ones_like(chosen.index, dtype=torch.bool) if chosen.present is None else chosen.present
     count = chosen.index.shape[1] if chosen.present is None else chosen.count.repeat_interleave(group)[:, None]
-    used = [estimator for estimator in estimators if estimator is not None]
-    for estimator in used:
-        if others.present is not None and not isinstance(estimator, RaggedEstimator):
-            raise ConfigError(f"estimator {estimator.name} needs as many outliers of each KV head; choose shared=0")
-    of = {estimator.name: estimator.summarise(others) for estimator in used}
+    of = {estimator.name: estimator.summarise(others) for estimator in estimators if estimator is not None}
     return BoundaryState(keys, values, present, Summaries(count, of))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from headscope.heads.chunked_matmul import chunked_matmul
 from headscope.heads.mass import group_heads, precise
 
-Covariance = Literal["full", "diagonal", "none"]
+Covariance = Literal["full", "diagonal"]
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,8 @@ class KeyMoments:
         mean = torch.einsum("bkgqd,kd->bkgq", grouped, self.mean) * scale
         if covariance == "full":
             spread = ((grouped @ self.covariance[:, None]) * grouped).sum(-1)
-        elif covariance == "diagonal":
-            spread = torch.einsum("bkgqd,kd->bkgq", grouped.square(), self.covariance.diagonal(dim1=1, dim2=2))
         else:
-            spread = torch.zeros_like(mean)
+            spread = torch.einsum("bkgqd,kd->bkgq", grouped.square(), self.covariance.diagonal(dim1=1, dim2=2))
         return mean.flatten(1, 2), (spread * scale**2).clamp(min=0).flatten(1, 2)
 
 

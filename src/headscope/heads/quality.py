@@ -12,18 +12,6 @@ FEWEST = 20
 """A head with fewer pairs of either class has no ROC curve of its own."""
 
 
-def pair_weights(prompts: ArrayLike, heads: int) -> Floats:
-    """Weights of the pairs, [R, H]: every prompt's sum is the same, all sum to 1.
-
-    Args:
-        prompts: which prompt a row belongs to, [R].
-        heads: query heads a row.
-    """
-    _, codes, counts = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
-    rows = 1.0 / (len(counts) * heads * counts[codes])
-    return np.repeat(rows[:, None], heads, axis=1)
-
-
 def roc_from_counts(positive: ArrayLike, negative: ArrayLike) -> tuple[Floats, Floats]:
     """False and true positive rates, [..., bins + 1], from class weights in bins of ascending score, [..., bins].
 
@@ -45,63 +33,49 @@ def area(false_rate: ArrayLike, true_rate: ArrayLike) -> Floats:
     return np.asarray((np.diff(x, axis=-1) * (y[..., 1:] + y[..., :-1]) / 2).sum(axis=-1))
 
 
-def _binned(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Floats]:
-    """Class weights by distinct score, ascending."""
+def _binned(scores: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats]:
+    """Count the pairs of each class by distinct score, ascending."""
     flat, long = np.asarray(scores).ravel(), np.asarray(positive, dtype=bool).ravel()
-    weight = np.ones(flat.shape) if weights is None else np.asarray(weights, dtype=np.float64).ravel()
     distinct, codes = np.unique(flat, return_inverse=True)
-    counts = [np.bincount(codes, weight * of_class, len(distinct)).astype(np.float64) for of_class in (long, ~long)]
+    counts = [np.bincount(codes[of_class], minlength=len(distinct)).astype(np.float64) for of_class in (long, ~long)]
     return counts[0], counts[1]
 
 
-def roc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> tuple[Floats, Floats]:
-    """Pooled ROC curve: false and true positive rates from the highest score down, one point a distinct score."""
-    return roc_from_counts(*_binned(scores, positive, weights))
+def auc(scores: ArrayLike, positive: ArrayLike) -> float:
+    """Return the chance that a long pair scores above a local one, ties one half; NaN if a class is absent."""
+    return float(area(*roc_from_counts(*_binned(scores, positive))))
 
 
-def auc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Chance that a long pair scores above a local one, ties one half; NaN if a class is absent."""
-    return float(area(*roc(scores, positive, weights)))
-
-
-def auc_within_heads(
-    scores: ArrayLike, positive: ArrayLike, heads: ArrayLike, weights: ArrayLike | None = None, fewest: int = FEWEST
-) -> float:
-    """Mean AUC over heads with at least `fewest` pairs of each class; NaN if there is none.
+def auc_within_heads(scores: ArrayLike, positive: ArrayLike, heads: ArrayLike) -> float:
+    """Return the mean AUC over heads with at least FEWEST pairs of each class; NaN if there is none.
 
     Args:
         scores: score of each pair, any shape.
         positive: whether the oracle calls the pair long, same shape.
         heads: which head (of which layer) the pair belongs to, same shape.
-        weights: weight of each pair, same shape; all one if absent.
-        fewest: unweighted pairs of each class that a head needs.
     """
     flat, long = np.asarray(scores).ravel(), np.asarray(positive, dtype=bool).ravel()
-    weight = np.ones(flat.shape) if weights is None else np.asarray(weights, dtype=np.float64).ravel()
     order = np.argsort(np.asarray(heads).ravel(), kind="stable")
     starts = np.unique(np.asarray(heads).ravel()[order], return_index=True)[1][1:]
-    members = [part for part in np.split(order, starts) if min(long[part].sum(), (~long[part]).sum()) >= max(fewest, 1)]
-    return float(np.mean([auc(flat[part], long[part], weight[part]) for part in members])) if members else float("nan")
+    members = [part for part in np.split(order, starts) if min(long[part].sum(), (~long[part]).sum()) >= FEWEST]
+    return float(np.mean([auc(flat[part], long[part]) for part in members])) if members else float("nan")
 
 
-def average_precision(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Mean precision over the long pairs, ties passing together; NaN without long pairs."""
-    long, local = (np.cumsum(part[::-1]) for part in _binned(scores, positive, weights))
+def average_precision(scores: ArrayLike, positive: ArrayLike) -> float:
+    """Return the mean precision over the long pairs, ties passing together; NaN without long pairs."""
+    long, local = (np.cumsum(part[::-1]) for part in _binned(scores, positive))
     if not len(long) or long[-1] == 0:
         return float("nan")
-    passed = long + local
-    precision = np.divide(long, passed, out=np.zeros_like(long), where=passed > 0)
+    precision = long / (long + local)
     return float(np.sum(np.diff(long, prepend=0.0) * precision) / long[-1])
 
 
-def recall_at_sparsity(
-    scores: ArrayLike, positive: ArrayLike, sparsity: float, weights: ArrayLike | None = None
-) -> float:
-    """Share of long pairs that stay long when the lowest-scored `sparsity` of all pairs is called local.
+def recall_at_sparsity(scores: ArrayLike, positive: ArrayLike, sparsity: float) -> float:
+    """Return the share of long pairs that stay long when the lowest-scored `sparsity` of all pairs is called local.
 
     A tie at the cut is split evenly, as random tie-breaking would do on average. NaN without long pairs.
     """
-    long, local = (np.cumsum(part[::-1]) for part in _binned(scores, positive, weights))
+    long, local = (np.cumsum(part[::-1]) for part in _binned(scores, positive))
     if not len(long) or long[-1] == 0:
         return float("nan")
     passed = np.concatenate([[0.0], long + local]) / (long[-1] + local[-1])
@@ -136,31 +110,3 @@ def lost_energy(scores: ArrayLike, log_lost: ArrayLike, prompts: ArrayLike, spar
     energy = np.exp(2 * np.asarray(log_lost, dtype=np.float64)) * local
     pairs = np.bincount(np.asarray(prompts))
     return float(np.mean(np.bincount(np.asarray(prompts), energy)[pairs > 0] / pairs[pairs > 0]))
-
-
-def label_quality(
-    long: ArrayLike, oracle_long: ArrayLike, local_share: ArrayLike, weights: ArrayLike | None = None
-) -> dict[str, float]:
-    """Agreement of labels with the oracle's.
-
-    Args:
-        long: the criterion's labels, any shape.
-        oracle_long: the oracle's labels, same shape.
-        local_share: exact share of the window in the attention mass, same shape.
-        weights: weight of each pair, same shape; equal if absent.
-
-    Returns:
-        sparsity (pairs called local), recall (of the oracle's long pairs; NaN without any), false_long and missed_long
-        (shares of all pairs), lost_mass (bulk share of the pairs called local, averaged over all pairs).
-    """
-    called, truth = np.asarray(long, dtype=bool), np.asarray(oracle_long, dtype=bool)
-    weight = np.ones(called.shape) if weights is None else np.asarray(weights, dtype=np.float64)
-    weight = weight / weight.sum()
-    positives = weight[truth].sum()
-    return {
-        "sparsity": float(weight[~called].sum()),
-        "recall": float(weight[truth & called].sum() / positives) if positives > 0 else float("nan"),
-        "false_long": float(weight[called & ~truth].sum()),
-        "missed_long": float(weight[truth & ~called].sum()),
-        "lost_mass": float((weight * (1.0 - np.asarray(local_share)))[~called].sum()),
-    }

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 
 from headscope.heads.bulk import LayerCache
 from headscope.heads.criteria import Criterion
-from headscope.heads.decision import LOSS
 from headscope.heads.mass import precise
 from headscope.heads.quantised import FULL
 from headscope.heads.reading import Reading, decision_bytes
@@ -108,11 +107,8 @@ class AdaptivePrefill:
 
     def _decision_bytes(self, rows: int, key: Tensor) -> Tensor:
         """Return the bytes that a decision reads beside the plain window, over all KV heads, float64 [B]."""
-        estimator = self._built.estimator
-        assert estimator is not None
-        numbers = estimator.numbers(key.shape[3], self._built.measures == LOSS)
         none = torch.zeros(rows, key.shape[1], device=key.device)
-        return decision_bytes(none, FULL, numbers, key.shape[3]).sum(1)
+        return decision_bytes(none, FULL, self._built.summary_numbers(key.shape[3]), key.shape[3]).sum(1)
 
     def _plainly(self, layer: int, query: Tensor, key: Tensor, value: Tensor, counts: ReadingCounts) -> Tensor:
         """Attend of one row without padding, [1, H, T, D]: chunk after chunk by the lab's engine."""

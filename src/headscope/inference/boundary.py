@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from headscope.heads.boundary_state import BoundaryState, make_boundary_state
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import Criterion
-from headscope.heads.decision import LOSS
 from headscope.heads.reading import decision_bytes
 from headscope.heads.to_device import to_device
 from headscope.inference.criterion import AdaptiveCriterion
@@ -101,7 +100,7 @@ def _chunk_states(batch: Batch, layers: Sequence[int], rows: Sequence[BoundarySt
     means = _split(cluster_means(batch.built, summaries), len(layers))
     outliers = _outliers(rows, keys.dtype, len(layers))
     heads, head_dim = geometry(batch.model.config).heads, keys.shape[3]
-    numbers = estimator.numbers(head_dim, batch.built.measures == LOSS)
+    numbers = batch.built.summary_numbers(head_dim)
     counts = torch.stack([row.present.sum(1) for row in rows]).view(len(rows), len(layers), -1)
     costs = decision_bytes(counts, batch.criterion.recipe.outliers.bits, numbers, head_dim).sum(2)
     for index, layer in enumerate(layers):

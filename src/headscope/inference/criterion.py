@@ -44,7 +44,7 @@ class Recipe:
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "Recipe":
         """Make the recipe of a criterion as conf/ has it."""
-        outliers = NO_OUTLIERS if spec.get("outliers") is None else OutlierRule(**spec["outliers"])
+        outliers = OutlierRule(**(spec.get("outliers") or {}))
         options = {name: spec[name] for name in ("unit", "summaries") if name in spec}
         return cls(spec["kind"], spec["estimator"], outliers, **options)
 
@@ -102,11 +102,6 @@ class AdaptiveCriterion:
     prompt_tokens: tuple[int, ...]
     model: Mapping[str, Any]
     chunk: int | None = None
-
-    @property
-    def scope(self) -> str:
-        """Which queries decide, one of SCOPES."""
-        return QUESTION if self.chunk is None else PROMPT
 
     def threshold(self, sparsity: float | None = None) -> float:
         """The threshold for a target that was calibrated; None: the only or first one.

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache as cached
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,24 +25,14 @@ PLAIN = (type(None), bool, int, float, str)
 RETURNED = {"last_hidden_state", "past_key_values"}
 
 
-class Graph(Protocol):
-    """What a function does on the device, without the function."""
-
-    def capture(self, run: Callable[[], Tensor]) -> Tensor:
-        """Record a function and do it once; each replay leaves its result where this one lies."""
-
-    def replay(self) -> None:
-        """Do it again with what is now in the tensors that it read."""
-
-
 class CudaGraph:
-    """A Graph on a GPU."""
+    """What a function does on a GPU, without the function."""
 
     def __init__(self, device: torch.device):
         self._device, self._graph = device, torch.cuda.CUDAGraph()
 
     def capture(self, run: Callable[[], Tensor]) -> Tensor:
-        """Record, which does nothing on the GPU, then replay."""
+        """Record a function and do it once; each replay leaves its result where this one lies."""
         stream, mode = _stream(self._device), "thread_local"  # other threads may use the GPU meanwhile
         with torch.cuda.device(self._device), torch.cuda.graph(self._graph, stream=stream, capture_error_mode=mode):
             output = run()
@@ -50,7 +40,7 @@ class CudaGraph:
         return output
 
     def replay(self) -> None:
-        """Launch the graph on the GPU's current stream."""
+        """Do it again with what is now in the tensors that it read, on the GPU's current stream."""
         with torch.cuda.device(self._device):
             self._graph.replay()
 
@@ -61,7 +51,7 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-GRAPHS: dict[str, Callable[[torch.device], Graph]] = {"cuda": CudaGraph}
+GRAPHS = {"cuda": CudaGraph}
 """By type of device."""
 
 
@@ -87,7 +77,7 @@ class GraphedForward:
     def drop(self) -> None:
         """Let go of the graph and its memory."""
         self._key: tuple[Any, ...] | None = None
-        self._graph: Graph | None = None
+        self._graph: CudaGraph | None = None
         self._inputs: dict[str, Tensor] = {}
         self._output: Tensor | None = None
 
@@ -171,19 +161,3 @@ def forwarding(model: PreTrainedModel, forward: Callable[..., Any]) -> Iterator[
         del model._valid_auto_compile_criteria, decoder.forward
         if before is not None:
             decoder.forward = before
-
-
-@contextmanager
-def graphed(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block the model, dense as it is, decodes static caches by graphs."""
-    forward = model.get_decoder().forward
-    steps = GraphedForward(model, forward)
-
-    def served(*args: Any, **given: Any) -> Any:
-        tokens = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
-        if args or tokens is None or tokens.shape[1] > 1 or torch.compiler.is_compiling():
-            return forward(*args, **given)
-        return steps(**given)
-
-    with forwarding(model, served):
-        yield

@@ -81,8 +81,8 @@ def _as_clusters(estimator: Any, summary: ClusterSummary | GaussianSummary) -> B
         size = with_stand_in(summary.size, NO_KEY)
         return BulkSummary(size, summary.key, summary.value, summary.covariance, summary.spread)
     mean, covariance = summary.moments.mean, summary.moments.covariance
-    if estimator.covariance != "full":
-        covariance = covariance.diagonal(dim1=1, dim2=2) * (estimator.covariance == "diagonal")
+    if estimator.covariance == "diagonal":
+        covariance = covariance.diagonal(dim1=1, dim2=2)
     one = mean.new_ones(len(mean), 1)
     return BulkSummary(one, mean[:, None], summary.value[:, None], covariance, one)
 

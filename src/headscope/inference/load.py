@@ -5,16 +5,14 @@ Shapes: L full-attention layers.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from headscope.errors import AssetError
 from headscope.heads.calibration.maps import LayerMap, MarginMap
-from headscope.heads.outliers import OutlierRule
 from headscope.heads.window import Window
-from headscope.inference.criterion import PROMPT, QUESTION, AdaptiveCriterion, Recipe
+from headscope.inference.criterion import AdaptiveCriterion, Recipe
 from headscope.inference.criterion_file import PROBES, read
 from headscope.lab.probes import ModelProbes
 from headscope.models.identity import refuse_other
@@ -25,7 +23,7 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
 
     Raises:
         AssetError: the file is missing, damaged or of another format, or the model differs from the one it was
-            calibrated for in a size, its RoPE parameters or its weights, or window or scope are none.
+            calibrated for in a size, its RoPE parameters or its weights, or the window is none.
     """
     path = Path(path)
     plain, tensors = read(path)
@@ -33,13 +31,11 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
     window, positions = Window(**plain["window"]), plain["model"]["positions"]
     if not (window.sink >= 0 and window.recent > 0 and window.sink + window.recent < positions):
         raise AssetError(f"{path} has the window {plain['window']} for {positions} positions; calibrate again")
-    _refuse_scope(path, plain)
-    outliers = OutlierRule(**plain["outliers"])
     layers = plain["model"]["full_layers"]
     probes, maps = (_by_layer(layers, tensors, names) for names in (PROBES, LayerMap._fields))
     return AdaptiveCriterion(
         name=plain["name"],
-        recipe=Recipe(plain["kind"], plain["estimator"], outliers, plain["unit"], plain["summaries"]),
+        recipe=Recipe.of(plain),
         window=window,
         thresholds={target: float.fromhex(threshold) for target, threshold in plain["thresholds"]},
         map=MarginMap({layer: LayerMap(*found) for layer, found in maps.items()}),
@@ -48,14 +44,6 @@ def load(path: str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
         model=plain["model"],
         chunk=plain["chunk"],
     )
-
-
-def _refuse_scope(path: Path, plain: Mapping[str, Any]) -> None:
-    """Refuse chunks that are none, or that `scope=question` has no use for."""
-    scope, chunk = plain["scope"], plain["chunk"]
-    served = isinstance(chunk, int) and chunk > 0 if scope == PROMPT else scope == QUESTION and chunk is None
-    if not served:
-        raise AssetError(f"{path} has the scope {scope!r} with a chunk of {chunk}; calibrate again")
 
 
 def _by_layer(layers: Sequence[int], tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[int, list[Tensor]]:

@@ -35,16 +35,10 @@ class LayerMasses:
 
 
 @dataclass
-class MassRecorder:
-    """Records every full-attention layer while the model attends densely.
+class _Recorder:
+    """Records every full-attention layer at positions [Q] while the model attends densely.
 
-    Attributes:
-        position: of the recorded queries, ascending, [Q].
-        frozen_at: where summaries are made; each serves the queries up to the next.
-        prompt: tokens of the prompt; the last one's raw scores are kept.
-        window: which keys are local.
-        estimators: of the bulk's log mass.
-        layers: records by layer index, filled by the forward pass.
+    Summaries are made at `frozen_at`; each serves the queries up to the next. `prompt` is the prompt's length.
     """
 
     position: Tensor
@@ -119,7 +113,7 @@ def record_masses(
         chunk: with `scope=prompt`, tokens of a chunk of the context; the queries are those of `scope.recorded`.
     """
     position = recorded_positions(window, boundary, len(ids) + len(fed), chunk)
-    recorder = MassRecorder(position, summary_positions(window, boundary, chunk), len(ids), window, estimators)
+    recorder = _Recorder(position, summary_positions(window, boundary, chunk), len(ids), window, estimators)
     tokens = torch.tensor([[*ids, *fed]], device=model.get_input_embeddings().weight.device)
     with attention(model):
         model(tokens, use_cache=False, logits_to_keep=1, headscope=recorder)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from headscope.heads.boundary_state import STREAMING, BoundaryState, Summaries, make_boundary_state
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.decision import LOSS, decide
+from headscope.heads.decision import decide
 from headscope.heads.mass import masked_log_mass, query_chunks
-from headscope.heads.outliers import OutlierRule, importance
+from headscope.heads.outliers import OutlierRule
 from headscope.heads.reading import Reading, decision_bytes
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
@@ -47,10 +47,9 @@ class SharedPrefix:
         self.window, self.groups, self.counts, self.counting = window, list(groups), counts, True
         self.length = next(iter(self.prefix.values())).keys.shape[1]
         self.rows = sum(group.count for group in groups)
-        self._importances: dict[tuple[str, int], Tensor] = {}
         self._outliers: dict[OutlierRule, dict[int, tuple[Bulk, Tensor]]] = {}
         self._states: dict[tuple[int, OutlierRule], BoundaryState] = {}
-        self._costs: dict[tuple[int, OutlierRule, str | None, bool], Tensor] = {}
+        self._costs: dict[tuple[int, OutlierRule, float], Tensor] = {}
         # Streaming summaries of each group's rows, by layer, and the first key that is not in them yet.
         self._streams: list[dict[int, Summaries]] = [{} for _ in groups]
         self._unknown: dict[int, int] = {}
@@ -121,10 +120,10 @@ class SharedPrefix:
 
     def _decision_bytes(self, call: LayerCall, group: Rows) -> Tensor:
         """Return the bytes that a decision of a group's row reads beside the plain window, over all KV heads, [1]."""
-        head_dim, estimator, values = call.key.shape[3], group.criterion.estimator, group.criterion.measures == LOSS
-        key = call.layer, group.outliers, None if estimator is None else estimator.name, values
+        head_dim = call.key.shape[3]
+        numbers = group.criterion.summary_numbers(head_dim)
+        key = call.layer, group.outliers, numbers
         if key not in self._costs:
-            numbers = 0.0 if estimator is None else estimator.numbers(head_dim, values)
             outliers = self._state(call, group.outliers).present.sum(1)
             self._costs[key] = decision_bytes(outliers, group.outliers.bits, numbers, head_dim).sum(0, keepdim=True)
         return self._costs[key]
@@ -194,16 +193,8 @@ class SharedPrefix:
         if outliers not in self._outliers:
             ends = self.window.summarised(self.length)
             bulks = [Bulk.between(cache, *ends) for cache in self.prefix.values() if cache.sliding is None]
-            marked = outliers.marked(bulks, self._importance)
-            self._outliers[outliers] = {bulk.cache.layer: (bulk, marks) for bulk, marks in marked}
+            self._outliers[outliers] = {bulk.cache.layer: (bulk, marks) for bulk, marks in outliers.marked(bulks)}
         return self._outliers[outliers]
-
-    def _importance(self, rule: str, bulk: Bulk) -> Tensor:
-        """Return importances of a layer's bulk keys, [K, N], computed once for all outliers that differ in number."""
-        key = (rule, bulk.cache.layer)
-        if key not in self._importances:
-            self._importances[key] = importance(rule, bulk)
-        return self._importances[key]
 
     def stream(self, call: LayerCall, first_query: int) -> None:
         """Let the keys that have left the windows of all queries from a position on join the summaries that stream."""

@@ -13,11 +13,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from headscope.errors import AssetError, ConfigError, UnsupportedModelError
 from headscope.models.attention import check_logits
 from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
-from headscope.models.geometry import Geometry, geometry
-
-__all__ = ["Geometry", "LoadedModel", "geometry", "load"]
-
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
 @dataclass(frozen=True)
@@ -51,21 +46,25 @@ def load(
 
     Raises:
         AssetError: the model's files are missing, damaged or refused.
-        ConfigError: the dtype is unknown or the device not there.
+        ConfigError: the device is not there.
         UnsupportedModelError: the model's attention, or the RoPE override on it, is not implemented.
     """
-    _check_options(dtype, device)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"model.device={device!r}, but torch {torch.__version__} sees no GPU; choose model.device=cpu, "
+            "or install a CUDA build of torch on a machine with a GPU"
+        )
     manifest = json.loads((asset / "manifest.json").read_text(encoding="utf-8"))
     folder = asset / manifest["model"]
     model_files(folder)
     config = read_config(folder)
     if rope is not None:
         override_rope(config, rope)
-    options = {"config": config, "dtype": DTYPES[dtype], "device_map": device_map, "attn_implementation": "sdpa"}
+    options = {"dtype": getattr(torch, dtype), "device_map": device_map, "attn_implementation": "sdpa"}
     try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(
-                folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
+                folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
             )
     except SafetensorError as error:
         raise AssetError(f"the weights in {folder} are damaged: {error}; download them again") from error
@@ -74,19 +73,6 @@ def load(
     model = model.eval().requires_grad_(False)
     check_logits(model)
     return LoadedModel(model, read_tokenizer(folder), manifest["sha256"], manifest["name"])
-
-
-def _check_options(dtype: str, device: str) -> None:
-    if dtype not in DTYPES:
-        raise ConfigError(f"model.dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-    kind = device.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise ConfigError(f"model.device={device!r} is unknown; choose cpu or cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"model.device={device!r}, but torch {torch.__version__} sees no GPU; choose model.device=cpu, "
-            "or install a CUDA build of torch on a machine with a GPU"
-        )
 
 
 def override_rope(config: Any, rope: Mapping[str, Any]) -> None:

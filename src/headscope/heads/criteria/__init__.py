@@ -45,6 +45,10 @@ class Criterion:
         """Measure how well each pair can do with its window, before any map, for queries [B, H, Q, D]: [B, H, Q]."""
         raise NotImplementedError
 
+    def summary_numbers(self, head_dim: int) -> float:
+        """Count the float32 numbers of a KV head's summary that one decision reads."""
+        return 0.0 if self.estimator is None else self.estimator.numbers(head_dim, self.measures == LOSS)
+
     def take(self, rows: Tensor) -> Self:
         """Keep these of the rows (indices), after others have stopped."""
         return replace(self, thresholds=self.thresholds[rows])

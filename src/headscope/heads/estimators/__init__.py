@@ -18,7 +18,11 @@ class Estimator(Protocol):
     name: str
 
     def summarise(self, bulk: Bulk) -> Any:
-        """Summarise a layer's bulk, once, at the boundary."""
+        """Summarise a layer's bulk, once, at the boundary.
+
+        Raises:
+            ConfigError: KV heads have different numbers of keys, which the estimator does not serve (`ragged`).
+        """
 
     def update(self, summary: Any, keys: Tensor, values: Tensor) -> Any:
         """Add tokens that leave the window, rotated keys and values [K, N, D]; the given summary stays as it is."""
@@ -36,13 +40,6 @@ class ValueEstimator(Estimator, Protocol):
 
     def value(self, query: Tensor, summary: Any, scale: float) -> Tensor:
         """Estimate the attention's output over the bulk alone for each query [B, H, Q, D]: [B, H, Q, D]."""
-
-
-@runtime_checkable
-class RaggedEstimator(Estimator, Protocol):
-    """Serves all KV heads at once where their bulks have different numbers of keys: `bulk_size` is then [H, Q]."""
-
-    ragged: bool
 
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:

@@ -10,7 +10,7 @@ Shapes: B rows, H query heads, K KV heads, G = H // K, Q queries, N bulk keys, C
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -91,7 +91,6 @@ class Clusters:
     clusters: int
     covariance: Literal["full", "diagonal"] = "full"
     bits: int = FULL
-    ragged: ClassVar[bool] = True
 
     def summarise(self, bulk: Bulk) -> ClusterSummary:
         """Find the clusters by k-means in the probes' metric (without probes: Euclid's)."""

@@ -1,7 +1,7 @@
 """Gaussian scores: the bulk's log mass from the mean and covariance of its keys (arXiv 2502.09647, QAdA).
 
-Reads about D^2 / 2 + D numbers a KV head and takes D^2 + 2 D multiply-adds a query ("diagonal": 2 D and 3 D, "none":
-D and D), whatever T is; D numbers more for the mean value.
+Reads about D^2 / 2 + D numbers a KV head and takes D^2 + 2 D multiply-adds a query ("diagonal": 2 D and 3 D),
+whatever T is; D numbers more for the mean value.
 
 Shapes: B rows, H query heads, K KV heads, Q queries, N keys, D head_dim.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from headscope.errors import ConfigError
 from headscope.heads.bulk import Bulk
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.moments import Covariance, KeyMoments, gaussian_log_mass
@@ -22,7 +23,7 @@ PLAN = {
         "covariance": {
             "type": "str",
             "help": "covariance of the keys",
-            "choices": ["full", "diagonal", "none"],
+            "choices": ["full", "diagonal"],
             "default": "full",
         },
         "moments": {
@@ -57,7 +58,7 @@ class Gaussian:
 
     Attributes:
         name: how tables call it.
-        covariance: "full", "diagonal" or "none" (scores all equal to their mean).
+        covariance: "full" or "diagonal".
         moments: moments of another text by layer; None takes those of the prompt's own bulk.
     """
 
@@ -66,7 +67,13 @@ class Gaussian:
     moments: Mapping[int, KeyMoments] | None = None
 
     def summarise(self, bulk: Bulk) -> GaussianSummary:
-        """Compute the moments of the bulk's keys, or take the other text's; the value is always the bulk's."""
+        """Compute the moments of the bulk's keys, or take the other text's; the value is always the bulk's.
+
+        Raises:
+            ConfigError: KV heads have different numbers of keys.
+        """
+        if bulk.present is not None:
+            raise ConfigError(f"estimator {self.name} needs as many outliers of each KV head; choose shared=0")
         keys = bulk.keys
         if self.moments is None:
             moments = KeyMoments.of(keys)
@@ -84,8 +91,8 @@ class Gaussian:
 
     def numbers(self, head_dim: int, values: bool) -> float:
         """Count the float32 numbers of a KV head's summary that a query reads, with those of its values or without."""
-        of_covariance = {"full": head_dim * (head_dim + 1) / 2, "diagonal": head_dim, "none": 0}  # it is symmetric
-        return head_dim * (1 + values) + of_covariance[self.covariance]
+        covariance = head_dim if self.covariance == "diagonal" else head_dim * (head_dim + 1) / 2  # it is symmetric
+        return head_dim * (1 + values) + covariance
 
     def log_mass(self, query: Tensor, summary: GaussianSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimate the bulk log mass, [B, H, Q], of the true number of keys, which is not that of the summary."""

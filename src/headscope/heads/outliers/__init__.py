@@ -6,7 +6,7 @@ many outliers, or the KV heads of all layers share a number of them.
 Shapes: K KV heads, N bulk keys.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,6 @@ from torch import Tensor
 from headscope.heads import registry
 from headscope.heads.bulk import Bulk
 from headscope.heads.quantised import FULL
-
-Measure = Callable[[str, Bulk], Tensor]
-"""Gives the importances of a layer's bulk keys by a rule: `importance`, or a function that remembers its results."""
 
 
 def importance(rule: str, bulk: Bulk) -> Tensor:
@@ -43,23 +40,22 @@ class OutlierRule:
     bits: int = FULL
     shared: float = 0.0
 
-    def marked(self, layers: Iterable[Bulk], measure: Measure = importance) -> Iterator[tuple[Bulk, Tensor]]:
+    def marked(self, layers: Iterable[Bulk]) -> Iterator[tuple[Bulk, Tensor]]:
         """Yield every layer and which of its bulk keys are outliers, bool [K, N].
 
         Goes over the layers twice if they share. NaN importances come last; of equal ones the earlier key comes first.
 
         Args:
             layers: bulks whose KV heads have as many keys each, in all layers where these share.
-            measure: gives the importances.
         """
         if self.rule is None or not self.count:
             for bulk in layers:
                 yield bulk, torch.zeros_like(bulk.index, dtype=torch.bool)
         elif not self.shared:
             for bulk in layers:
-                yield bulk, _rank(measure(self.rule, bulk)) < self.count
+                yield bulk, _rank(importance(self.rule, bulk)) < self.count
         else:
-            importances = [measure(self.rule, bulk) for bulk in layers]
+            importances = [importance(self.rule, bulk) for bulk in layers]
             counts = allotted(importances, self.count, self.count - round(self.shared * self.count))
             for bulk, of_layer, count in zip(layers, importances, counts, strict=True):
                 yield bulk, _rank(of_layer) < count[:, None]

@@ -75,6 +75,11 @@ def _estimators(config: Config) -> None:
                 f"option {option}.kind: {criterion.kind} needs the bulk's mean value, which {estimator.kind} does not"
                 " know; choose another estimator"
             )
+        if criterion.outliers and criterion.outliers.shared and not registry.estimator(estimator.kind).ragged:
+            raise ConfigError(
+                f"option criterion.{name}.outliers.shared: {criterion.outliers.shared} leaves KV heads with different"
+                f" numbers of keys, which {estimator.kind} does not serve; choose criterion.{name}.outliers.shared=0"
+            )
 
 
 def _check_options(path: str, kind: str, values: Mapping[str, Any]) -> None:

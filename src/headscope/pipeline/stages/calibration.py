@@ -1,7 +1,7 @@
 """Fit what each target sparsity needs: one threshold for all heads, after each head's map, or a static ranking."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from headscope.heads import registry
 from headscope.heads.calibration.maps import MarginMap, energy_map
 from headscope.heads.calibration.thresholds import bulk_share, head_means, static_labels, threshold_for
 from headscope.heads.decision import GROUP, LOSS, group_margins
-from headscope.heads.quality import label_quality, pair_weights
 from headscope.pipeline.store.calibration_pairs import Pairs, read_pairs
 from headscope.pipeline.store.parents import Parents
 
@@ -21,10 +20,10 @@ Array = NDArray[Any]
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
-    """Write calibration.json: what each target needs, and the quality of its labels.
+    """Write calibration.json: what each target needs, and the sparsity that it reaches on the evaluated prompts.
 
     Maps and thresholds are fitted on the calibration split. `static_oracle` alone (`calibrated_on: evaluation`) is
-    fitted on the evaluated prompts themselves. Quality is measured on the evaluation split of the same tasks.
+    fitted on the evaluated prompts themselves.
 
     Args:
         spec: criterion, kind, calibrated_on, estimator (a name or null), unit (and kv_heads for group), targets,
@@ -38,7 +37,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     margin_map = _map(spec, fitted)
     margins, tested = _calibrated(spec, fitted, margin_map), _calibrated(spec, test, margin_map)
     plain = {"map": margin_map.plain()} if margin_map.layers else {}
-    targets, quality = {}, {}
+    targets, reached = {}, {}
     for target in spec["targets"]:
         if spec["kind"] == "static":
             targets[str(target)] = _ranking(fitted, target)
@@ -47,9 +46,10 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
             threshold = threshold_for(margins, target)
             targets[str(target)] = {"threshold": threshold, **plain}
             local = [margin >= threshold for margin in tested]
-        quality[str(target)] = _quality(target, fitted, test, local)
+        shares = [labels.mean() for labels in local if labels.size]
+        reached[str(target)] = float(np.mean(shares)) if shares else None
     result = {**{name: spec[name] for name in ("criterion", "kind")}, "prompts": len(fitted.exact)}
-    text = json.dumps({**result, "targets": targets, "quality": quality}, indent=1)
+    text = json.dumps({**result, "targets": targets, "sparsity": reached}, indent=1)
     (out / "calibration.json").write_text(text, encoding="utf-8")
 
 
@@ -79,24 +79,3 @@ def _ranking(pairs: Pairs, target: float) -> dict[str, Any]:
     indices, long_share = head_means([~(odds >= threshold) for odds in pairs.exact], pairs.layer)
     _, lost = head_means([bulk_share(odds) for odds in pairs.exact], pairs.layer)
     return {"layers": indices, "long": static_labels(long_share, lost, target).astype(int).tolist()}
-
-
-def _quality(target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float | None]:
-    """Measure sparsity and agreement with the exact labels of the same target (recorded margins: lost energy)."""
-    measures = _lost_energy(test, local) if test.lost else _agreement(target, fitted, test, local)
-    # JSON has no NaN: a share that does not exist (no long pair at all) is null.
-    return {name: value if np.isfinite(value) else None for name, value in measures.items()}
-
-
-def _lost_energy(test: Pairs, local: Sequence[Array]) -> dict[str, float]:
-    energy = [np.exp(2 * lost.astype(np.float64)) for lost in test.lost]
-    lost = [float((e * called).sum() / e.sum()) for e, called in zip(energy, local, strict=True)]
-    return {"sparsity": float(np.mean([called.mean() for called in local])), "lost_energy": float(np.mean(lost))}
-
-
-def _agreement(target: float, fitted: Pairs, test: Pairs, local: Sequence[Array]) -> dict[str, float]:
-    threshold = threshold_for(fitted.exact, target)
-    called, exact = np.concatenate(local), np.concatenate(test.exact)
-    prompts = np.repeat(np.arange(len(local)), [len(part) for part in local])
-    weights = pair_weights(prompts, called.shape[1])
-    return label_quality(~called, ~(exact >= threshold), 1 - bulk_share(exact), weights)

@@ -11,17 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headscope.benchmarks.scoring import score
-from headscope.heads.criteria import build
 from headscope.heads.window import Window
 from headscope.lab.evaluation import answer_rows
-from headscope.lab.rows import Rows
 from headscope.models.generation import stop_tokens
 from headscope.models.loading import LoadedModel
 from headscope.pipeline.progress import progress
 from headscope.pipeline.stages.inputs import (
     Prompt,
-    build_estimators,
-    build_outliers,
+    build_rows,
     criterion_identity,
     load_model,
     load_moments,
@@ -114,8 +111,6 @@ class _Evaluation:
         self.spec, self.window = spec, Window(**spec["window"])
         self.loaded: LoadedModel = load_model(spec, parents)
         self.moments, self.probes = load_moments(parents), load_probes(parents)
-        estimators = [c["estimator"] for c in spec["criteria"].values() if c["estimator"] is not None]
-        self.estimators = build_estimators(estimators, self.moments)
         self.rows = [
             row for name, criterion in spec["criteria"].items() for row in self._rows(name, criterion, parents)
         ]
@@ -154,12 +149,10 @@ class _Evaluation:
         grouped: dict[str, list[Row]] = {}
         for row in rows:
             grouped.setdefault(row.criterion, []).append(row)
-        criteria = []
-        for name, members in grouped.items():
-            criterion = self.spec["criteria"][name]
-            estimator = criterion["estimator"] and self.estimators[criterion["estimator"]["name"]]
-            built = build(criterion, [row.fitted for row in members], estimator)
-            criteria.append(Rows(built, build_outliers(criterion["outliers"])))
+        criteria = [
+            build_rows(self.spec["criteria"][name], [row.fitted for row in members], self.moments)
+            for name, members in grouped.items()
+        ]
         encoded, columns, model = prompt.encoded, prompt.row, self.loaded.model
         eos = stop_tokens(model, self.loaded.tokenizer, columns["stop_text"])
         limits = columns["max_new_tokens"], eos, columns["min_new_tokens"]

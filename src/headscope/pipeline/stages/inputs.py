@@ -1,6 +1,6 @@
 """Inputs of the stages that run a model, read from their parents: model, prompts, answers, moments, probes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from headscope.benchmarks.encoding import Encoded, encode
+from headscope.heads.criteria import build as build_criterion
 from headscope.heads.estimators import Estimator, build
 from headscope.heads.moments import KeyMoments
-from headscope.heads.outliers import NO_OUTLIERS, OutlierRule
+from headscope.heads.outliers import OutlierRule
 from headscope.lab.probes import ModelProbes
+from headscope.lab.rows import Rows
 from headscope.models.loading import LoadedModel, load
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import asks_probes, criterion_modules
@@ -140,9 +142,13 @@ def load_probes(parents: Parents) -> LoadedProbes | None:
     return LoadedProbes(ModelProbes(queries, weight), [sha256_file(file) for file in files])
 
 
-def build_outliers(spec: Mapping[str, Any] | None) -> OutlierRule:
-    """Make the outliers that a slice names."""
-    return NO_OUTLIERS if spec is None else OutlierRule(**spec)
+def build_rows(
+    criterion: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], moments: Mapping[str, TextMoments]
+) -> Rows:
+    """Make the rows of a slice's criterion, one for each of what calibration found."""
+    estimator = criterion["estimator"]
+    built = None if estimator is None else build_estimators([estimator], moments)[estimator["name"]]
+    return Rows(build_criterion(criterion, targets, built), OutlierRule(**(criterion["outliers"] or {})))
 
 
 def criterion_identity(

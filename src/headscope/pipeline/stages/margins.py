@@ -8,17 +8,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from headscope.heads.criteria import build
 from headscope.heads.window import Window
 from headscope.lab import scope
 from headscope.lab.margins import LayerMargins, margins
-from headscope.lab.rows import Rows
 from headscope.models.loading import LoadedModel
 from headscope.pipeline.progress import progress
 from headscope.pipeline.stages.inputs import (
     Prompt,
-    build_estimators,
-    build_outliers,
+    build_rows,
     criterion_identity,
     fed_tokens,
     load_answers,
@@ -65,19 +62,14 @@ class _Recorded:
     def __init__(self, spec: Mapping[str, Any], out: Path, parents: Parents, loaded: LoadedModel):
         self.loaded, self.window, self.chunk = loaded, Window(**spec["window"]), spec.get("chunk")
         moments, self.probes = load_moments(parents), load_probes(parents)
-        self.groups = {name: self._rows(criterion, moments) for name, criterion in spec["criteria"].items()}
+        uncalibrated = [{"threshold": 0.0}]
+        self.groups = {name: build_rows(each, uncalibrated, moments) for name, each in spec["criteria"].items()}
         self.cells = open_cells("margins", spec, loaded, out, "headscope.lab.margins", "headscope.benchmarks.encoding")
         self.identities = {
             # The recorded loss has the heads' weights in it, which come with the probes even without outliers.
             name: {**criterion_identity(criterion, moments, self.probes), "weights": self.probes and self.probes.sha256}
             for name, criterion in spec["criteria"].items()
         }
-
-    def _rows(self, criterion: Mapping[str, Any], moments: Mapping[str, Any]) -> Rows:
-        """Build the criterion without calibration: no threshold, no map."""
-        estimator = criterion["estimator"]
-        built = None if estimator is None else build_estimators([estimator], moments)[estimator["name"]]
-        return Rows(build(criterion, [{"threshold": 0.0}], built), build_outliers(criterion["outliers"]))
 
     def cells_of(self, prompt: Prompt, fed: list[int]) -> dict[str, Arrays]:
         """Return the margins of every criterion on a prompt with its dense answer."""

@@ -14,7 +14,8 @@ from headscope.errors import ConfigError
 from headscope.heads.moments import KeyMoments
 from headscope.lab.prefill import prefill_densely
 from headscope.models.attention import attention
-from headscope.models.loading import LoadedModel, geometry
+from headscope.models.geometry import geometry
+from headscope.models.loading import LoadedModel
 from headscope.pipeline.stages.inputs import load_model
 from headscope.pipeline.store.parents import Parents
 

@@ -75,10 +75,9 @@ def _seconds(record: Record, path: Path) -> None:
 
 
 def _calibration(record: Record, path: Path) -> None:
-    quality: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["quality"]
-    record.tables["quality"] = pd.DataFrame([{"target": float(target), **row} for target, row in quality.items()])
-    for target, row in quality.items():
-        record.metrics.update({f"{name}@{target}": value for name, value in _numbers(row).items()})
+    sparsity: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))["sparsity"]
+    record.tables["sparsity"] = pd.DataFrame({"target": map(float, sparsity), "sparsity": sparsity.values()})
+    record.metrics.update(_numbers({f"sparsity@{target}": share for target, share in sparsity.items()}))
 
 
 def _csv(record: Record, path: Path) -> None:
