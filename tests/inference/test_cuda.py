@@ -49,8 +49,9 @@ def test_outliers_and_moments_of_another_text_are_those_of_the_cpu_in_float64() 
         Rows(outlier_rows.criterion("lost_output", outlier_rows.ONE), outlier_rows.SHARED),
         Rows(build({"kind": "qada"}, [{"threshold": 0.2}], other), outlier_rows.ROUNDED),
     ]
-    expected = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS])
-    assert answer_rows(model.to("cuda"), IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS]) == expected
+    options = {"probes": outlier_rows.fitted(model)}
+    expected = answer_rows(model, IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], **options)
+    assert answer_rows(model.to("cuda"), IDS, BOUNDARY, rows, WINDOW, BUDGET, [EOS], **options) == expected
 
 
 def test_prompts_are_decided_as_on_the_cpu_in_float64() -> None:

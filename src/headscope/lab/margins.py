@@ -113,7 +113,7 @@ def margins(
         window: the local window, without outliers.
         probes: of the model, where rules for outliers ask for them.
         answer: first token of the answer, from which on generation feeds one token at a time.
-        chunk: with `scope=prompt`, tokens of a chunk of the context; the queries are those of `scope.recorded`.
+        chunk: with `scope=prompt`, tokens of a chunk of the context; the queries are those of `recorded_positions`.
     """
     records: list[dict[int, list[LayerMargins]]] = [{} for _ in criteria]
     positions = recorded_positions(window, boundary, len(ids), chunk)

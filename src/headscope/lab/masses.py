@@ -110,7 +110,7 @@ def record_masses(
         boundary: first token of the question.
         window: which keys are local.
         estimators: of the bulk's log mass.
-        chunk: with `scope=prompt`, tokens of a chunk of the context; the queries are those of `scope.recorded`.
+        chunk: with `scope=prompt`, tokens of a chunk of the context; the queries are those of `recorded_positions`.
     """
     position = recorded_positions(window, boundary, len(ids) + len(fed), chunk)
     recorder = _Recorder(position, summary_positions(window, boundary, chunk), len(ids), window, estimators)

@@ -44,7 +44,7 @@ def recorded_positions(window: Window, boundary: int, length: int, chunk: int | 
         window: the local window.
         boundary: first token of the question.
         length: tokens of prompt and answer.
-        chunk: as for `frozen_at`.
+        chunk: as for `summary_positions`.
     """
     if chunk is None:
         return torch.arange(boundary, length)
