@@ -13,7 +13,7 @@ from typing import Any
 from headscope.benchmarks.row import Request, Row
 from headscope.errors import ConfigError
 
-KINDS = ("ruler", "longbench", "reasoning")
+KINDS = ("ruler", "longbench")
 
 
 def module_of(kind: str, task: str) -> str:
