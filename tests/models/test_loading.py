@@ -101,13 +101,6 @@ def test_one_rope_override_cannot_serve_two_kinds_of_layers() -> None:
         override_rope(Gemma3TextConfig(), {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
 
 
-def test_an_unknown_dtype_or_device_is_refused_by_name(asset: Path) -> None:
-    with pytest.raises(ConfigError, match="float8"):
-        load(asset, "float8", "cpu")
-    with pytest.raises(ConfigError, match="tpu"):
-        load(asset, "float32", "tpu")
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_cuda_without_a_gpu_is_one_clear_error(asset: Path) -> None:
     with pytest.raises(ConfigError, match=r"sees no GPU; choose model\.device=cpu"):

@@ -57,7 +57,8 @@ def make_evaluation(results: Path) -> Path:
     table = pd.DataFrame(rows, columns=["criterion", "target", "text", "score", "sparsity", "sparsity_group"])
 
     def write(folder: Path) -> None:
-        table.assign(tokens=[[1, 2]] * 4, sparsity_layer=[[0.5]] * 4, stop="eos").to_parquet(folder / "rows.parquet")
+        more = {"kv_bytes": 0.5, "tokens": [[1, 2]] * 4, "sparsity_layer": [[0.5]] * 4, "stop": "eos"}
+        table.assign(**more).to_parquet(folder / "rows.parquet")
         pd.DataFrame({"seconds": [1.5, 2.5]}).to_parquet(folder / "seconds.parquet")
 
     return finished(results, "evaluation", "fwe-1024--00000000e0", EVALUATION_SPEC, write)
