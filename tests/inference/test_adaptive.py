@@ -95,7 +95,7 @@ def test_a_key_that_leaves_the_window_joins_a_cluster_of_its_row() -> None:
         rows = run._decoding._rows
     for row, ids in zip(rows, IDS[:2], strict=True):
         outside = len(ids) - WINDOW.sink - WINDOW.recent + NEW - 1
-        for (stream,) in row._streams[0].values():
+        for stream in row._streams[0].values():
             (summary,) = stream.of.values()
             count = summary.size.sum(-1) + torch.as_tensor(stream.outliers).expand(4, 1)[::2, 0]
             assert count.tolist() == [outside, outside]
