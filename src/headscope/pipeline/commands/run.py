@@ -76,18 +76,16 @@ def _watched(plan: Plan, command: Sequence[str]) -> int:
                 if line.startswith("headscope: ") and "warning" not in line:
                     errors.append(line)
                 if steps := STEPS.match(line):
-                    print(_eta(int(steps[1]), int(steps[2]), time.monotonic() - start), file=sys.stderr, flush=True)
+                    done, total, seconds = int(steps[1]), int(steps[2]), time.monotonic() - start
+                    left = clock(seconds / done * (total - done))
+                    eta = f"headscope: {done} of {total} jobs in {clock(seconds)}, about {left} left"
+                    print(eta, file=sys.stderr, flush=True)
         except KeyboardInterrupt:  # Snakemake got it too and ends its jobs
             process.wait()
             raise
     if process.returncode:  # again, below Snakemake's long words
         print("".join(dict.fromkeys(errors)), end="", file=sys.stderr)
     return process.returncode
-
-
-def _eta(done: int, total: int, seconds: float) -> str:
-    left = seconds / done * (total - done)
-    return f"headscope: {done} of {total} jobs in {clock(seconds)}, about {clock(left)} left"
 
 
 def report_file(plan: Plan) -> Path:

@@ -74,15 +74,7 @@ class Row:
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
-    """Write rows.parquet (one row a prompt, criterion and target) and seconds.parquet.
-
-    Args:
-        spec: benchmark, kind, task, length, seed, window, chunk (scope prompt alone), head_dim, criteria by name,
-            targets, dtype, device, device_map, rope.
-        out: the node's empty folder.
-        parents: the model's assets, prompts, moments of other texts, probes, and a calibration for each criterion with
-            targets.
-    """
+    """Write rows.parquet (one row a prompt, criterion and target) and seconds.parquet."""
     evaluation = _Evaluation(spec, out, parents)
     prompts = [p for p in load_prompts(parents, evaluation.loaded) if p.row["split"] == "evaluation"]
     rows, seconds = [], []
@@ -156,8 +148,8 @@ class _Evaluation:
         encoded, columns, model = prompt.encoded, prompt.row, self.loaded.model
         eos = stop_tokens(model, self.loaded.tokenizer, columns["stop_text"])
         limits = columns["max_new_tokens"], eos, columns["min_new_tokens"]
-        given = self.probes.fitted if self.probes else None, self.spec.get("chunk")
-        answers = answer_rows(model, encoded.ids, encoded.boundary, criteria, self.window, *limits, *given)
+        probes, chunk = self.probes.fitted if self.probes else None, self.spec.get("chunk")
+        answers = answer_rows(model, encoded.ids, encoded.boundary, criteria, self.window, *limits, probes, chunk)
         ordered = [row for members in grouped.values() for row in members]
         decoded = [self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
         return {

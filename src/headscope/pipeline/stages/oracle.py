@@ -1,6 +1,6 @@
 """Stage `oracle`: exact and estimated log masses on the dense answers, from one forward pass a prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headscope.heads import registry
-from headscope.heads.estimators import Estimator
 from headscope.heads.window import Window
 from headscope.lab.masses import LayerMasses, record_masses
 from headscope.lab.scope import recorded_positions
@@ -40,13 +39,7 @@ QUANTILES = np.arange(1, 100) / 100
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
-    """Write masses.parquet, estimates/<name>.parquet and score_quantiles.parquet (first evaluation prompt).
-
-    Args:
-        spec: task, length, window, chunk (scope prompt alone), estimators by name, dtype, device, device_map, rope.
-        out: the node's empty folder.
-        parents: the model's assets, prompts, dense answers, and moments of other texts.
-    """
+    """Write masses.parquet, estimates/<name>.parquet and score_quantiles.parquet (first evaluation prompt)."""
     loaded = load_model(spec, parents)
     oracle = _Oracle(spec, out, parents, loaded)
     answers = load_answers(parents)
@@ -77,37 +70,32 @@ class _Oracle:
         """Return the exact masses and each estimator's, on a prompt and the tokens fed of its dense answer."""
         masses_key = f"masses-{digest(fed)}"
         keys = {name: f"estimate-{digest([fed, identity])}" for name, identity in self.identities.items()}
-        masses = self.cells.arrays(prompt.id, masses_key)
-        stored = {name: self.cells.arrays(prompt.id, key) for name, key in keys.items()}
-        estimates = {name: arrays for name, arrays in stored.items() if arrays is not None}
-        missing = [name for name in keys if name not in estimates]
-        if masses is None or missing:
-            layers = self._record(prompt, fed, [self.estimators[name] for name in missing])
-            if masses is None:
-                length = len(prompt.encoded.ids) + len(fed)
-                position = recorded_positions(self.window, prompt.encoded.boundary, length, self.chunk)
-                masses = _masses_arrays(layers, position.numpy())
-                self.cells.add_arrays(prompt.id, masses_key, masses)
-            for name in missing:
-                estimates[name] = {"bulk": np.stack([_numpy(layer.estimates[name]) for layer in layers.values()])}
-                self.cells.add_arrays(prompt.id, keys[name], estimates[name])
-        return masses, estimates
-
-    def _record(self, prompt: Prompt, fed: Sequence[int], estimators: Sequence[Estimator]) -> dict[int, LayerMasses]:
-        encoded = prompt.encoded
-        return record_masses(self.loaded.model, encoded.ids, fed, encoded.boundary, self.window, estimators, self.chunk)
+        cells = self.cells.arrays(prompt.id, [masses_key, *keys.values()])
+        missing = [name for name, key in keys.items() if key not in cells]
+        if masses_key not in cells or missing:
+            ids, boundary = prompt.encoded.ids, prompt.encoded.boundary
+            estimators = [self.estimators[name] for name in missing]
+            layers = record_masses(self.loaded.model, ids, fed, boundary, self.window, estimators, self.chunk)
+            estimates = {name: [_numpy(layer.estimates[name]) for layer in layers.values()] for name in missing}
+            computed = {keys[name]: {"bulk": np.stack(bulks)} for name, bulks in estimates.items()}
+            if masses_key not in cells:
+                position = recorded_positions(self.window, boundary, len(ids) + len(fed), self.chunk)
+                computed[masses_key] = _masses_arrays(layers, position.numpy())
+            for key, arrays in computed.items():
+                self.cells.add_arrays(prompt.id, key, arrays)
+            cells |= computed
+        return cells[masses_key], {name: cells[key] for name, key in keys.items()}
 
 
 def _masses_arrays(layers: Mapping[int, LayerMasses], position: NDArray[Any]) -> Arrays:
     """Stack the layers' records: masses [L, H, Q], positions [Q], and the shape of one query's scores, [L, H, 99]."""
-    some = next(iter(layers.values())).masses
     scores = [_numpy(layer.scores) for layer in layers.values()]
     empty = scores[0].shape[1] == 0
     return {
         "layers": np.array(list(layers), dtype=np.int16),
         "local": np.stack([_numpy(layer.masses.local[0]) for layer in layers.values()]),
         "bulk": np.stack([_numpy(layer.masses.bulk[0]) for layer in layers.values()]),
-        "bulk_size": some.bulk_size.cpu().numpy().astype(np.int32),
+        "bulk_size": next(iter(layers.values())).masses.bulk_size.cpu().numpy().astype(np.int32),
         "position": position.astype(np.int32),
         "score_mean": np.zeros(0) if empty else np.stack([layer.mean(1) for layer in scores]),
         "score_std": np.zeros(0) if empty else np.stack([layer.std(1) for layer in scores]),
