@@ -29,7 +29,7 @@ from headscope.pipeline.stages.inputs import (
     open_cells,
 )
 from headscope.pipeline.store.files import digest
-from headscope.pipeline.store.layer_rows import as_rows
+from headscope.pipeline.store.layer_rows import as_lists, as_rows
 from headscope.pipeline.store.oracle_tables import PromptMasses, estimates_table
 from headscope.pipeline.store.parents import Parents
 
@@ -90,17 +90,18 @@ class _Oracle:
 def _masses_arrays(layers: Mapping[int, LayerMasses], position: NDArray[Any]) -> Arrays:
     """Stack the layers' records: masses [L, H, Q], positions [Q], and the shape of one query's scores, [L, H, 99]."""
     scores = [_numpy(layer.scores) for layer in layers.values()]
-    empty = scores[0].shape[1] == 0
+    count = scores[0].shape[1]
+    scores = scores if count else [np.zeros((0, 1), np.float32)] * len(scores)  # without a bulk, no head has a shape
     return {
         "layers": np.array(list(layers), dtype=np.int16),
         "local": np.stack([_numpy(layer.masses.local[0]) for layer in layers.values()]),
         "bulk": np.stack([_numpy(layer.masses.bulk[0]) for layer in layers.values()]),
         "bulk_size": next(iter(layers.values())).masses.bulk_size.cpu().numpy().astype(np.int32),
         "position": position.astype(np.int32),
-        "score_mean": np.zeros(0) if empty else np.stack([layer.mean(1) for layer in scores]),
-        "score_std": np.zeros(0) if empty else np.stack([layer.std(1) for layer in scores]),
-        "score_quantiles": np.zeros(0) if empty else np.stack([np.quantile(s, QUANTILES, axis=1).T for s in scores]),
-        "score_count": np.array([scores[0].shape[1]]),
+        "score_mean": np.stack([of_layer.mean(1) for of_layer in scores]),
+        "score_std": np.stack([of_layer.std(1) for of_layer in scores]),
+        "score_quantiles": np.stack([np.quantile(of_layer, QUANTILES, axis=1).T for of_layer in scores]),
+        "score_count": np.array([count]),
     }
 
 
@@ -138,34 +139,16 @@ class _Tables:
 
 def _quantiles_table(prompt: Prompt, masses: Arrays) -> pa.Table:
     """Return the distribution of the raw bulk scores of the last prompt token, one row a (layer, head)."""
-    heads = masses["local"].shape[1]
-    rows = [
+    layers, heads = masses["score_mean"].shape
+    return pa.table(
         {
-            "prompt": prompt.id,
-            "layer": int(layer),
-            "head": head,
-            "query": len(prompt.encoded.ids) - 1,
-            "mean": float(masses["score_mean"][index, head]),
-            "std": float(masses["score_std"][index, head]),
-            "quantiles": masses["score_quantiles"][index, head].tolist(),
-            "n": int(masses["score_count"][0]),
+            "prompt": pa.array([prompt.id] * layers * heads, pa.string()),
+            "layer": np.repeat(masses["layers"], heads),
+            "head": np.tile(np.arange(heads, dtype=np.int16), layers),
+            "query": np.full(layers * heads, len(prompt.encoded.ids) - 1, np.int32),
+            "mean": masses["score_mean"].ravel(),
+            "std": masses["score_std"].ravel(),
+            "quantiles": as_lists(masses["score_quantiles"].reshape(layers * heads, len(QUANTILES))),
+            "n": np.full(layers * heads, masses["score_count"][0], np.int32),
         }
-        for index, layer in enumerate(masses["layers"])
-        for head in range(heads)
-        if masses["score_quantiles"].size
-    ]
-    return pa.Table.from_pylist(rows, _QUANTILES_SCHEMA)
-
-
-_QUANTILES_SCHEMA = pa.schema(
-    {
-        "prompt": pa.string(),
-        "layer": pa.int16(),
-        "head": pa.int16(),
-        "query": pa.int32(),
-        "mean": pa.float32(),
-        "std": pa.float32(),
-        "quantiles": pa.list_(pa.float32()),
-        "n": pa.int32(),
-    }
-)
+    )
