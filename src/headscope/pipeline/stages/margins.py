@@ -26,8 +26,8 @@ from headscope.pipeline.stages.inputs import (
     open_cells,
 )
 from headscope.pipeline.store.files import digest
-from headscope.pipeline.store.margin_tables import LISTS, NAME, PromptMargins
 from headscope.pipeline.store.parents import Parents
+from headscope.pipeline.store.tables import LISTS, MARGINS, PromptMargins
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -44,7 +44,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         positions = scope.recorded_positions(recorded.window, prompt.encoded.boundary, length, recorded.chunk)
         for name, cell in recorded.cells_of(prompt, fed).items():
             table = PromptMargins.of(prompt.id, prompt.row["split"], name, positions.int().numpy(), cell).table()
-            writer = writer or pq.ParquetWriter(out / NAME, table.schema)
+            writer = writer or pq.ParquetWriter(out / MARGINS, table.schema)
             writer.write_table(table)
     if writer:
         writer.close()

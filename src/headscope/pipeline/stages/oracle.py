@@ -30,8 +30,8 @@ from headscope.pipeline.stages.inputs import (
 )
 from headscope.pipeline.store.files import digest
 from headscope.pipeline.store.layer_rows import as_lists, as_rows
-from headscope.pipeline.store.oracle_tables import PromptMasses, estimates_table
 from headscope.pipeline.store.parents import Parents
+from headscope.pipeline.store.tables import PromptMasses, estimates_table
 
 Arrays = dict[str, NDArray[Any]]
 SEGMENTS = ("context", "question", "prefix", "answer")
