@@ -103,18 +103,10 @@ class _Evaluation:
         self.spec, self.window = spec, Window(**spec["window"])
         self.loaded: LoadedModel = load_model(spec, parents)
         self.moments, self.probes = load_moments(parents), load_probes(parents)
-        self.rows = [
-            row for name, criterion in spec["criteria"].items() for row in self._rows(name, criterion, parents)
-        ]
-        self.cells = open_cells(
-            "evaluation",
-            spec,
-            self.loaded,
-            out,
-            "headscope.lab.evaluation",
-            "headscope.models.generation",
-            "headscope.benchmarks.encoding",
-        )
+        criteria = spec["criteria"].items()
+        self.rows = [row for name, criterion in criteria for row in self._rows(name, criterion, parents)]
+        modules = "headscope.lab.evaluation", "headscope.models.generation", "headscope.benchmarks.encoding"
+        self.cells = open_cells("evaluation", spec, self.loaded, out, *modules)
 
     def _rows(self, name: str, criterion: Mapping[str, Any], parents: Parents) -> list[Row]:
         identity = criterion_identity(criterion, self.moments, self.probes)
