@@ -10,7 +10,7 @@ from headscope.errors import ConfigError
 from headscope.figures.common.node import Setting
 from headscope.figures.common.oracle_rows import matrix
 from headscope.figures.common.tables import Tables
-from headscope.pipeline.store.oracle_tables import PromptMasses, estimates_table
+from headscope.pipeline.store.tables import PromptMasses, estimates_table
 
 AT = Setting("ruler", 1024)
 

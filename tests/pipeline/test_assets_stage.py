@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_gguf import CHAT_TEMPLATE, EXPECTED, write_tiny_gguf
 
 from headscope.benchmarks.prose import packaged_prose
-from headscope.errors import AssetError, ConfigError
+from headscope.errors import AssetError
 from headscope.models.loading import load
 from headscope.pipeline.stages import assets
 from headscope.pipeline.store.files import atomic_folder, sha256_file
@@ -180,13 +180,6 @@ def test_the_text_is_the_packaged_prose(tmp_path: Path) -> None:
     text = (tmp_path / "content").read_bytes()
     assert text.decode() == packaged_prose()
     assert manifest(tmp_path)["files"] == {"content": hashlib.sha256(text).hexdigest()}
-
-
-def test_an_unknown_kind_or_source_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'audio'"):
-        assets.run({"kind": "audio", "name": "x"}, tmp_path, Parents([]))
-    with pytest.raises(ConfigError, match="'ftp'"):
-        make(tmp_path, {"type": "ftp"}, RANDOM_SIZES)
 
 
 def test_a_full_disk_is_one_clear_error_with_nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

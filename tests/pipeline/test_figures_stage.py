@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from headscope.errors import ConfigError
 from headscope.pipeline.stages import figures
 from headscope.pipeline.store.parents import Parents
 
@@ -51,11 +50,3 @@ def test_the_csv_reads_back(tmp_path, parents):
     draw(tmp_path / "a", parents)
     table = pd.read_csv(tmp_path / "a" / "summary.csv", keep_default_na=False, na_values=[""])
     assert table.loc[table["versus"] == "dense", "score"].tolist() == [-5, -20]
-
-
-def test_an_unknown_figure_and_an_unknown_option_are_named(tmp_path, parents):
-    with pytest.raises(ConfigError, match="unknown figure 'sumary'"):
-        draw(tmp_path / "a", parents, figure="sumary")
-    with pytest.raises(ConfigError, match=r"no option 'resample'.*resamples"):
-        draw(tmp_path / "b", parents, params={"resample": 20})
-    assert not list((tmp_path / "a").iterdir()) and not list((tmp_path / "b").iterdir())

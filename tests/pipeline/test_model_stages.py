@@ -17,8 +17,7 @@ from headscope.pipeline.commands import stage
 from headscope.pipeline.plan import plan
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.stages import evaluation, oracle
-from headscope.pipeline.store.margin_tables import read_margins
-from headscope.pipeline.store.oracle_tables import read_estimates, read_masses
+from headscope.pipeline.store.tables import read_estimates, read_margins, read_masses
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ["experiment=smoke", "benchmark.ruler.lengths=[640]"]

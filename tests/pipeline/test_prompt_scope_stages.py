@@ -10,8 +10,7 @@ from test_model_stages import OVERRIDES, ROOT, make, nodes, rows_of
 
 from headscope.lab.scope import SAMPLED
 from headscope.pipeline.plan import plan
-from headscope.pipeline.store.margin_tables import read_margins
-from headscope.pipeline.store.oracle_tables import read_estimates, read_masses
+from headscope.pipeline.store.tables import read_estimates, read_margins, read_masses
 
 SCOPED = (
     "scope=prompt",

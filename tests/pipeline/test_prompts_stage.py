@@ -97,7 +97,7 @@ def test_haystack_comes_from_the_text_given(parents, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"length": 4096}, LengthError, "task niah_single_2_prose, length 4096: the model has 2048 positions"),
+        ({"length": 4096}, LengthError, "evaluation prompt 0 of [0-9]+ tokens, answer included: the model has 2048"),
         ({"length": 200}, LengthError, "task niah_single_2_prose at length 200: .* at least [0-9]+"),
         ({"task": "nope"}, ConfigError, "unknown ruler task 'nope'"),
     ],

@@ -5,7 +5,7 @@ by name) and `sha256` over all of them.
 """
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from urllib.request import urlopen
 from headscope.errors import AssetError
 from headscope.pipeline.assets.hub import hub_file
 from headscope.pipeline.progress import progress
-from headscope.pipeline.store.files import choose, hashes, sha256_file
+from headscope.pipeline.store.files import hashes, sha256_file
 
 CONTENT = "content"
 CHUNK = 1 << 20
@@ -26,11 +26,9 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
 
     Raises:
         AssetError: the file cannot be fetched, is missing in the local copy, or has another SHA-256.
-        ConfigError: an unknown source.
     """
     source, file = spec["source"], out / CONTENT
-    makers: dict[str, Callable[[dict[str, Any], Path], Path]] = {"url": _urls, "hub": _hub, "file": _copy}
-    bring = _mirrored if spec.get("mirror") else choose("source", source, makers)
+    bring = _mirrored if spec.get("mirror") else {"url": _urls, "hub": _hub, "file": _copy}[source]
     path = bring(spec, file)
     if path.is_file():
         _check(path, spec)
@@ -40,12 +38,7 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
 
 
 def mirror_paths(mirror: Path, local: Iterable[str]) -> list[Path]:
-    """Return the files of a local copy that match the first pattern with any match, sorted by name.
-
-    Args:
-        mirror: folder of the local copy.
-        local: names or patterns below it.
-    """
+    """Return the files of a local copy that match the first pattern with any match, sorted by name."""
     for pattern in local:
         if files := sorted(mirror.glob(pattern)):
             return files

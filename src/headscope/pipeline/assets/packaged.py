@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from headscope.pipeline.store.files import choose, hashes
+from headscope.pipeline.store.files import hashes
 
 # Imported by name, so that one text's code is no part of another's address.
 MAKERS = {
@@ -18,12 +18,8 @@ MAKERS = {
 
 
 def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Write the text and return its part of the manifest.
-
-    Raises:
-        ConfigError: an unknown source.
-    """
-    module, function = choose("source", spec["source"], MAKERS)
+    """Write the text and return its part of the manifest."""
+    module, function = MAKERS[spec["source"]]
     made: str | dict[str, str] = getattr(import_module(module), function)()
     text = made if isinstance(made, str) else json.dumps(made, sort_keys=True)
     (out / "content").write_text(text, encoding="utf-8")

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +74,12 @@ def averages(scores: Sequence[TaskScore]) -> Iterator[str]:
         if not of_task.bucket:
             groups.setdefault((of_task.folder, of_task.kind), {})[of_task.task] = of_task.score
     for (folder, kind), by_task in groups.items():
-        module = f"headscope.benchmarks.{kind}.overall"
-        if find_spec(module) is not None:
-            prefix = f"{folder}: " if folder else ""
-            try:
-                name, value = import_module(module).average(by_task)
-                yield f"{prefix}{name}: {value:.2f}"
-            except ConfigError as error:
-                yield f"{prefix}{error}"
+        prefix = f"{folder}: " if folder else ""
+        try:
+            name, value = import_module(f"headscope.benchmarks.{kind}.overall").average(by_task)
+            yield f"{prefix}{name}: {value:.2f}"
+        except ConfigError as error:
+            yield f"{prefix}{error}"
 
 
 def kind_of(task: str) -> str:

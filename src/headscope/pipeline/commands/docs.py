@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -65,25 +66,21 @@ def _criteria_page(root: Path) -> str:
     rows = [_criterion_row(root, name, config["criterion"][name]) for name in names]
     text = CRITERIA + _table(["criterion", "what it does", *COLUMNS, "other options", "64", "128"], rows)
     for group, title in (("estimator", "Estimators"), ("outliers", "Outlier rules")):
-        rows = [_group_row(root / f"conf/{group}/{name}.yaml") for name in groups(root)[group]]
+        settings = {
+            file: yaml.safe_load(file.read_text("utf-8")) for file in sorted((root / "conf" / group).glob("*.yaml"))
+        }
+        rows = [[f"`{file.stem}`", _first_comment(file), _plain(values)] for file, values in settings.items()]
         text += f"\n## {title}\n" + _table([group, "what it does", "settings"], rows)
     return text
 
 
 def _criterion_row(root: Path, name: str, criterion: Mapping[str, Any]) -> list[str]:
-    estimator, outliers = criterion["estimator"], criterion["outliers"]
-    defaults = vars(Criterion())
+    defaults, columns = vars(Criterion()), [criterion[column] for column in COLUMNS]
+    columns[COLUMNS.index("estimator")] = criterion["estimator"] and criterion["estimator"]["name"]
     others = {k: value for k, value in criterion.items() if k not in COLUMNS and value != defaults.get(k)}
-    return [
-        f"`{name}`",
-        _first_comment(root / f"conf/criterion/{name}.yaml"),
-        criterion["kind"],
-        criterion["calibrated_on"] or "-",
-        estimator["name"] if estimator else "-",
-        _settings(outliers or {}),
-        _settings(others),
-        *(f"{in_windows(criterion, size):.2f}" for size in (64, 128)),
-    ]
+    costs = [f"{in_windows(criterion, size):.2f}" for size in (64, 128)]
+    comment = _first_comment(root / f"conf/criterion/{name}.yaml")
+    return [f"`{name}`", comment, *map(_plain, (*columns, others)), *costs]
 
 
 def in_windows(criterion: Mapping[str, Any], head_dim: int) -> float:
@@ -95,11 +92,6 @@ def in_windows(criterion: Mapping[str, Any], head_dim: int) -> float:
         numbers = build(spec, other_text).numbers(head_dim, registry.criterion(criterion["kind"]).measures == "loss")
     read = decision_bytes(torch.tensor(outliers["count"]), outliers["bits"], numbers, head_dim)
     return float(read) / pair_bytes(WINDOW, head_dim)
-
-
-def _group_row(file: Path) -> list[str]:
-    settings = yaml.safe_load(file.read_text("utf-8"))
-    return [f"`{file.stem}`", _first_comment(file), _settings(settings)]
 
 
 def _options_page(root: Path) -> str:
@@ -118,29 +110,23 @@ def _options_page(root: Path) -> str:
 
 def _first_comment(file: Path) -> str:
     lines = [line for line in file.read_text("utf-8").splitlines() if not line.startswith("# @package")]
-    end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
-    return " ".join(line.lstrip("# ") for line in lines[:end])
-
-
-def _settings(values: Mapping[str, Any]) -> str:
-    shown = (f"{key}: {_plain(value)}" for key, value in values.items() if key not in ("name", "defaults"))
-    return ", ".join(shown) or "-"
+    return " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
 def _plain(value: Any) -> str:
+    """Write a value as YAML does, on one line; nothing is a dash."""
+    if isinstance(value, dict):
+        value = [f"{key}: {_plain(item)}" for key, item in value.items() if key not in ("name", "defaults")]
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "-"
-    return "-" if value in (None, MISSING, {}) else str(value).lower() if isinstance(value, bool) else str(value)
+    return "-" if value in (None, MISSING) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n" + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in (head, ["---"] * len(head), *rows))
-
-
-def _cell(text: str) -> str:
-    """Escape what Markdown would take for a column or for HTML; inside of backticks only the column."""
-    text = text.replace("|", r"\|")
-    return text if text.startswith("`") else text.replace("<", r"\<")
+    """Write a Markdown table; what Markdown would take for a column or for HTML is escaped."""
+    lines = ([cell.replace("|", r"\|") for cell in row] for row in (head, ["---"] * len(head), *rows))
+    cells = ([cell if cell.startswith("`") else cell.replace("<", r"\<") for cell in line] for line in lines)
+    return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 PAGES = {"docs/criteria.md": _criteria_page, "docs/options.md": _options_page}

@@ -15,8 +15,10 @@ from subprocess import PIPE, STDOUT
 import yaml
 
 from headscope.errors import ConfigError
-from headscope.pipeline.commands.help import options_help
 from headscope.pipeline.config.compose import compose, find_root
+from headscope.pipeline.config.options import Option, options
+from headscope.pipeline.config.overrides import groups
+from headscope.pipeline.config.schema import MISSING
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.progress import clock
@@ -29,13 +31,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run Snakemake on an experiment, make its report, and print where the results are."""
     words = list(arguments)
     cut = words.index("--") if "--" in words else len(words)
-    options, passed = words[:cut], words[cut + 1 :]
-    if {"-h", "--help"} & set(options):
-        print(options_help(find_root()))
+    words, passed = words[:cut], words[cut + 1 :]
+    if {"-h", "--help"} & set(words):
+        print(_help(find_root()))
         return 0
-    if "--cfg" in options:
-        return _show_config(options)
-    overrides = [word for word in options if word not in ("-m", "--multirun")]  # sweeps need no flag here
+    if "--cfg" in words:
+        return _show_config(words)
+    overrides = [word for word in words if word not in ("-m", "--multirun")]  # sweeps need no flag here
     if flags := [word for word in overrides if word.startswith("-")]:
         raise ConfigError(f"unknown option {flags[0]}; options of Snakemake follow a `--`: headscope run -- {flags[0]}")
     plan = planning.build(overrides)
@@ -47,12 +49,36 @@ def main(arguments: Sequence[str]) -> int:
     return _watched(plan, command) or _report(plan, overrides) or _say(plan, time.monotonic() - start)
 
 
-def _show_config(options: list[str]) -> int:
+def _help(root: Path) -> str:
+    """List groups with their choices, and every option with unit, range and default."""
+    lines = [
+        "usage: headscope run [-m] [option=value ...] [-- snakemake options]",
+        "",
+        "  headscope run experiment=smoke window.recent=64,128    a sweep: one graph, shared results",
+        "  headscope run experiment=default -- -c4 -n             what would run",
+        "  headscope run experiment=smoke --cfg job               the composed configuration",
+        "",
+        "Groups (group=choice):",
+        *(f"  {name}: {', '.join(choices)}" for name, choices in groups(root).items()),
+        "",
+        "Options (option=value; a list as [a,b], a sweep as a,b):",
+        *(f"  {_line(option)}" for option in options()),
+    ]
+    return "\n".join(lines)
+
+
+def _line(option: Option) -> str:
+    default = "" if option.default in (MISSING, [], {}) else f"; default {option.default}"
+    path = option.path.replace("*", "<name>")
+    return f"{path}: {option.metadata['help']} [{option.accepts}{default}]"
+
+
+def _show_config(words: list[str]) -> int:
     """Print the composed configuration of each point, as Hydra's `--cfg job` does."""
-    at = options.index("--cfg")
-    if options[at + 1 : at + 2] != ["job"]:
+    at = words.index("--cfg")
+    if words[at + 1 : at + 2] != ["job"]:
         raise ConfigError("option --cfg: only `--cfg job` is known")
-    overrides = [word for word in options[:at] + options[at + 2 :] if word not in ("-m", "--multirun")]
+    overrides = [word for word in words[:at] + words[at + 2 :] if word not in ("-m", "--multirun")]
     for name, config in compose(overrides, find_root()):
         print((f"# {name}\n" if name else "") + yaml.safe_dump(config, sort_keys=False), end="")
     return 0
@@ -76,18 +102,16 @@ def _watched(plan: Plan, command: Sequence[str]) -> int:
                 if line.startswith("headscope: ") and "warning" not in line:
                     errors.append(line)
                 if steps := STEPS.match(line):
-                    print(_eta(int(steps[1]), int(steps[2]), time.monotonic() - start), file=sys.stderr, flush=True)
+                    done, total, seconds = int(steps[1]), int(steps[2]), time.monotonic() - start
+                    left = clock(seconds / done * (total - done))
+                    eta = f"headscope: {done} of {total} jobs in {clock(seconds)}, about {left} left"
+                    print(eta, file=sys.stderr, flush=True)
         except KeyboardInterrupt:  # Snakemake got it too and ends its jobs
             process.wait()
             raise
     if process.returncode:  # again, below Snakemake's long words
         print("".join(dict.fromkeys(errors)), end="", file=sys.stderr)
     return process.returncode
-
-
-def _eta(done: int, total: int, seconds: float) -> str:
-    left = seconds / done * (total - done)
-    return f"headscope: {done} of {total} jobs in {clock(seconds)}, about {clock(left)} left"
 
 
 def report_file(plan: Plan) -> Path:

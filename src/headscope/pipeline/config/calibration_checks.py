@@ -1,6 +1,7 @@
 """Check that the chosen calibration prompts exist. Never imports torch."""
 
 from headscope.errors import ConfigError
+from headscope.pipeline.config.names import unique
 from headscope.pipeline.config.options import nearest
 from headscope.pipeline.config.schema import Benchmark, Calibration, Config
 
@@ -11,6 +12,7 @@ def check_calibration(config: Config) -> None:
     Raises:
         ConfigError: naming the option, its value and the remedy.
     """
+    unique("calibration.targets", config.calibration.targets)
     for name in sorted({benchmark.calibrated_on or own for own, benchmark in config.benchmark.items()}):
         _source(name, config.benchmark[name], config.calibration)
 

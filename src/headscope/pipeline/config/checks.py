@@ -10,7 +10,7 @@ from headscope.errors import ConfigError
 from headscope.pipeline.config.benchmark_checks import check_benchmarks
 from headscope.pipeline.config.calibration_checks import check_calibration
 from headscope.pipeline.config.criterion_checks import check_criteria
-from headscope.pipeline.config.names import figure_file, unique
+from headscope.pipeline.config.names import figure_file
 from headscope.pipeline.config.options import find, from_plain, leaves, nearest, refuse_unknown
 from headscope.pipeline.config.schema import Config, Model
 
@@ -36,16 +36,7 @@ def check(config: Mapping[str, Any]) -> None:
         else:
             option.check(path, value)
     typed = from_plain(Config, config)
-    for test in (
-        _names,
-        _scope,
-        _model,
-        check_benchmarks,
-        check_criteria,
-        _figures,
-        _targets,
-        check_calibration,
-    ):
+    for test in (_names, _scope, _model, check_benchmarks, check_criteria, _figures, check_calibration):
         test(typed)
 
 
@@ -92,10 +83,6 @@ def _figures(config: Config) -> None:
             if param not in known:
                 near = f"; did you mean {nearest(param, known)}?" if known else ""
                 raise ConfigError(f"unknown option figure.{name}.params.{param}{near}")
-
-
-def _targets(config: Config) -> None:
-    unique("calibration.targets", config.calibration.targets)
 
 
 def _parameters(file: Path) -> list[str]:

@@ -83,16 +83,7 @@ def _estimators(config: Config) -> None:
 
 
 def _check_options(path: str, kind: str, values: Mapping[str, Any]) -> None:
-    """Refuse options of another kind, options that are missing, and values that this kind does not take.
-
-    Args:
-        path: of the estimator.
-        kind: of the estimator, which exists.
-        values: of all options of the schema, with the kind's defaults; null is not given.
-
-    Raises:
-        ConfigError: naming the option, its value and the remedy.
-    """
+    """Refuse options of another kind, options that are missing, and values that this kind does not take."""
     own = registry.estimator(kind).options
     for name, value in values.items():
         if name not in own and value is not None:

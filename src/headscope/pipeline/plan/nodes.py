@@ -6,9 +6,8 @@ from headscope.benchmarks import registry
 from headscope.benchmarks.row import OFFICIAL
 from headscope.pipeline.config.schema import Config
 from headscope.pipeline.plan.cells import Cell, calibration_cells, cells_of, fitting_cells
-from headscope.pipeline.plan.margin_kinds import has_margins
 from headscope.pipeline.plan.node import Node, Spec, make_node
-from headscope.pipeline.plan.slices import Slices
+from headscope.pipeline.plan.slices import Slices, has_margins
 
 
 def figures(configs: Sequence[Config]) -> dict[str, Node]:
@@ -27,31 +26,21 @@ class _Graph:
         self.lengths = sorted({cell.length for cell in self.cells})
         self.model = make_node("assets", [config.model.name], self.slices.model(), [])
         self.files = {name: make_node("assets", [name], self.slices.file(name), []) for name in config.assets.files}
-        self.moments = {length: self._moments(length) for length in self.lengths}
+        self.moments = {
+            length: [self._moments(text, length) for text in self.slices.texts()] for length in self.lengths
+        }
         self.prompts = {cell: self._prompts(cell) for cell in self.cells}
-        self.dense = {cell: self._read("dense", cell, self.slices.dense(cell), []) for cell in self.cells}
+        self.dense = {cell: self._read("dense", cell, self.slices.dense(cell)) for cell in self.cells}
         self.probes = {
-            cell: self._read("probes", cell, self.slices.probes(cell), [self.dense[cell]]) for cell in self.cells
+            cell: self._read("probes", cell, self.slices.probes(cell), self.dense[cell]) for cell in self.cells
         }
-        self.oracle = {
-            cell: self._measure(
-                "oracle", cell, self.slices.oracle(cell), [self.dense[cell], *self.moments[cell.length]]
-            )
-            for cell in self.cells
-        }
+        self.oracle = {cell: self._oracle(cell) for cell in self.cells}
         self.margins = {cell: self._margins(cell) for cell in self.cells}
         self.calibration: dict[tuple[str, str, int, str | None], Node] = {}
 
-    def _moments(self, length: int) -> list[Node]:
-        return [
-            make_node(
-                "moments",
-                [text, length, self.config.model.name],
-                self.slices.moments(text, length),
-                [self.model, self.files["prose"]] if text == "prose" else [self.model],
-            )
-            for text in self.slices.texts()
-        ]
+    def _moments(self, text: str, length: int) -> Node:
+        parents = [self.model, self.files["prose"]] if text == "prose" else [self.model]
+        return make_node("moments", [text, length, self.config.model.name], self.slices.moments(text, length), parents)
 
     def _prompts(self, cell: Cell) -> Node:
         benchmark = self.config.benchmark[cell.benchmark]
@@ -63,15 +52,14 @@ class _Graph:
         words = [cell.task, cell.length, self.config.model.name]
         return make_node("prompts", words, self.slices.prompts(cell), [self.model, *files])
 
-    def _read(self, stage: str, cell: Cell, spec: Spec, parents: list[Node]) -> Node:
-        """Make a node in which the model reads a cell's prompts, whatever the window is."""
+    def _read(self, stage: str, cell: Cell, spec: Spec, *parents: Node) -> Node:
+        """Make a node in which the model reads a cell's prompts; the window's words are for those that use it."""
         words = [cell.task, cell.length, self.config.model.name]
+        words += self.slices.window_words() if "window" in spec else []
         return make_node(stage, words, spec, [self.model, self.prompts[cell], *parents])
 
-    def _measure(self, stage: str, cell: Cell, spec: Spec, parents: list[Node]) -> Node:
-        """Make a node in which the model reads a cell's prompts with the window."""
-        words = [cell.task, cell.length, self.config.model.name, *self.slices.window_words()]
-        return make_node(stage, words, spec, [self.model, self.prompts[cell], *parents])
+    def _oracle(self, cell: Cell) -> Node:
+        return self._read("oracle", cell, self.slices.oracle(cell), self.dense[cell], *self.moments[cell.length])
 
     def _probes(self, cell: Cell) -> list[Node]:
         """Return the probes of the calibration prompts of an evaluated cell, if any criterion reads them."""
@@ -80,7 +68,7 @@ class _Graph:
 
     def _margins(self, cell: Cell) -> Node:
         parents = [self.dense[cell], *self.moments[cell.length], *self._probes(cell)]
-        return self._measure("margins", cell, self.slices.margins(cell), parents)
+        return self._read("margins", cell, self.slices.margins(cell), *parents)
 
     def _calibration(self, name: str, cell: Cell) -> list[Node]:
         """Return the node that fits a criterion for an evaluated cell; cells share it where it is for all tasks."""
@@ -100,7 +88,7 @@ class _Graph:
     def _evaluation(self, cell: Cell) -> Node:
         calibrations = [node for name in self.slices.criteria for node in self._calibration(name, cell)]
         parents = [*self.moments[cell.length], *self._probes(cell), *calibrations]
-        return self._measure("evaluation", cell, self.slices.evaluation(cell), parents)
+        return self._read("evaluation", cell, self.slices.evaluation(cell), *parents)
 
     def measured(self) -> list[Node]:
         """Return what figures read: every evaluation, oracle, margins and calibration node."""

@@ -150,11 +150,7 @@ def _points(composed: Sequence[tuple[str, Config]]) -> list[Point]:
     points = []
     for members in pooled.values():
         configs = [config for _, config in members]
-        folder = _folder(members[0][0], configs[0], len(pooled))
+        swept = ",".join(word for word in members[0][0].split(",") if not word.startswith("seed="))
+        folder = f"{configs[0].name}/{swept}" if len(pooled) > 1 and swept else configs[0].name
         points.append(Point(folder, configs[0], [config.seed for config in configs], figures(configs)))
     return points
-
-
-def _folder(point: str, config: Config, points: int) -> str:
-    swept = ",".join(word for word in point.split(",") if not word.startswith("seed="))
-    return f"{config.name}/{swept}" if points > 1 and swept else config.name

@@ -14,8 +14,7 @@ from headscope.heads import registry
 from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.config.schema import Config, Criterion
 from headscope.pipeline.plan.cells import Cell, calibration_cells
-from headscope.pipeline.plan.margin_kinds import has_margins, recorded_kind
-from headscope.pipeline.plan.node import Spec
+from headscope.pipeline.plan.node import Spec, asks_probes
 
 CHUNK = 256
 """Tokens of a chunk of `scope=prompt`, unless the option says another number."""
@@ -30,6 +29,13 @@ def options_of(criterion: Criterion) -> Spec:
     """Return a criterion's options; its estimator's without those of other kinds, which are null."""
     estimator = None if criterion.estimator is None else without_null(criterion.estimator)
     return {**dataclasses.asdict(criterion), "estimator": estimator}
+
+
+def has_margins(criterion: Criterion) -> bool:
+    """Return True if a criterion's margins are recorded: oracle tables know shares, the plain window and no probes."""
+    streams = criterion.estimator is not None and criterion.summaries == "streaming"
+    untold = registry.criterion(criterion.kind).measures in ("loss", "own")
+    return criterion.outliers is not None or untold or streams or asks_probes(dataclasses.asdict(criterion))
 
 
 class Slices:
@@ -129,7 +135,8 @@ class Slices:
         """Cut the slice of a cell's margins, with all criteria that have any: of some, oracle tables tell them too."""
         criteria = {}
         for name, criterion in self.criteria.items():
-            kind = recorded_kind(criterion)
+            ranked_by = registry.criterion(criterion.kind).ranked_by if criterion.outliers is not None else None
+            kind = ranked_by or criterion.kind  # with outliers, a ranking ranks heads by the exact share there
             if registry.criterion(kind).measures is not None:
                 options = options_of(criterion)
                 recorded = {option: options[option] for option in ("estimator", "outliers", "summaries")}
@@ -141,13 +148,7 @@ class Slices:
         return {**cell._asdict(), "seed": self.config.seed, **self._compute, **self._deciding}
 
     def calibration(self, name: str, source: Cell, task: str | None) -> Spec:
-        """Cut the slice of a criterion's calibration.
-
-        Args:
-            name: of the criterion.
-            source: the first of the cells that it is fitted on.
-            task: the task that the fit is for, or None if it is for all.
-        """
+        """Cut the slice of a criterion's calibration on the cells of `source`, for one task or (None) for all."""
         criterion = self.criteria[name]
         return {
             "criterion": name,

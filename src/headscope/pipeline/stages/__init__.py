@@ -1,1 +1,1 @@
-"""One file a stage: `run` takes a slice of the options and parent folders, and fills one folder. `inputs` is shared."""
+"""One file a stage: `run` fills an empty folder from a slice of options and finished folders; `inputs` is shared."""

@@ -5,10 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from headscope.pipeline.store.files import choose
 from headscope.pipeline.store.parents import Parents
-
-KINDS = {kind: f"headscope.pipeline.assets.{kind}" for kind in ("model", "data", "packaged")}
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
@@ -17,8 +14,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     Raises:
         AssetError: a file is missing, damaged or refused.
         UnsupportedModelError: a model's attention is not implemented.
-        ConfigError: an unknown kind of asset or source.
     """
-    module = import_module(choose("kind", spec["kind"], KINDS))
+    module = import_module(f"headscope.pipeline.assets.{spec['kind']}")
     manifest = {"kind": spec["kind"], "name": spec["name"], **module.make(spec, out)}
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -24,13 +24,6 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
     Maps and thresholds are fitted on the calibration split. `static_oracle` alone (`calibrated_on: evaluation`) is
     fitted on the evaluated prompts themselves.
-
-    Args:
-        spec: criterion, kind, calibrated_on, estimator (a name or null), unit (and kv_heads for group), targets,
-            length, task; tasks and prompts, where not all of the benchmark's calibration prompts are used.
-        out: the node's empty folder.
-        parents: oracle nodes (margins nodes for a criterion with margins of its own); which tasks they hold follows
-            from `calibrated_on`.
     """
     fitted = read_pairs(spec, parents, "evaluation" if spec["calibrated_on"] == "evaluation" else "calibration")
     test = read_pairs(spec, parents, "evaluation")
@@ -48,7 +41,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
             local = [margin >= threshold for margin in tested]
         shares = [labels.mean() for labels in local if labels.size]
         reached[str(target)] = float(np.mean(shares)) if shares else None
-    result = {**{name: spec[name] for name in ("criterion", "kind")}, "prompts": len(fitted.exact)}
+    result = {"criterion": spec["criterion"], "kind": spec["kind"], "prompts": len(fitted.exact)}
     text = json.dumps({**result, "targets": targets, "sparsity": reached}, indent=1)
     (out / "calibration.json").write_text(text, encoding="utf-8")
 

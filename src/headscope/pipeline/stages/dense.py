@@ -19,13 +19,7 @@ SCHEMA = pa.schema(
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
-    """Write answers.parquet: one row a prompt, tokens without the stop token.
-
-    Args:
-        spec: task, length, dtype, device, device_map, rope.
-        out: the node's empty folder.
-        parents: the model's assets and the prompts.
-    """
+    """Write answers.parquet: one row a prompt, tokens without the stop token."""
     loaded = load_model(spec, parents)
     cells = open_cells("dense", spec, loaded, out, "headscope.models.generation")
     prompts = load_prompts(parents, loaded)

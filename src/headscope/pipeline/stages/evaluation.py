@@ -74,15 +74,7 @@ class Row:
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
-    """Write rows.parquet (one row a prompt, criterion and target) and seconds.parquet.
-
-    Args:
-        spec: benchmark, kind, task, length, seed, window, chunk (scope prompt alone), head_dim, criteria by name,
-            targets, dtype, device, device_map, rope.
-        out: the node's empty folder.
-        parents: the model's assets, prompts, moments of other texts, probes, and a calibration for each criterion with
-            targets.
-    """
+    """Write rows.parquet (one row a prompt, criterion and target) and seconds.parquet."""
     evaluation = _Evaluation(spec, out, parents)
     prompts = [p for p in load_prompts(parents, evaluation.loaded) if p.row["split"] == "evaluation"]
     rows, seconds = [], []
@@ -111,18 +103,10 @@ class _Evaluation:
         self.spec, self.window = spec, Window(**spec["window"])
         self.loaded: LoadedModel = load_model(spec, parents)
         self.moments, self.probes = load_moments(parents), load_probes(parents)
-        self.rows = [
-            row for name, criterion in spec["criteria"].items() for row in self._rows(name, criterion, parents)
-        ]
-        self.cells = open_cells(
-            "evaluation",
-            spec,
-            self.loaded,
-            out,
-            "headscope.lab.evaluation",
-            "headscope.models.generation",
-            "headscope.benchmarks.encoding",
-        )
+        criteria = spec["criteria"].items()
+        self.rows = [row for name, criterion in criteria for row in self._rows(name, criterion, parents)]
+        modules = "headscope.lab.evaluation", "headscope.models.generation", "headscope.benchmarks.encoding"
+        self.cells = open_cells("evaluation", spec, self.loaded, out, *modules)
 
     def _rows(self, name: str, criterion: Mapping[str, Any], parents: Parents) -> list[Row]:
         identity = criterion_identity(criterion, self.moments, self.probes)
@@ -156,8 +140,8 @@ class _Evaluation:
         encoded, columns, model = prompt.encoded, prompt.row, self.loaded.model
         eos = stop_tokens(model, self.loaded.tokenizer, columns["stop_text"])
         limits = columns["max_new_tokens"], eos, columns["min_new_tokens"]
-        given = self.probes.fitted if self.probes else None, self.spec.get("chunk")
-        answers = answer_rows(model, encoded.ids, encoded.boundary, criteria, self.window, *limits, *given)
+        probes, chunk = self.probes.fitted if self.probes else None, self.spec.get("chunk")
+        answers = answer_rows(model, encoded.ids, encoded.boundary, criteria, self.window, *limits, probes, chunk)
         ordered = [row for members in grouped.values() for row in members]
         decoded = [self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
         return {

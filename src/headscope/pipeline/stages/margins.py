@@ -26,20 +26,14 @@ from headscope.pipeline.stages.inputs import (
     open_cells,
 )
 from headscope.pipeline.store.files import digest
-from headscope.pipeline.store.margin_tables import LISTS, NAME, PromptMargins
 from headscope.pipeline.store.parents import Parents
+from headscope.pipeline.store.tables import LISTS, MARGINS, PromptMargins
 
 Arrays = dict[str, NDArray[Any]]
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
-    """Write margins.parquet.
-
-    Args:
-        spec: task, length, window, chunk (scope prompt alone), criteria by name, dtype, device, device_map, rope.
-        out: the node's empty folder.
-        parents: the model's assets, prompts, dense answers, probes, and moments of other texts.
-    """
+    """Write margins.parquet."""
     loaded = load_model(spec, parents)
     recorded = _Recorded(spec, out, parents, loaded)
     answers = load_answers(parents)
@@ -50,7 +44,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
         positions = scope.recorded_positions(recorded.window, prompt.encoded.boundary, length, recorded.chunk)
         for name, cell in recorded.cells_of(prompt, fed).items():
             table = PromptMargins.of(prompt.id, prompt.row["split"], name, positions.int().numpy(), cell).table()
-            writer = writer or pq.ParquetWriter(out / NAME, table.schema)
+            writer = writer or pq.ParquetWriter(out / MARGINS, table.schema)
             writer.write_table(table)
     if writer:
         writer.close()
@@ -74,16 +68,13 @@ class _Recorded:
     def cells_of(self, prompt: Prompt, fed: list[int]) -> dict[str, Arrays]:
         """Return the margins of every criterion on a prompt with its dense answer."""
         keys = {name: f"margin-{digest([fed, identity])}" for name, identity in self.identities.items()}
-        stored = {key: self.cells.arrays(prompt.id, key) for key in keys.values()}
-        cells = {key: arrays for key, arrays in stored.items() if arrays is not None}
+        cells = self.cells.arrays(prompt.id, keys.values())
         # Criteria that differ in what they do with a label alone have one key.
         missing = {key: self.groups[name] for name, key in keys.items() if key not in cells}
         if missing:
-            probes = self.probes.fitted if self.probes else None
-            sequence = [*prompt.encoded.ids, *fed], prompt.encoded.boundary
-            groups = list(missing.values())
-            answer = len(prompt.encoded.ids)
-            layers = margins(self.loaded.model, *sequence, groups, self.window, probes, answer, self.chunk)
+            probes, groups = self.probes.fitted if self.probes else None, list(missing.values())
+            model, ids, boundary = self.loaded.model, prompt.encoded.ids, prompt.encoded.boundary
+            layers = margins(model, [*ids, *fed], boundary, groups, self.window, probes, len(ids), self.chunk)
             for key, of_layers in zip(missing, layers, strict=True):
                 cells[key] = _arrays(of_layers)
                 self.cells.add_arrays(prompt.id, key, cells[key])

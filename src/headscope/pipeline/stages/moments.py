@@ -21,14 +21,7 @@ from headscope.pipeline.store.parents import Parents
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
-    """Write moments.safetensors: layers [L], count [L], mean [L, K, D], covariance [L, K, D, D].
-
-    Args:
-        spec: text ("random_words" or "prose"), length in tokens, seed, sink (keys left out), dtype, device, device_map,
-            rope.
-        out: the node's empty folder.
-        parents: the model's assets, and the prose's.
-    """
+    """Write moments.safetensors: layers [L], count [L], mean [L, K, D], covariance [L, K, D, D]."""
     loaded = load_model(spec, parents)
     ids = TEXTS[spec["text"]](loaded, parents, spec["length"], spec["seed"])
     with torch.inference_mode(), attention(loaded.model):

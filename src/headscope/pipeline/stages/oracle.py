@@ -1,6 +1,6 @@
 """Stage `oracle`: exact and estimated log masses on the dense answers, from one forward pass a prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headscope.heads import registry
-from headscope.heads.estimators import Estimator
 from headscope.heads.window import Window
 from headscope.lab.masses import LayerMasses, record_masses
 from headscope.lab.scope import recorded_positions
@@ -30,9 +29,9 @@ from headscope.pipeline.stages.inputs import (
     open_cells,
 )
 from headscope.pipeline.store.files import digest
-from headscope.pipeline.store.layer_rows import as_rows
-from headscope.pipeline.store.oracle_tables import PromptMasses, estimates_table
+from headscope.pipeline.store.layer_rows import as_lists, as_rows
 from headscope.pipeline.store.parents import Parents
+from headscope.pipeline.store.tables import PromptMasses, estimates_table
 
 Arrays = dict[str, NDArray[Any]]
 SEGMENTS = ("context", "question", "prefix", "answer")
@@ -40,13 +39,7 @@ QUANTILES = np.arange(1, 100) / 100
 
 
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
-    """Write masses.parquet, estimates/<name>.parquet and score_quantiles.parquet (first evaluation prompt).
-
-    Args:
-        spec: task, length, window, chunk (scope prompt alone), estimators by name, dtype, device, device_map, rope.
-        out: the node's empty folder.
-        parents: the model's assets, prompts, dense answers, and moments of other texts.
-    """
+    """Write masses.parquet, estimates/<name>.parquet and score_quantiles.parquet (first evaluation prompt)."""
     loaded = load_model(spec, parents)
     oracle = _Oracle(spec, out, parents, loaded)
     answers = load_answers(parents)
@@ -77,42 +70,38 @@ class _Oracle:
         """Return the exact masses and each estimator's, on a prompt and the tokens fed of its dense answer."""
         masses_key = f"masses-{digest(fed)}"
         keys = {name: f"estimate-{digest([fed, identity])}" for name, identity in self.identities.items()}
-        masses = self.cells.arrays(prompt.id, masses_key)
-        stored = {name: self.cells.arrays(prompt.id, key) for name, key in keys.items()}
-        estimates = {name: arrays for name, arrays in stored.items() if arrays is not None}
-        missing = [name for name in keys if name not in estimates]
-        if masses is None or missing:
-            layers = self._record(prompt, fed, [self.estimators[name] for name in missing])
-            if masses is None:
-                length = len(prompt.encoded.ids) + len(fed)
-                position = recorded_positions(self.window, prompt.encoded.boundary, length, self.chunk)
-                masses = _masses_arrays(layers, position.numpy())
-                self.cells.add_arrays(prompt.id, masses_key, masses)
-            for name in missing:
-                estimates[name] = {"bulk": np.stack([_numpy(layer.estimates[name]) for layer in layers.values()])}
-                self.cells.add_arrays(prompt.id, keys[name], estimates[name])
-        return masses, estimates
-
-    def _record(self, prompt: Prompt, fed: Sequence[int], estimators: Sequence[Estimator]) -> dict[int, LayerMasses]:
-        encoded = prompt.encoded
-        return record_masses(self.loaded.model, encoded.ids, fed, encoded.boundary, self.window, estimators, self.chunk)
+        cells = self.cells.arrays(prompt.id, [masses_key, *keys.values()])
+        missing = [name for name, key in keys.items() if key not in cells]
+        if masses_key not in cells or missing:
+            ids, boundary = prompt.encoded.ids, prompt.encoded.boundary
+            estimators = [self.estimators[name] for name in missing]
+            layers = record_masses(self.loaded.model, ids, fed, boundary, self.window, estimators, self.chunk)
+            estimates = {name: [_numpy(layer.estimates[name]) for layer in layers.values()] for name in missing}
+            computed = {keys[name]: {"bulk": np.stack(bulks)} for name, bulks in estimates.items()}
+            if masses_key not in cells:
+                position = recorded_positions(self.window, boundary, len(ids) + len(fed), self.chunk)
+                computed[masses_key] = _masses_arrays(layers, position.numpy())
+            for key, arrays in computed.items():
+                self.cells.add_arrays(prompt.id, key, arrays)
+            cells |= computed
+        return cells[masses_key], {name: cells[key] for name, key in keys.items()}
 
 
 def _masses_arrays(layers: Mapping[int, LayerMasses], position: NDArray[Any]) -> Arrays:
     """Stack the layers' records: masses [L, H, Q], positions [Q], and the shape of one query's scores, [L, H, 99]."""
-    some = next(iter(layers.values())).masses
     scores = [_numpy(layer.scores) for layer in layers.values()]
-    empty = scores[0].shape[1] == 0
+    count = scores[0].shape[1]
+    scores = scores if count else [np.zeros((0, 1), np.float32)] * len(scores)  # without a bulk, no head has a shape
     return {
         "layers": np.array(list(layers), dtype=np.int16),
         "local": np.stack([_numpy(layer.masses.local[0]) for layer in layers.values()]),
         "bulk": np.stack([_numpy(layer.masses.bulk[0]) for layer in layers.values()]),
-        "bulk_size": some.bulk_size.cpu().numpy().astype(np.int32),
+        "bulk_size": next(iter(layers.values())).masses.bulk_size.cpu().numpy().astype(np.int32),
         "position": position.astype(np.int32),
-        "score_mean": np.zeros(0) if empty else np.stack([layer.mean(1) for layer in scores]),
-        "score_std": np.zeros(0) if empty else np.stack([layer.std(1) for layer in scores]),
-        "score_quantiles": np.zeros(0) if empty else np.stack([np.quantile(s, QUANTILES, axis=1).T for s in scores]),
-        "score_count": np.array([scores[0].shape[1]]),
+        "score_mean": np.stack([of_layer.mean(1) for of_layer in scores]),
+        "score_std": np.stack([of_layer.std(1) for of_layer in scores]),
+        "score_quantiles": np.stack([np.quantile(of_layer, QUANTILES, axis=1).T for of_layer in scores]),
+        "score_count": np.array([count]),
     }
 
 
@@ -150,34 +139,16 @@ class _Tables:
 
 def _quantiles_table(prompt: Prompt, masses: Arrays) -> pa.Table:
     """Return the distribution of the raw bulk scores of the last prompt token, one row a (layer, head)."""
-    heads = masses["local"].shape[1]
-    rows = [
+    layers, heads = masses["score_mean"].shape
+    return pa.table(
         {
-            "prompt": prompt.id,
-            "layer": int(layer),
-            "head": head,
-            "query": len(prompt.encoded.ids) - 1,
-            "mean": float(masses["score_mean"][index, head]),
-            "std": float(masses["score_std"][index, head]),
-            "quantiles": masses["score_quantiles"][index, head].tolist(),
-            "n": int(masses["score_count"][0]),
+            "prompt": pa.array([prompt.id] * layers * heads, pa.string()),
+            "layer": np.repeat(masses["layers"], heads),
+            "head": np.tile(np.arange(heads, dtype=np.int16), layers),
+            "query": np.full(layers * heads, len(prompt.encoded.ids) - 1, np.int32),
+            "mean": masses["score_mean"].ravel(),
+            "std": masses["score_std"].ravel(),
+            "quantiles": as_lists(masses["score_quantiles"].reshape(layers * heads, len(QUANTILES))),
+            "n": np.full(layers * heads, masses["score_count"][0], np.int32),
         }
-        for index, layer in enumerate(masses["layers"])
-        for head in range(heads)
-        if masses["score_quantiles"].size
-    ]
-    return pa.Table.from_pylist(rows, _QUANTILES_SCHEMA)
-
-
-_QUANTILES_SCHEMA = pa.schema(
-    {
-        "prompt": pa.string(),
-        "layer": pa.int16(),
-        "head": pa.int16(),
-        "query": pa.int32(),
-        "mean": pa.float32(),
-        "std": pa.float32(),
-        "quantiles": pa.list_(pa.float32()),
-        "n": pa.int32(),
-    }
-)
+    )

@@ -15,11 +15,6 @@ from headscope.pipeline.store.parents import Parents
 def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write probes.safetensors: layers [L], queries turned to position 0 [L, H, P, D], weight [L, H].
 
-    Args:
-        spec: benchmark, task, length, count, dtype, device, device_map, rope; prompts, where not all are used.
-        out: the node's empty folder.
-        parents: the model's assets, prompts and dense answers.
-
     Raises:
         ConfigError: there is no calibration prompt.
     """

@@ -17,29 +17,24 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
 
     Raises:
         ConfigError: an unknown benchmark or task, or a chat template that the tokenizer lacks.
-        LengthError: the length, or a prompt, is beyond the model's positions, or the length below the task's minimum.
+        LengthError: a prompt is beyond the model's positions, or the length below the task's minimum.
         AssetError: the model's tokenizer or a benchmark file cannot be read.
     """
     from datasets import Dataset, disable_progress_bars
 
-    if spec["length"] > spec["positions"]:
-        raise _too_long(spec, f"length {spec['length']}")
     prompts = rows(spec["kind"], _request(spec, parents))
     for row in prompts:
         if row.length > spec["positions"]:
-            raise _too_long(spec, f"{row.split} prompt {row.index} of {row.length} tokens, answer included")
+            raise LengthError(
+                f"task {spec['task']}, {row.split} prompt {row.index} of {row.length} tokens, answer included: the "
+                f"model has {spec['positions']} positions; choose a shorter length, or a model (or RoPE override) with "
+                "more"
+            )
     table = [_columns(spec, row) for row in prompts]
     disable_progress_bars()
     dataset = Dataset.from_list(table)
     # The fingerprint would otherwise be random, and with it the bytes on disk.
     Dataset(dataset.data, fingerprint=digest([row["id"] for row in table], 16)).save_to_disk(out / "dataset")
-
-
-def _too_long(spec: dict[str, Any], what: str) -> LengthError:
-    return LengthError(
-        f"task {spec['task']}, {what}: the model has {spec['positions']} positions; choose a shorter length, or a "
-        "model (or RoPE override) with more"
-    )
 
 
 def _request(spec: dict[str, Any], parents: Parents) -> Request:

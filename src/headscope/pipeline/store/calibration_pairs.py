@@ -10,9 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from headscope.pipeline.store.margin_tables import read_margins
-from headscope.pipeline.store.oracle_tables import read_estimates, read_masses
 from headscope.pipeline.store.parents import Parents
+from headscope.pipeline.store.tables import read_estimates, read_margins, read_masses
 
 Array = NDArray[Any]
 

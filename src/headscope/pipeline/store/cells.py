@@ -5,7 +5,7 @@ database, because results may lie on a network file system.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,10 @@ class Cells:
         with atomic_file(shard) as path:
             path.write_text(json.dumps(rows, sort_keys=True), encoding="utf-8")
 
-    def arrays(self, prompt: str, key: str) -> dict[str, NDArray[Any]] | None:
-        """Return the arrays of one key, or None."""
-        shard = self.folder / prompt / f"{key}.safetensors"
-        return load_file(shard) if shard.is_file() else None
+    def arrays(self, prompt: str, keys: Iterable[str]) -> dict[str, dict[str, NDArray[Any]]]:
+        """Return the arrays of those keys that are there."""
+        shards = {key: self.folder / prompt / f"{key}.safetensors" for key in keys}
+        return {key: load_file(shard) for key, shard in shards.items() if shard.is_file()}
 
     def add_arrays(self, prompt: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the arrays of one key."""

@@ -6,15 +6,13 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from headscope.errors import AssetError, ConfigError, HeadscopeError
+from headscope.errors import AssetError, HeadscopeError
 from headscope.pipeline.progress import progress
-
-T = TypeVar("T")
 
 
 def canonical(obj: Any) -> str:
@@ -42,17 +40,6 @@ def hashes(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     """Return the digest of each file and one over all of them, in the form of a manifest."""
     files = {name: sha256_file(folder / name) for name in progress(names, f"hashing {folder.name}")}
     return {"files": files, "sha256": digest(files, 64)}
-
-
-def choose(field: str, value: str, choices: Mapping[str, T]) -> T:
-    """Return the choice with this name.
-
-    Raises:
-        ConfigError: no choice has it.
-    """
-    if value not in choices:
-        raise ConfigError(f"unknown asset {field} {value!r}; choose one of {', '.join(sorted(choices))}")
-    return choices[value]
 
 
 def results_root(out: Path) -> Path:
