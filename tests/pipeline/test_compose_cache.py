@@ -9,7 +9,7 @@ import pytest
 from headscope.errors import ConfigError
 from headscope.heads import registry
 from headscope.heads.registry import EstimatorOption
-from headscope.pipeline.config import checks, compose, criterion_checks, estimator_options
+from headscope.pipeline.config import calibration_checks, checks, compose, criterion_checks, estimator_options
 from headscope.pipeline.config.options import options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def refused(*_: object) -> None:
     [
         (checks, "check_criteria"),
         (checks, "check_calibration"),
-        (checks, "unique"),
+        (calibration_checks, "unique"),
         (criterion_checks, "known_kind"),
         (criterion_checks, "_check_options"),
     ],
