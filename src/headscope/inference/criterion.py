@@ -83,7 +83,7 @@ class AdaptiveCriterion:
 
     Attributes:
         name: of the recipe.
-        recipe: kind, estimator and outliers.
+        recipe: what decides, before calibration.
         window: the first and last keys, which every head reads.
         thresholds: of the calibrated margin, by the sparsity that it gave on the calibration prompts.
         map: calibrates each head's margin; a straight line for each head.

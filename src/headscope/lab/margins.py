@@ -1,7 +1,8 @@
 """One dense pass over prompt and answer in which every criterion is asked for its margins.
 
-The state is that of generation, so that what calibration fits is what decides later: outliers and summaries are frozen
-at the boundary (`scope=prompt`: at each chunk's start too), and one function gives the margin.
+The state is that of generation, so that what calibration fits is what decides later: outliers and summaries are made
+at the boundary (`scope=prompt`: at each chunk's start too), summaries that stream go on from there, and one function
+gives the margin.
 
 Shapes: H query heads, Q recorded queries.
 """
