@@ -4,7 +4,8 @@ from tiny_models import CONFIGS, WIDE, random_ids, tiny_model
 from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig
 
 from headscope.errors import UnsupportedModelError
-from headscope.models.attention import attention, check_logits
+from headscope.models.attention import attention
+from headscope.models.check import check_logits, refuse
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -15,7 +16,7 @@ def test_logits_equal_the_models_own_attention(family: str) -> None:
         with attention(model):
             ours = model(ids).logits
     torch.testing.assert_close(own, ours, rtol=1e-9, atol=1e-9)
-    check_logits(model)
+    assert check_logits(model).passed
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral_sliding", "gemma3"])
@@ -59,5 +60,5 @@ def test_learned_sinks_are_refused_by_name() -> None:
 def test_a_model_whose_attention_differs_is_caught_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", torch.float32)
     monkeypatch.setattr("headscope.models.attention.causal_attention", lambda call: call.query * 0)
-    with pytest.raises(UnsupportedModelError, match="differ from the model's own"):
-        check_logits(model)
+    with pytest.raises(UnsupportedModelError, match=r"logits differ: registered attention against the model's own"):
+        refuse(model, [check_logits(model)])

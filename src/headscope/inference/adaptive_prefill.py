@@ -26,7 +26,7 @@ from headscope.lab.rows import Rows
 from headscope.lab.scope import summary_positions
 from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import LayerCall, causal_attention
-from headscope.models.geometry import geometry, scale_of
+from headscope.models.observe import scales_of
 
 
 class AdaptivePrefill:
@@ -54,7 +54,7 @@ class AdaptivePrefill:
             first_keys: of each row, behind its padding.
             length: tokens of the forward, padding included.
         """
-        self.layers = {layer: scale_of(model, layer) for layer in geometry(model.config).full_layers}
+        self.layers = scales_of(model)
         self._criterion, self._built, self._window = criterion, built, criterion.window
         self._sizes = Sizes.of(model.config, criterion.window)
         self.counts, self._first_keys, self._length = ReadingCounts(len(first_keys), self._sizes), first_keys, length

@@ -23,7 +23,8 @@ from headscope.heads.to_device import to_device
 from headscope.inference.criterion import AdaptiveCriterion
 from headscope.inference.kernel_inputs import bulk_summary, cluster_means, decision_rule
 from headscope.kernels.common.layer import BulkSummary, ClusterMeans, DecisionRule, OutlierKeys
-from headscope.models.geometry import geometry, scale_of
+from headscope.models.geometry import geometry
+from headscope.models.observe import scales_of
 
 MULTIPLE = 64
 """Of the outliers that memory is made for, and of where a layer's numbers start."""
@@ -105,7 +106,7 @@ def _chunk_states(batch: Batch, layers: Sequence[int], rows: Sequence[BoundarySt
     costs = decision_bytes(counts, batch.criterion.recipe.outliers.bits, numbers, head_dim).sum(2)
     for index, layer in enumerate(layers):
         rule = decision_rule(batch.built, layer, len(batch.spans), heads, keys.device)
-        scale = scale_of(batch.model, layer)
+        scale = scales_of(batch.model)[layer]
         yield LayerState(summary[index], means[index], outliers[index], rule, scale, costs[:, index])
 
 
@@ -118,7 +119,7 @@ def _layer_chunks(batch: Batch) -> list[list[int]]:
 
     def alike(layer: int) -> tuple[torch.device, torch.Size, float]:
         keys, _ = batch.caches[layer]
-        return keys.device, keys.shape, scale_of(batch.model, layer)
+        return keys.device, keys.shape, scales_of(batch.model)[layer]
 
     chunks = []
     for (where, (_, kv_heads, _, dim), _), group in groupby(batch.caches, alike):
@@ -154,7 +155,7 @@ class _RowBulks:
             if criterion.probes is not None:
                 joined = criterion.probes.joined(layers)
                 probes = to_device(joined.at(model, layers[0], position), keys.device)
-            cache = LayerCache(layers[0], keys, values, scale_of(model, layers[0]), probes)
+            cache = LayerCache(layers[0], keys, values, scales_of(model)[layers[0]], probes)
             yield Bulk.between(cache, *criterion.window.summarised(keys.shape[1]))
 
 

@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer, StaticLayer
+from transformers.cache_utils import (
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
 
 from headscope.errors import UnsupportedModelError
 from headscope.inference.boundary import Pair
@@ -23,12 +28,21 @@ def pairs(cache: Any, layers: tuple[int, ...]) -> dict[int, Pair]:
     """
     found = dict(enumerate(cache.layers))
     kinds = {type(found.get(layer)) for layer in layers}
-    if cache.offloading or not kinds <= {DynamicLayer, StaticLayer}:
+    if cache.offloading or not all(_holds_all(found.get(layer)) for layer in layers):
         held = "offloaded layers" if cache.offloading else ", ".join(sorted(kind.__name__ for kind in kinds))
         raise UnsupportedModelError(
             f"a {type(cache).__name__} of {held} is not served; use cache_implementation='dynamic' or 'static'"
         )
     return {layer: (found[layer].keys, found[layer].values) for layer in layers}
+
+
+def _holds_all(layer: Any) -> bool:
+    """Return True if a layer's cache holds every key where it was put; one that slides may, in a wide window."""
+    if type(layer) is DynamicSlidingWindowLayer:
+        return bool(layer.cumulative_length == layer.keys.shape[2])
+    if type(layer) is StaticSlidingWindowLayer:
+        return bool(layer.cumulative_length_int <= layer.max_cache_len)
+    return type(layer) in (DynamicLayer, StaticLayer)
 
 
 def addresses(cache: Any) -> tuple[Any, ...] | None:

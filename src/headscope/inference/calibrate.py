@@ -21,6 +21,7 @@ from headscope.heads.calibration.thresholds import no_pairs, threshold_for
 from headscope.heads.decision import GROUP, UNITS, group_margins
 from headscope.heads.window import Window
 from headscope.inference.calibration_prompt import CalibrationPrompt, Prompt, answer_prompt
+from headscope.inference.check_model import refuse_unverified
 from headscope.inference.context import refuse_nested
 from headscope.inference.criterion import (
     LOST_OUTPUT,
@@ -35,7 +36,6 @@ from headscope.inference.criterion import (
 from headscope.lab.margins import margins as record_margins
 from headscope.lab.probes import ModelProbes, fit_probes
 from headscope.lab.rows import Rows
-from headscope.models.attention import check_logits
 from headscope.models.generation import stop_tokens
 from headscope.models.geometry import geometry, refuse_unsupported
 from headscope.models.identity import identity
@@ -94,6 +94,7 @@ def calibrate(
     recipe, chunks = _recipe(criterion, outliers, unit, summaries), _chunks(scope, chunk)
     _refuse(model, targets, prompts, max_new_tokens, probes)
     refuse_unserved(criterion, recipe, chunks)
+    refuse_unverified(model, _asks_probes(recipe))
     asked = max_new_tokens, stop_tokens(model, tokenizer), add_special_tokens
     answered = [answer_prompt(model, tokenizer, prompt, *asked) for prompt in prompts]
     return _fitted(model, answered, criterion, recipe, window or Window(), targets, probes, chunks)
@@ -111,7 +112,7 @@ def _fitted(
 ) -> AdaptiveCriterion:
     """Fit probes, the heads' weights and a threshold for each target on prompts with their dense answers."""
     model_probes = None
-    if recipe.outliers.count or recipe.kind == LOST_OUTPUT:
+    if _asks_probes(recipe):
         texts = [(one.prompt + one.answer, one.boundary) for one in answered]
         model_probes = fit_probes(model, texts, probes)
     recorded = [_margins(model, one, recipe, window, model_probes, chunk) for one in answered]
@@ -128,6 +129,11 @@ def _fitted(
     return AdaptiveCriterion(
         name, recipe, window, thresholds, margin_map, model_probes, lengths, identity(model), chunk
     )
+
+
+def _asks_probes(recipe: Recipe) -> bool:
+    """Return True if outliers are chosen, or heads weighed, by queries of these prompts."""
+    return bool(recipe.outliers.count) or recipe.kind == LOST_OUTPUT
 
 
 def _recipe(name: str, outliers: int | None, unit: str | None, summaries: str | None) -> Recipe:
@@ -158,7 +164,6 @@ def _refuse(
     """Refuse a model that is not served, and arguments out of range."""
     refuse_nested(model)
     refuse_unsupported(model.config)
-    check_logits(model)
     if not targets or not all(0 < target < 1 for target in targets):
         raise ConfigError(f"sparsity={targets}: every target must lie between 0 and 1, as 0.8 does")
     if isinstance(prompts, str) or not len(prompts):

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from headscope.errors import ConfigError, LengthError
 from headscope.models.generation import greedy_answer
 from headscope.models.geometry import geometry
+from headscope.models.rotary import refuse_changing_factors
 
 Prompt = str | tuple[str, str]
 """A text, or its context and the question behind it."""
@@ -43,7 +44,7 @@ def answer_prompt(
 
     Raises:
         ConfigError: the tokenizer knows no character offsets.
-        LengthError: a prompt leaves no context, or no room for its answer.
+        LengthError: a prompt leaves no context, or no room for its answer, or the model's RoPE changes meanwhile.
     """
     if not tokenizer.is_fast:
         raise ConfigError(f"tokenizer {type(tokenizer).__name__} gives no character offsets; use a fast tokenizer")
@@ -60,5 +61,6 @@ def answer_prompt(
             f"a prompt of {len(ids)} tokens, {boundary} of them context, with max_new_tokens={max_new_tokens}: give it"
             f" a context, and at most {longest} tokens with the answer, which is what the model holds"
         )
+    refuse_changing_factors(model, boundary, len(ids) + max_new_tokens)
     tokens, stop = greedy_answer(model, ids, max_new_tokens, eos, min_new_tokens=1)
     return CalibrationPrompt(ids, boundary, tokens, tokens if stop == "eos" else tokens[:-1])

@@ -19,12 +19,15 @@ from transformers.masking_utils import sdpa_mask
 
 from headscope.errors import ConfigError, UnsupportedModelError
 from headscope.inference.adaptive_prefill import AdaptivePrefill
+from headscope.inference.boundary import LayerState
 from headscope.inference.criterion import AdaptiveCriterion, refuse_unserved
 from headscope.inference.cuda_graph import forwarding
 from headscope.inference.kernel_decode import KernelDecode
 from headscope.inference.plain_decode import PlainDecode
 from headscope.inference.session import UNCOMPILED, Session
 from headscope.models.identity import refuse_other
+from headscope.models.observe import observe
+from headscope.models.rotary import turns
 
 NAME = "headscope_adaptive"
 
@@ -44,7 +47,16 @@ def _forward(
     if headscope is None or layer not in headscope.layers:
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return found
+    _refuse_scale(layer, headscope, options.get("scaling"))
     return headscope.attend(layer, query, key, value).transpose(1, 2).contiguous(), None
+
+
+def _refuse_scale(layer: int, deciding: KernelDecode | PlainDecode | AdaptivePrefill, scaling: float | None) -> None:
+    """Refuse scores of another factor than the one that the model was observed with."""
+    state = deciding.layers[layer]
+    observed = state.scale if isinstance(state, LayerState) else state
+    if scaling is not None and scaling != observed:
+        raise UnsupportedModelError(f"layer {layer} scales its scores by {scaling} now, and by {observed} before")
 
 
 AttentionInterface.register(NAME, _forward)
@@ -87,6 +99,7 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
     refuse_nested(model)
     refuse_other(criterion.model, model)
     refuse_unserved(criterion.name, criterion.recipe, criterion.chunk)
+    ask(model, turning=criterion.probes is not None)
     run = Session(model, criterion, sparsity)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
@@ -98,6 +111,13 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
         del model._reorder_cache
         model.set_attn_implementation(before)
         run.close()
+
+
+def ask(model: PreTrainedModel, turning: bool) -> None:
+    """Ask the model, before anything takes its forward's place, for its scales and how it turns queries."""
+    observe(model)
+    if turning:
+        turns(model)
 
 
 def refuse_nested(model: PreTrainedModel) -> None:

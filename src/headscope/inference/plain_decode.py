@@ -15,7 +15,7 @@ from headscope.lab.counts import ReadingCounts, Shares, Sizes
 from headscope.lab.rows import Rows
 from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import LayerCall
-from headscope.models.geometry import scale_of
+from headscope.models.observe import scales_of
 
 
 class PlainDecode:
@@ -27,7 +27,7 @@ class PlainDecode:
 
     def __init__(self, batch: Batch, sizes: Sizes, stops: Tensor):
         """Start behind a boundary; `stops` are tokens that end a row's count."""
-        self.layers = {layer: scale_of(batch.model, layer) for layer in batch.caches}
+        self.layers = scales_of(batch.model)
         self._boundary = self._length = batch.spans[0][1]
         self._stops, self._counts = stops, ReadingCounts(len(batch.spans), sizes)
         rows = [Rows(batch.built, batch.criterion.recipe.outliers)]

@@ -1,6 +1,6 @@
 """Feeding tokens to the model: a dense prefill, or chunk after chunk under whatever takes over the attention.
 
-Shapes: R rows, K KV heads, Q queries, P tokens so far, D head_dim.
+Shapes: R rows, K KV heads, Q queries, P tokens so far, D head_dim, V tokens of the vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from headscope.heads.bulk import LAST_QUERIES, LayerCache
 from headscope.lab.probes import ModelProbes
 from headscope.models.attention import LayerCall, Layers, causal_attention
+from headscope.models.rotary import refuse_changing_factors
 
 
 def prefill_densely(model: PreTrainedModel, ids: Sequence[int], probes: ModelProbes | None = None) -> list[LayerCache]:
@@ -52,6 +53,8 @@ def _extended(
     """Feed tokens that follow the prefix; returns every layer with their keys and values behind the prefix's."""
     # A cache without a config keeps all keys of sliding layers too, so that one rule of positions serves every layer.
     own, first, seen = DynamicCache(), prefix[0].keys.shape[1] if prefix else 0, _LastQueries(prefix, attending)
+    if prefix:
+        refuse_changing_factors(model, first, first + len(ids))
     forward(model, torch.tensor([ids]), first, own, seen)
     keys, values = [layer.keys[0] for layer in own.layers], [layer.values[0] for layer in own.layers]
     if prefix:
@@ -91,6 +94,16 @@ def forward(
     banned: Sequence[int] = (),
 ) -> Tensor:
     """Feed [R, Q] tokens from position `first` on; return each row's greedy token, no `banned` one, [R], on the CPU."""
+    logits = next_logits(model, ids, first, cache, attending)
+    logits[:, list(banned)] = float("-inf")
+    greedy: Tensor = logits.argmax(-1).cpu()
+    return greedy
+
+
+def next_logits(
+    model: PreTrainedModel, ids: Tensor, first: int, cache: DynamicCache, attending: Layers | None
+) -> Tensor:
+    """Feed [R, Q] tokens from position `first` on; return the logits of what follows each row, float32 [R, V]."""
     device = model.get_input_embeddings().weight.device
     positions = torch.arange(first, first + ids.shape[1], device=device)[None].expand(ids.shape[0], -1)
     output = model(
@@ -102,7 +115,5 @@ def forward(
         headscope=attending,
     )
     # As generate() does: float32 before the argmax, so that half-precision ties break alike.
-    logits = output.logits[:, -1].float()
-    logits[:, list(banned)] = float("-inf")
-    greedy: Tensor = logits.argmax(-1).cpu()
-    return greedy
+    logits: Tensor = output.logits[:, -1].float()
+    return logits

@@ -17,7 +17,12 @@ from transformers import PreTrainedModel
 from headscope.heads.bulk import Probes
 from headscope.models.attention import LayerCall, attention, causal_attention
 from headscope.models.geometry import geometry
-from headscope.models.rotary import turn
+from headscope.models.observe import observe
+from headscope.models.residual import output_path
+from headscope.models.rotary import turn, verified_turn
+
+OUTPUTS = 4
+"""Outputs of all heads, of each prompt, at which a norm behind them is asked what a head counts."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +52,26 @@ class ModelProbes:
 
 
 class _Recorder:
-    """Keeps some of the queries from the boundary on, turned to position 0."""
+    """Keeps some of the queries from the boundary on, turned to position 0, and some outputs of all heads."""
 
     def __init__(self, model: PreTrainedModel, boundary: int, count: int):
         self.model, self.boundary, self.count = model, boundary, count
         self.queries: dict[int, Tensor] = {}
+        self.outputs: dict[int, Tensor] = {}
 
     def attend(self, call: LayerCall) -> Tensor:
+        output = causal_attention(call)
         if call.sliding is None:
-            last = call.query.shape[2] - 1
-            position = torch.linspace(self.boundary, last, self.count, device=call.query.device).round().long()
+            position = self._positions(call, self.count)
             queries = call.query[0, :, position]
             self.queries[call.layer] = turn(self.model, call.layer, queries, position, torch.zeros_like(position))
-        return causal_attention(call)
+            self.outputs[call.layer] = output[0, :, self._positions(call, OUTPUTS)].transpose(0, 1).flatten(1)
+        return output
+
+    def _positions(self, call: LayerCall, count: int) -> Tensor:
+        """Spread positions evenly from the boundary to the last query."""
+        last = call.query.shape[2] - 1
+        return torch.linspace(self.boundary, last, count, device=call.query.device).round().long()
 
 
 @torch.inference_mode()
@@ -70,19 +82,28 @@ def fit_probes(model: PreTrainedModel, prompts: Sequence[tuple[list[int], int]],
         model: in evaluation mode.
         prompts: token ids with the dense model's answer, and the first token of the question; one forward pass each.
         count: probes a head, at least one a prompt.
+
+    Raises:
+        UnsupportedModelError: the model turns queries, or lets heads count, in no known way.
     """
-    layers = geometry(model.config).full_layers
-    found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    norms: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    sizes = geometry(model.config)
+    for layer in sizes.full_layers:
+        verified_turn(model, layer)
+    queries, outputs, norms = ({layer: list[Tensor]() for layer in sizes.full_layers} for _ in range(3))
     for ids, boundary in prompts:
         recorder = _Recorder(model, boundary, max(1, round(count / len(prompts))))
         tokens = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
         with attention(model), _residual_norms(model, boundary, norms):
             model(tokens, use_cache=False, logits_to_keep=1, headscope=recorder)
-        for layer, queries in recorder.queries.items():
-            found[layer].append(queries.cpu())
-    weight = {layer: _output_norms(model, layer) / torch.stack(norms[layer]).mean() for layer in layers}
-    return ModelProbes({layer: torch.cat(queries, 1) for layer, queries in found.items()}, weight)
+        for layer in sizes.full_layers:
+            queries[layer].append(recorder.queries[layer].cpu())
+            outputs[layer].append(recorder.outputs[layer])
+    weight = {
+        layer: output_path(model, layer).norms(sizes.heads, torch.cat(outputs[layer]))
+        / torch.stack(norms[layer]).mean()
+        for layer in sizes.full_layers
+    }
+    return ModelProbes({layer: torch.cat(of_layer, 1) for layer, of_layer in queries.items()}, weight)
 
 
 @contextmanager
@@ -93,9 +114,7 @@ def _residual_norms(model: PreTrainedModel, boundary: int, norms: dict[int, list
         norms[layer].append(states[0, boundary:].float().norm(dim=-1).mean().cpu())
 
     hooks = [
-        model.get_decoder()
-        .layers[layer]
-        .register_forward_pre_hook(
+        model.get_submodule(observe(model)[layer].block).register_forward_pre_hook(
             lambda _, given, named, layer=layer: keep(layer, given[0] if given else named["hidden_states"]),
             with_kwargs=True,
         )
@@ -106,12 +125,3 @@ def _residual_norms(model: PreTrainedModel, boundary: int, norms: dict[int, list
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _output_norms(model: PreTrainedModel, layer: int) -> Tensor:
-    """Root mean square norm of the output projection of a unit vector of each head, [H]."""
-    heads = geometry(model.config).heads
-    weight = model.get_decoder().layers[layer].self_attn.o_proj.weight.float()
-    by_head = weight.view(len(weight), heads, -1)
-    norms: Tensor = by_head.square().sum((0, 2)).div(by_head.shape[2]).sqrt().cpu()
-    return norms

@@ -17,10 +17,22 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from headscope.errors import UnsupportedModelError
+from headscope.models.geometry import longest
 
 NAME = "headscope"
-HARMLESS = {"position_ids", "is_causal", "use_cache", "cache_position", "output_attentions", "output_hidden_states"}
-"""Keywords that model code hands on to every attention call and that change nothing here."""
+HARMLESS = {
+    "position_ids",
+    "is_causal",
+    "use_cache",
+    "cache_position",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "logits_to_keep",
+    "position_embeddings",
+    "return_dict",
+}
+"""Keywords that model code hands on to every attention call and that change nothing there."""
 SLIDING_CHUNK = 512
 
 
@@ -35,6 +47,7 @@ class LayerCall:
         value: [B, K, T, D].
         scale: factor of the scores.
         sliding: keys that a sliding layer sees (the query's own included); None for full attention.
+        module: the attention module that calls; None where no model does.
     """
 
     layer: int
@@ -43,6 +56,7 @@ class LayerCall:
     value: Tensor
     scale: float
     sliding: int | None
+    module: nn.Module | None = None
 
 
 class Layers(Protocol):
@@ -85,30 +99,67 @@ def _forward(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float,
+    scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     headscope: Layers | None = None,
-    **unknown: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """The registered function; the signature is transformers'.
+    """Attend for one layer; the signature is that of transformers' attention functions.
 
     Raises:
-        UnsupportedModelError: a mask, dropout or any keyword that changes attention and is not implemented.
+        UnsupportedModelError: a mask, dropout, a layer without an index, or any keyword that may change attention.
     """
-    asked = {name: value for name, value in unknown.items() if value is not None and name not in HARMLESS}
-    if attention_mask is not None:
-        asked["attention_mask"] = attention_mask
-    if dropout:
-        asked["dropout"] = dropout
-    if asked:
-        raise UnsupportedModelError(
-            f"{type(module).__name__} asks its attention for {', '.join(sorted(asked))}, which is not implemented; "
-            "choose a model without it (masks: run prompts one by one, unpadded)"
-        )
-    call = LayerCall(int(module.layer_idx), query, key, value, scaling, sliding_window)  # type: ignore[arg-type]
+    _refuse_options(module, {**options, "attention_mask": attention_mask, "dropout": dropout})
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    sliding = reach(sliding_window, getattr(module, "config", None), key.shape[2])
+    call = LayerCall(layer_of(module), query, key, value, scale, sliding, module)
     output = causal_attention(call) if headscope is None else headscope.attend(call)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _refuse_options(module: nn.Module, options: dict[str, Any]) -> None:
+    """Refuse keywords with an effect: one that is None, False or 0 switches nothing on."""
+    effective = sorted(
+        name
+        for name, value in options.items()
+        if name not in HARMLESS and (isinstance(value, Tensor) or (value is not None and bool(value)))
+    )
+    if effective:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} asks its attention for {', '.join(effective)}, which is not implemented; "
+            "choose a model without it (masks: run prompts one by one, unpadded)"
+        )
+
+
+def layer_of(module: nn.Module) -> int:
+    """Return the index of an attention module's layer.
+
+    Raises:
+        UnsupportedModelError: it has none.
+    """
+    layer = getattr(module, "layer_idx", None)
+    if not isinstance(layer, int):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} calls attention without an index of its layer (layer_idx); choose another model"
+        )
+    return layer
+
+
+def reach(sliding_window: int | None, config: Any, keys: int) -> int | None:
+    """Return the keys that a sliding layer sees, or None if it sees all: a window as wide as the model never slides.
+
+    Raises:
+        UnsupportedModelError: there are more keys than such a window and the model's positions hold.
+    """
+    if sliding_window is None or config is None or sliding_window < longest(config):
+        return sliding_window
+    if keys > sliding_window:
+        raise UnsupportedModelError(
+            f"{keys} keys are more than sliding_window={sliding_window}, which holds all of the model's positions; "
+            "give shorter prompts"
+        )
+    return None
 
 
 def _no_mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> None:
@@ -134,25 +185,3 @@ def attention(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
-
-
-@torch.inference_mode()
-def check_logits(model: PreTrainedModel, tokens: int = 64) -> None:
-    """Compare logits under the registered function with those of the model's own attention.
-
-    Raises:
-        UnsupportedModelError: they differ by more than rounding: the model's attention does something unknown.
-    """
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, model.config.get_text_config().vocab_size, (1, tokens), generator=generator)
-    ids = ids.to(model.get_input_embeddings().weight.device)
-    own = model(ids, use_cache=False).logits.float()
-    with attention(model):
-        ours = model(ids, use_cache=False).logits.float()
-    tolerance = 0.1 if model.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    error = float((own - ours).abs().max() / own.abs().max().clamp(min=1e-6))
-    if not error <= tolerance:
-        raise UnsupportedModelError(
-            f"{type(model).__name__}: logits under headscope's attention differ from the model's own by {error:.2g} "
-            f"(relative, allowed {tolerance:g}); its attention does something that is not implemented"
-        )

@@ -30,32 +30,54 @@ class Geometry:
 
 
 def geometry(config: Any) -> Geometry:
-    """Read the sizes from a transformers config; a multimodal one is asked for its text part."""
+    """Read the sizes from a transformers config; a multimodal one is asked for its text part.
+
+    Raises:
+        UnsupportedModelError: the config names no single number for one of them.
+    """
     text = config.get_text_config(decoder=True)
-    heads = text.num_attention_heads
+    heads = _number(text, "num_attention_heads")
     return Geometry(
-        layers=text.num_hidden_layers,
+        layers=_number(text, "num_hidden_layers"),
         heads=heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        positions=text.max_position_embeddings,
+        kv_heads=_number(text, "num_key_value_heads", heads),
+        head_dim=_number(text, "head_dim", 0) or _number(text, "hidden_size") // heads,
+        positions=_number(text, "max_position_embeddings"),
         full_layers=tuple(layer for layer, kind in enumerate(_layer_types(text)) if kind == FULL),
     )
 
 
-def scale_of(model: Any, layer: int) -> float:
-    """Return the factor of a layer's scores."""
-    return float(model.get_decoder().layers[layer].self_attn.scaling)
+def _number(text: Any, name: str, default: int | None = None) -> int:
+    """Return a size of the config; a default stands in for one that is missing or None."""
+    try:
+        value = getattr(text, name, None)
+    except Exception as error:  # transformers' own, of a config that has it layer by layer
+        raise UnsupportedModelError(
+            f"model type {text.model_type}: {name} differs from layer to layer; choose another model"
+        ) from error
+    value = default if value is None else value
+    if not isinstance(value, int):
+        shown = "is missing" if value is None else f"is {value!r}, not one number for all layers"
+        raise UnsupportedModelError(f"model type {text.model_type}: {name} {shown}; choose another model")
+    return value
+
+
+def longest(config: Any) -> float:
+    """Return the model's positions, or infinity if its config names none."""
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) else float("inf")
 
 
 def _layer_types(text: Any) -> list[str]:
-    """Return the kind of each layer's attention."""
-    given = getattr(text, "layer_types", None)
-    if given is not None:
-        return list(given)
+    """Return the kind of each layer's attention; a window as wide as the model never slides."""
+    window = getattr(text, "sliding_window", None)
+    wide = isinstance(window, int) and window >= longest(text)
+    types = getattr(text, "layer_types", None)
+    if types is not None:
+        return [FULL if wide and kind == SLIDING else kind for kind in types]
     # Mistral and Phi-3 name no kinds: with a window, every layer slides.
-    window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
-    return [FULL if window is None else SLIDING] * text.num_hidden_layers
+    slides = window is not None and not wide and getattr(text, "use_sliding_window", True)
+    return [SLIDING if slides else FULL] * _number(text, "num_hidden_layers")
 
 
 def refuse_unsupported(config: Any) -> None:
@@ -63,12 +85,13 @@ def refuse_unsupported(config: Any) -> None:
 
     Raises:
         UnsupportedModelError: an encoder-decoder, soft-capped scores, learned sinks, layers that are neither full nor
-            sliding attention, or no layer with full attention.
+            sliding attention, no layer with full attention, or a size that is no single number.
     """
     text = config.get_text_config(decoder=True)
     reason = _reason(config, text)
     if reason:
         raise UnsupportedModelError(f"model type {config.model_type}: {reason}; choose another model")
+    geometry(config)
 
 
 def _reason(config: Any, text: Any) -> str | None:

@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headscope.errors import AssetError, ConfigError, UnsupportedModelError
-from headscope.models.attention import check_logits
+from headscope.models.check import check_logits, refuse
 from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
+from headscope.models.observe import observe
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def load(
     if device_map is None:
         model = model.to(device)
     model = model.eval().requires_grad_(False)
-    check_logits(model)
+    refuse(model, [check_logits(model)])
+    observe(model)
     return LoadedModel(model, read_tokenizer(folder), manifest["sha256"], manifest["name"])
 
 

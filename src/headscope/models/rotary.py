@@ -1,41 +1,210 @@
-"""Turns rotated queries from one position to another, with the model's own rotary embedding.
+"""Turns rotated queries from one position to another, with the model's own rotary code, compared with the model.
+
+How a layer rotates is not assumed: of the ways below, that is used by which the queries of a forward become those of
+the same tokens at other positions. A layer that no way fits is refused by its number.
 
 Shapes: H query heads, Q queries, D head_dim.
 """
 
 import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from headscope.errors import LengthError, UnsupportedModelError
+from headscope.models.geometry import geometry
+from headscope.models.observe import CallRecorder, observe, random_tokens, run
+
+TOKENS = 16
+ALLOWED = {torch.float64: 0.01, torch.float32: 0.01}
+"""Relative error of a turn: cosines of late positions are no more precise; a wrong way is off by about 1."""
+ALLOWED_HALF = 0.1
+
+Way = Callable[[PreTrainedModel, int, Tensor, Tensor, Tensor], Tensor]
+
+
+class Turn(NamedTuple):
+    """How a layer's queries are turned.
+
+    Attributes:
+        way: one of WAYS.
+        error: norm of its error in the comparison, as a share of the queries' norm.
+    """
+
+    way: str
+    error: float
+
+
+_TURNS: WeakKeyDictionary[PreTrainedModel, dict[int, Turn]] = WeakKeyDictionary()
+
 
 def turn(model: PreTrainedModel, layer: int, states: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """Turn [H, Q, D] states that were rotated to positions `before` [Q] to positions `after` [Q], in float32.
 
-    A head dimension that the model does not rotate stays as it is. Every supported model rotates halves
-    (x cos + rotate_half(x) sin); a scaling of the embedding is in both cosines and cancels.
+    Raises:
+        UnsupportedModelError: the model does it in none of the known ways.
     """
-    states = states.float()
-    cos, sin = _angles(model, layer, before)
-    size = cos.shape[-1]
-    turned, still = states[..., :size], states[..., size:]
-    plain = (turned * cos - _rotate_half(turned) * sin) / (cos.square() + sin.square())
-    cos, sin = _angles(model, layer, after)
-    return torch.cat([plain * cos + _rotate_half(plain) * sin, still], -1)
+    return WAYS[verified_turn(model, layer).way](model, layer, states.float(), before, after)
 
 
-def _angles(model: PreTrainedModel, layer: int, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every dimension, [Q, D] each."""
-    rotary = model.get_decoder().rotary_emb
+def verified_turn(model: PreTrainedModel, layer: int) -> Turn:
+    """Return how a layer's queries are turned.
+
+    Raises:
+        UnsupportedModelError: no known way gives the model's own queries.
+    """
+    found = turns(model)[layer]
+    if found.error > allowed_error(model):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: queries of layer {layer} cannot be turned to another position: compared with a "
+            f"forward there, the nearest way ({found.way}) is off by {found.error:.2g} of their norm; choose criterion="
+            "'qada', which needs no probes, or another model"
+        )
+    return found
+
+
+def allowed_error(model: PreTrainedModel) -> float:
+    """Return the error of a turn that rounding explains."""
+    return ALLOWED.get(model.dtype, ALLOWED_HALF)
+
+
+def turns(model: PreTrainedModel) -> dict[int, Turn]:
+    """Return the best way of every layer, compared by forwards at two places; the model is asked once."""
+    if model not in _TURNS:
+        before, after = _places(model)
+        ids = random_tokens(model, TOKENS)
+        here, there = (_queries(model, ids, int(first[0])) for first in (before, after))
+        _TURNS[model] = {
+            layer: min(
+                (_compared(model, layer, way, here, there, before, after) for way in WAYS), key=lambda turn: turn.error
+            )
+            for layer in here
+        }
+    return _TURNS[model]
+
+
+def _places(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
+    """Choose two stretches of positions, as far apart as the model's rotary factors stay the same."""
+    last = max(geometry(model.config).positions - TOKENS, 1)
+    device = model.get_input_embeddings().weight.device
+    layers = range(geometry(model.config).layers)
+    first = 0 if all(same_factors(model, layer, TOKENS, last + TOKENS) for layer in layers) else max(last - TOKENS, 0)
+    at = torch.arange(TOKENS, device=device)
+    return first + at, last + at
+
+
+def _queries(model: PreTrainedModel, ids: Tensor, first: int) -> dict[int, Tensor]:
+    recorder = CallRecorder()
+    run(model, ids, first, recorder)
+    return {layer: calls[0].query[0].float() for layer, calls in recorder.calls.items()}
+
+
+def _compared(
+    model: PreTrainedModel,
+    layer: int,
+    way: str,
+    here: dict[int, Tensor],
+    there: dict[int, Tensor],
+    before: Tensor,
+    after: Tensor,
+) -> Turn:
+    try:
+        turned = WAYS[way](model, layer, here[layer], before, after)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
+        return Turn(way, float("inf"))  # this model's code is called otherwise
+    expected = there[layer]
+    error = float((turned - expected).norm() / expected.norm().clamp(min=1e-20))
+    return Turn(way, error if error == error else float("inf"))
+
+
+def _unturned(model: PreTrainedModel, layer: int, states: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Leave the states of a layer without RoPE."""
+    return states
+
+
+def _whole(model: PreTrainedModel, layer: int, states: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Hand whole heads to the model's rotary function."""
+    return _turned(model, layer, states, states.shape[-1], before, after)
+
+
+def _first_numbers(model: PreTrainedModel, layer: int, states: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Hand as many of a head's numbers to the model's rotary function as there are cosines."""
+    return _turned(model, layer, states, angles(model, layer, before)[0].shape[-1], before, after)
+
+
+WAYS: dict[str, Way] = {"whole heads": _whole, "first numbers": _first_numbers, "without RoPE": _unturned}
+
+
+def _turned(model: PreTrainedModel, layer: int, states: Tensor, size: int, before: Tensor, after: Tensor) -> Tensor:
+    rotate = _rotary_function(model, layer)
+    rotated, still = states[..., :size], states[..., size:]
+    cos, sin = angles(model, layer, before)
+    plain = rotate(rotated, cos, -sin)
+    # A scaling of the embedding is in both cosines and cancels.
+    own = cos.shape[-1]
+    plain = torch.cat([plain[..., :own] / (cos.square() + sin.square()), plain[..., own:]], -1)
+    return torch.cat([rotate(plain, *angles(model, layer, after)), still], -1)
+
+
+def _rotary_function(model: PreTrainedModel, layer: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return the function of the model's own module that rotates [H, Q, D] states."""
+    module = model.get_submodule(observe(model)[layer].attention)
+    apply: Any = getattr(sys.modules[type(module).__module__], "apply_rotary_pos_emb")  # noqa: B009 (may be missing)
+
+    def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        rotated: Tensor = apply(states[None], states[None], cos[None], sin[None])[0][0]
+        return rotated
+
+    return rotate
+
+
+def angles(model: PreTrainedModel, layer: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cosine and sine of a layer's rotated numbers at positions [Q], as the model makes them."""
+    module = model.get_submodule(observe(model)[layer].attention)
+    rotary = getattr(model.get_decoder(), "rotary_emb", None) or module.rotary_emb
     options = {}
     if "layer_type" in inspect.signature(rotary.forward).parameters:
         options["layer_type"] = model.config.get_text_config(decoder=True).layer_types[layer]
-    given = torch.zeros(1, dtype=torch.float32, device=positions.device)
-    cos, sin = rotary(given, positions[None], **options)
+    like = torch.zeros(1, dtype=torch.float32, device=positions.device)
+    cos, sin = rotary(like, positions[None], **options)
     return cos[0].float(), sin[0].float()
 
 
-def _rotate_half(states: Tensor) -> Tensor:
-    half = states.shape[-1] // 2
-    return torch.cat([-states[..., half:], states[..., :half]], -1)
+def same_factors(model: PreTrainedModel, layer: int, tokens: int, more: int) -> bool:
+    """Return True if a layer's first positions are rotated alike in sequences of two lengths.
+
+    Those of `dynamic` and `longrope` change with the length, while keys in a cache keep the factors of their time.
+    """
+    device = model.get_input_embeddings().weight.device
+    try:
+        pairs = [
+            angles(model, layer, torch.tensor([*range(min(tokens, TOKENS)), last - 1], device=device))
+            for last in (tokens, more)
+        ]
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
+        return True  # not the usual embedding: the comparison of turns shows what it does
+    return all(torch.equal(short[:-1], long[:-1]) for short, long in zip(*pairs, strict=True))
+
+
+def refuse_changing_factors(model: PreTrainedModel, first: int, last: int) -> None:
+    """Refuse a sequence whose cached keys would keep other rotary factors than its later keys get.
+
+    Args:
+        model: whose layers are asked.
+        first: tokens that are read at once.
+        last: tokens with all that follow.
+
+    Raises:
+        LengthError: the factors at both lengths differ.
+    """
+    layer = geometry(model.config).full_layers[0]
+    if not same_factors(model, layer, first, last):
+        raise LengthError(
+            f"{type(model).__name__} changes its RoPE between {first} and {last} tokens, and cached keys keep the old "
+            "one; give prompts that stay, answers included, on one side of that length"
+        )

@@ -18,6 +18,7 @@ from headscope.heads.outliers import OutlierRule
 from headscope.lab.probes import ModelProbes
 from headscope.lab.rows import Rows
 from headscope.models.loading import LoadedModel, load
+from headscope.models.rotary import refuse_changing_factors
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import asks_probes, criterion_modules
 from headscope.pipeline.store.cells import Cells
@@ -50,11 +51,19 @@ def load_model(spec: Mapping[str, Any], parents: Parents) -> LoadedModel:
 
 
 def load_prompts(parents: Parents, loaded: LoadedModel) -> list[Prompt]:
-    """Read and encode every prompt of the prompts parent, evaluation and calibration."""
+    """Read and encode every prompt of the prompts parent, evaluation and calibration.
+
+    Raises:
+        LengthError: the model's RoPE changes between a context's end and its answer's.
+    """
     rows = datasets.load_from_disk(str(parents.one("prompts").folder / "dataset"))
-    return [
+    prompts = [
         Prompt(row, encode(loaded.tokenizer, row["text"], row["question_offset"], row["prefix_offset"])) for row in rows
     ]
+    for prompt in prompts:
+        end = len(prompt.encoded.ids) + prompt.row["max_new_tokens"]
+        refuse_changing_factors(loaded.model, prompt.encoded.boundary, end)
+    return prompts
 
 
 def open_cells(kind: str, spec: Mapping[str, Any], loaded: LoadedModel, out: Path, *modules: str) -> Cells:

@@ -1,0 +1,125 @@
+"""Compares what headscope takes a model for with what the model computes: logits, masses, turns of queries.
+
+Shapes: B rows, H query heads, T tokens.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from headscope.errors import UnsupportedModelError
+from headscope.heads.mass import log_masses
+from headscope.heads.window import Window
+from headscope.models.attention import attention
+from headscope.models.geometry import geometry
+from headscope.models.observe import CallRecorder, failing, random_tokens, run
+from headscope.models.rotary import allowed_error, verified_turn
+
+TOKENS = 64
+EXACT = (torch.float32, torch.float64)
+
+
+class Finding(NamedTuple):
+    """One comparison.
+
+    Attributes:
+        what: its subject.
+        compared: with what, in words.
+        error: the largest, or what is said in `unknown`.
+        allowed: error that rounding explains.
+        unknown: why nothing can be compared; empty: it was.
+        probes: whether only criteria with probes (outliers, weights of heads) need it.
+    """
+
+    what: str
+    compared: str
+    error: float = 0.0
+    allowed: float = 0.0
+    unknown: str = ""
+    probes: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Return True if the error is one of rounding."""
+        return not self.unknown and self.error <= self.allowed
+
+
+def refuse(model: PreTrainedModel, findings: list[Finding]) -> None:
+    """Refuse a model by the first comparison that failed.
+
+    Raises:
+        UnsupportedModelError: one did.
+    """
+    for finding in findings:
+        if not finding.passed:
+            raise UnsupportedModelError(
+                finding.unknown
+                or f"{type(model).__name__}: {finding.what} differ: {finding.compared}: off by {finding.error:.2g} "
+                f"(allowed {finding.allowed:g}); its attention does something that is not implemented"
+            )
+
+
+def check_logits(model: PreTrainedModel, tokens: int = TOKENS) -> Finding:
+    """Compare logits under the registered function with those of the model's own attention."""
+    ids = random_tokens(model, tokens)
+    with torch.inference_mode(), failing(model, "at all"):
+        own = model(ids, use_cache=False).logits.float()
+    with torch.inference_mode(), attention(model), failing(model, "with a registered attention function"):
+        ours = model(ids, use_cache=False).logits.float()
+    error = relative(ours, own)
+    return Finding("logits", "registered attention against the model's own", error, tolerance(model))
+
+
+def tolerance(model: PreTrainedModel) -> float:
+    """Return the relative error that rounding explains."""
+    return 1e-3 if model.dtype in EXACT else 0.1
+
+
+def relative(ours: Tensor, own: Tensor) -> float:
+    """Return the largest difference as a share of the largest number; infinite where one is NaN."""
+    error = float((ours - own).abs().max() / own.abs().max().clamp(min=1e-6))
+    return error if error == error else float("inf")
+
+
+def check_masses(model: PreTrainedModel) -> Finding:
+    """Compare the window's share of the mass with the eager attention's weights, in every full-attention layer."""
+    compared = "the window's share of sampled queries against eager attention weights"
+    ids, window, recorder = random_tokens(model, TOKENS, 1), Window(4, 12), CallRecorder()
+    run(model, ids, 0, recorder)
+    weights = _eager_weights(model, ids)
+    if weights is None:
+        return Finding("masses", compared, unknown=f"{type(model).__name__} shows no attention weights to compare with")
+    position = torch.arange(TOKENS // 2, TOKENS, 5, device=ids.device)
+    worst = 0.0
+    for layer in geometry(model.config).full_layers:
+        call = recorder.calls[layer][0]
+        masses = log_masses(call.query[:, :, position], call.key, position, window, call.scale)
+        local = window.local(position, torch.arange(TOKENS, device=ids.device))
+        eager = weights[layer][:, :, position].float() * local
+        difference = torch.sigmoid(masses.local - masses.bulk) - eager.sum(-1)
+        worst = max(worst, float(difference.abs().max().nan_to_num(nan=torch.inf)))
+    return Finding("masses", compared, worst, 1e-4 if model.dtype in EXACT else 0.03)
+
+
+def _eager_weights(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, ...] | None:
+    """Return the weights of every layer, [B, H, T, T], by the model's own eager code."""
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation("eager")
+        with torch.inference_mode(), failing(model, "with eager attention"):
+            weights: tuple[Tensor, ...] | None = model(ids, use_cache=False, output_attentions=True).attentions
+    finally:
+        model.set_attn_implementation(before)
+    return weights if weights and len(weights) == geometry(model.config).layers and weights[0] is not None else None
+
+
+def check_turns(model: PreTrainedModel) -> Finding:
+    """Compare queries turned to late positions with those of a forward there, in every full-attention layer."""
+    compared = "turned queries against a forward at the last positions"
+    try:
+        errors = [verified_turn(model, layer).error for layer in geometry(model.config).full_layers]
+    except UnsupportedModelError as error:
+        return Finding("probes", compared, unknown=str(error), probes=True)
+    return Finding("probes", compared, max(errors), allowed_error(model), probes=True)
