@@ -39,6 +39,7 @@ class MultipleChoice(LongTask):
     """
 
     metric = "choice"
+    samples = 503
     max_new_tokens = 128
     halves_apart = False
 
