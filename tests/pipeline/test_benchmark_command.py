@@ -186,6 +186,7 @@ BAD = {
         "no benchmark has a task 'niah_singel_1'; did you mean 'niah_single_1'",
     ),
     "a broken line": ({"vt.jsonl": '{"pred": "a", "outputs": ["a"]}\n{"pred'}, r"vt\.jsonl, line 2 is no JSON"),
+    "brackets without end": ({"vt.jsonl": "[" * 100_000}, r"vt\.jsonl, line 1 is no JSON"),
     "no answer": (
         {"vt.jsonl": '{"outputs": ["a"]}'},
         r"vt\.jsonl, line 1 has none of pred, prediction; it has outputs",

@@ -58,7 +58,7 @@ def _score(predictions: Path, prompts: Path | None, table: Path | None) -> int:
         if path is not None and not path.exists():
             raise AssetError(f"{path} does not exist")
     scores = score_files(predictions, prompts)
-    width = max(len(score.task) for score in scores) + 2
+    width = max(4, *(len(score.task) for score in scores)) + 2
     columns = f"{'score':>7}{'samples':>9}{'empty':>7}{'failed':>8}{'answered':>16}"
     print(f"{'task':<{width}}{'bucket':<10}{columns}  folder")
     for score in scores:
