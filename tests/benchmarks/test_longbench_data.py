@@ -40,6 +40,8 @@ def test_a_row_without_classes_has_none(tmp_path):
         ({"context": 3}, "field 'context' is a int, not a str"),
         ({"answers": "one"}, "field 'answers' is a str, not a list"),
         ({"answers": []}, "field 'answers' is empty"),
+        ({"answers": ["7", None]}, "field 'answers', item 2 is null, not a text"),
+        ({"all_classes": [{}]}, "field 'all_classes', item 1 is an object, not a text"),
         ({"length": "long"}, "field 'length' is a str, not a int"),
     ],
 )

@@ -186,6 +186,7 @@ BAD = {
         "no benchmark has a task 'niah_singel_1'; did you mean 'niah_single_1'",
     ),
     "a broken line": ({"vt.jsonl": '{"pred": "a", "outputs": ["a"]}\n{"pred'}, r"vt\.jsonl, line 2 is no JSON"),
+    "brackets without end": ({"vt.jsonl": "[" * 100_000}, r"vt\.jsonl, line 1 is no JSON"),
     "no answer": (
         {"vt.jsonl": '{"outputs": ["a"]}'},
         r"vt\.jsonl, line 1 has none of pred, prediction; it has outputs",
@@ -211,7 +212,7 @@ def test_predictions_that_cannot_be_scored_are_one_error_within_a_second(tmp_pat
 
 def test_an_answer_without_its_prompt_is_named(exported, tmp_path):
     file = write(tmp_path / "niah_single_1.jsonl", [{"index": 99, "pred": "a"}])
-    with pytest.raises(AssetError, match="line 1: no exported prompt has id None or index 99"):
+    with pytest.raises(AssetError, match="line 1: no exported prompt has index '99'"):
         score_files(file, exported / "ruler")
     other = write(tmp_path / "vt.jsonl", [{"index": 0, "pred": "a"}])
     with pytest.raises(AssetError, match=r"holds 0 files vt\.jsonl"):

@@ -1,6 +1,7 @@
 """Files of one JSON object a line, as benchmarks and predictions come, and checks of their fields."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from headscope.errors import AssetError
 
 Rows = dict[int, dict[str, Any]]
 """Objects by their line, from 1."""
+
+EXACT = 2.0**53  # beyond it a float does not hold every digit of the number that it was read from
 
 
 def read_jsonl(path: Path) -> Rows:
@@ -48,7 +51,7 @@ def parse_json(content: bytes, where: str) -> Any:
     """
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets nested thousands deep
         raise AssetError(f"{where} is no JSON ({error}); repair it or fetch the file again") from error
 
 
@@ -67,3 +70,62 @@ def require(row: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]
                 f"{where}: field {name!r} is a {type(row[name]).__name__}, not a {expected.__name__}; repair it or "
                 "fetch the file again"
             )
+
+
+def text_of(value: Any, where: str) -> str:
+    """Return a text; a number counts as its digits, a list of one text as that text.
+
+    Args:
+        value: as read from JSON.
+        where: file, line and field, for the message.
+
+    Raises:
+        AssetError: the value is null, true, NaN, an object or several texts, or a number whose digits are not certain.
+    """
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
+        value = int(value)  # pandas makes floats of a column of integers with a gap
+    if isinstance(value, str):
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and (isinstance(value, int) or abs(value) < EXACT):
+        return str(value)
+    raise AssetError(f"{where} is {_described(value)}, not a text; write one text")
+
+
+def texts_of(value: Any, where: str) -> list[str]:
+    """Return a list of texts; one text counts as a list of it. Arguments as in `text_of`.
+
+    Raises:
+        AssetError: the list is empty or was written as a text, or an item is no text.
+    """
+    if isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]":
+        raise AssetError(f"{where} is a text that looks like a list, {value!r:.40}; write the list itself")
+    if not isinstance(value, list):
+        return [text_of(value, where)]
+    if not value:
+        raise AssetError(f"{where} is empty; write at least one text")
+    return [text_of(item, f"{where}, item {number}") for number, item in enumerate(value, start=1)]
+
+
+def whole_of(value: Any, where: str) -> int:
+    """Return a whole number; its digits as a text count too. Arguments as in `text_of`.
+
+    Raises:
+        AssetError: the value is anything else.
+    """
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value):
+        return int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        return int(value)
+    raise AssetError(f"{where} is {_described(value)}, not a whole number; write its digits")
+
+
+def _described(value: Any) -> str:
+    """Name a value of the wrong type as JSON calls it; never prints a container, which may be deep."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    return f"{value!r:.40}" if isinstance(value, str) else json.dumps(value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from headscope.benchmarks.jsonl import parse_jsonl, require
+from headscope.benchmarks.jsonl import parse_jsonl, require, texts_of
 from headscope.benchmarks.longbench.example import Example
 from headscope.benchmarks.longbench.template import Template
 from headscope.errors import AssetError
@@ -88,9 +88,9 @@ def record_of(row: dict[str, Any], where: str) -> Record:
         AssetError: a field is missing or of another type, or there is no reference.
     """
     require(row, FIELDS, where)
-    if not row["answers"]:
-        raise AssetError(f"{where}: field 'answers' is empty; a row needs at least one reference")
-    return Record(row["_id"], row["input"], row["context"], row["answers"], row["length"], row["all_classes"] or [])
+    answers = texts_of(row["answers"], f"{where}: field 'answers'")
+    classes = texts_of(row["all_classes"], f"{where}: field 'all_classes'") if row["all_classes"] else []
+    return Record(row["_id"], row["input"], row["context"], answers, row["length"], classes)
 
 
 def example_of(record: Record, template: Template, question: str, bucket: str = "") -> Example:

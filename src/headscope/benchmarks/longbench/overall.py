@@ -6,6 +6,9 @@ from statistics import mean
 from headscope.benchmarks.longbench.subsets import SUBSETS
 from headscope.errors import ConfigError
 
+NAME = "LongBench, mean of its groups' means"
+TASKS_OF_MEAN = tuple(subset.name for subset in SUBSETS)
+
 
 def average(scores: Mapping[str, float]) -> tuple[str, float]:
     """Return the name and the value of the average: of all 21 subsets, or of the 16 that are not Chinese.
@@ -20,7 +23,7 @@ def average(scores: Mapping[str, float]) -> tuple[str, float]:
     if any(subset.name not in scores for subset in SUBSETS):
         language, subsets = "English", [subset for subset in SUBSETS if subset.language == "en"]
     if missing := [subset.name for subset in subsets if subset.name not in scores]:
-        raise ConfigError(f"LongBench, mean of its groups' means: not given, for it lacks {', '.join(missing)}")
+        raise ConfigError(f"{NAME}: not given, for it lacks {', '.join(missing)}")
     groups: dict[str, list[float]] = {}
     for subset in subsets:
         groups.setdefault(subset.group, []).append(scores[subset.name])

@@ -36,9 +36,13 @@ class MultipleChoice(LongTask):
 
     Scores are reported by class of length; an example's source has its difficulty too, for the official table of easy,
     hard, short, medium and long.
+
+    Attributes:
+        samples: rows of the official file.
     """
 
     metric = "choice"
+    samples = 503
     max_new_tokens = 128
     halves_apart = False
 

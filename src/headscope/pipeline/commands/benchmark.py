@@ -11,7 +11,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from headscope.errors import AssetError, ConfigError
-from headscope.pipeline.commands.benchmark_score import TaskScore, averages, score_files
+from headscope.pipeline.commands.benchmark_averages import summary
+from headscope.pipeline.commands.benchmark_score import TaskScore, score_files
 from headscope.pipeline.commands.run import snakemake
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.store.files import atomic_file
@@ -57,12 +58,14 @@ def _score(predictions: Path, prompts: Path | None, table: Path | None) -> int:
         if path is not None and not path.exists():
             raise AssetError(f"{path} does not exist")
     scores = score_files(predictions, prompts)
-    width = max(len(score.task) for score in scores) + 2
-    print(f"{'task':<{width}}{'bucket':<10}{'score':>7}{'samples':>9}{'empty':>7}{'failed':>8}  folder")
+    width = max(4, *(len(score.task) for score in scores)) + 2
+    columns = f"{'score':>7}{'samples':>9}{'empty':>7}{'failed':>8}{'answered':>16}"
+    print(f"{'task':<{width}}{'bucket':<10}{columns}  folder")
     for score in scores:
-        counts = f"{score.samples:>9}{score.nulls:>7}{score.failed:>8}"
+        answered = f"{score.answered} of {score.prompts or '?'}" if not score.bucket else ""
+        counts = f"{score.samples:>9}{score.nulls:>7}{score.failed:>8}{answered:>16}"
         print(f"{score.task:<{width}}{score.bucket:<10}{score.score:>7.2f}{counts}  {score.folder}")
-    for line in averages(scores):
+    for line in summary(scores):
         print(line)
     if failed := sum(score.failed for score in scores if not score.bucket):
         print(f"the official metric failed on {failed} answers, which score 0")
