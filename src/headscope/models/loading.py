@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from headscope.errors import AssetError, ConfigError, UnsupportedModelError
+from headscope.errors import ConfigError, UnsupportedModelError
 from headscope.models.attention import check_logits
-from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
+from headscope.models.folder import model_files, read_config, read_tokenizer, refuse_unembedded
+from headscope.models.weights import read_model
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,15 @@ def load(
     config = read_config(folder)
     if rope is not None:
         override_rope(config, rope)
+    tokenizer = read_tokenizer(folder)
+    refuse_unembedded(tokenizer, config, folder)
     options = {"dtype": getattr(torch, dtype), "device_map": device_map, "attn_implementation": "sdpa"}
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
-            )
-    except SafetensorError as error:
-        raise AssetError(f"the weights in {folder} are damaged: {error}; download them again") from error
+    model = read_model(folder, config=config, **options)
     if device_map is None:
         model = model.to(device)
     model = model.eval().requires_grad_(False)
     check_logits(model)
-    return LoadedModel(model, read_tokenizer(folder), manifest["sha256"], manifest["name"])
+    return LoadedModel(model, tokenizer, manifest["sha256"], manifest["name"])
 
 
 def override_rope(config: Any, rope: Mapping[str, Any]) -> None:

