@@ -19,6 +19,7 @@ from transformers import (
     MistralConfig,
     Phi3Config,
     PretrainedConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     T5Config,
 )
@@ -43,8 +44,7 @@ def asset(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def edit_config(asset: Path, **changes: object) -> None:
-    file = asset / "model" / "config.json"
+def edit(file: Path, **changes: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
@@ -134,11 +134,51 @@ def test_pickles_are_never_loaded(asset: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-def test_remote_code_is_never_run(asset: Path, file: str) -> None:
-    path = asset / "model" / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoModel": "evil.Model"}}))
+def test_code_beside_a_model_that_transformers_has_is_ignored_and_said(
+    asset: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M", "AutoTokenizer": ["evil.T", "evil.T"]}
+    edit(asset / "model" / file, auto_map=code)
     (asset / "model" / "evil.py").write_text("raise SystemExit('remote code ran')")
-    with pytest.raises(AssetError, match="remote code"):
+    ids = torch.arange(3, 40)[None]
+    assert torch.equal(load(asset, "float32", "cpu").model(ids).logits, tiny_llama(**SIZES)(ids).logits)
+    assert capsys.readouterr().err.endswith(f"{file}: auto_map ignored, transformers' own llama is used\n")
+
+
+def test_a_model_of_remote_code_alone_is_refused(asset: Path) -> None:
+    edit(asset / "model" / "config.json", auto_map={"AutoModel": "evil.Model"}, model_type="no_such_model")
+    with pytest.raises(AssetError, match="remote code, which is never run"):
+        load(asset, "float32", "cpu")
+
+
+def test_packed_weights_and_adapters_are_refused_by_name(asset: Path) -> None:
+    (asset / "model" / "adapter_config.json").write_text("{}")
+    with pytest.raises(AssetError, match=r"adapter_config\.json.*merge it"):
+        load(asset, "float32", "cpu")
+    edit(asset / "model" / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(AssetError, match=r"quantization_config \(gptq\)"):
+        load(asset, "float32", "cpu")
+
+
+def add_tokens(asset: Path, special: bool) -> PreTrainedTokenizerFast:
+    tokenizer = load(asset, "float32", "cpu").tokenizer
+    tokenizer.add_tokens(["<image>", "<sound>"], special_tokens=special)
+    return tokenizer
+
+
+def test_tokens_beyond_the_embedding_are_refused_by_name(asset: Path) -> None:
+    add_tokens(asset, special=False).save_pretrained(asset / "model")
+    with pytest.raises(AssetError, match="2 tokens without an embedding: '<image>' has number 300, the model 300"):
+        load(asset, "float32", "cpu")
+
+
+def test_special_tokens_beyond_the_embedding_are_refused_only_where_a_prompt_holds_them(asset: Path) -> None:
+    tokenizer = add_tokens(asset, special=True)
+    tokenizer.save_pretrained(asset / "model")
+    assert len(load(asset, "float32", "cpu").tokenizer) == 302
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<sound>")
+    tokenizer.save_pretrained(asset / "model")
+    with pytest.raises(AssetError, match=r"1 tokens without an embedding: '<sound>'"):
         load(asset, "float32", "cpu")
 
 
@@ -150,7 +190,7 @@ def test_a_model_without_a_tokenizer_is_refused(asset: Path) -> None:
 
 
 def test_an_unknown_model_type_is_refused(asset: Path) -> None:
-    edit_config(asset, model_type="no_such_model")
+    edit(asset / "model" / "config.json", model_type="no_such_model")
     with pytest.raises(AssetError, match="no_such_model"):
         read_config(asset / "model")
 

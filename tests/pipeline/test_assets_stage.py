@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_gguf import CHAT_TEMPLATE, EXPECTED, write_tiny_gguf
 
 from headscope.benchmarks.prose import packaged_prose
@@ -118,11 +118,24 @@ def test_a_truncated_gguf_is_refused(tmp_path: Path, kept: int) -> None:
     assert_nothing_left(tmp_path)
 
 
-def test_a_local_gguf_file_is_converted(tmp_path: Path) -> None:
-    file = tmp_path / "tiny.gguf"
+@pytest.mark.parametrize("name", ["tiny.gguf", "TINY.Q4_1.GGUF"])
+def test_a_local_gguf_file_is_converted(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "weights" / name
+    file.parent.mkdir()
     write_tiny_gguf(file)
-    out = make(tmp_path, {"type": "folder", "path": str(file)}, EXPECTED)
-    assert manifest(out)["model"] == "model" and (out / "model" / "model.safetensors").is_file()
+    for index, path in enumerate([file, file.parent]):
+        out = make(tmp_path, {"type": "folder", "path": str(path)}, EXPECTED, f"model{index}")
+        assert manifest(out)["model"] == "model" and (out / "model" / "model.safetensors").is_file()
+
+
+def test_one_of_several_gguf_files_must_be_named(tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for name in ("a.gguf", "b.GGUF"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(AssetError, match=r"several GGUF files \(a\.gguf, b\.GGUF\); name one in model\.source\.path"):
+        make(tmp_path, {"type": "folder", "path": str(folder)}, EXPECTED)
+    assert_nothing_left(tmp_path)
 
 
 def test_a_local_folder_is_hashed_and_used_where_it_lies(tmp_path: Path) -> None:
@@ -132,6 +145,16 @@ def test_a_local_folder_is_hashed_and_used_where_it_lies(tmp_path: Path) -> None
     assert manifest(out)["model"] == str(model)
     assert manifest(out)["files"]["model.safetensors"] == sha256_file(model / "model.safetensors")
     assert load(out, "float32", "cpu").name == "model"
+
+
+def test_a_folder_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    model = make(tmp_path / "random", RANDOM, RANDOM_SIZES) / "model"
+    tensors = load_file(model / "model.safetensors")
+    del tensors["model.layers.1.self_attn.q_proj.weight"]
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AssetError, match=r"missing: model\.layers\.1\.self_attn\.q_proj\.weight"):
+        make(tmp_path, {"type": "folder", "path": str(model)}, RANDOM_SIZES)
+    assert_nothing_left(tmp_path)
 
 
 def test_a_folder_without_config_or_weights_is_named(tmp_path: Path) -> None:

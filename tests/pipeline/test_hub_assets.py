@@ -99,7 +99,9 @@ def test_the_token_comes_from_the_environment(hub: Hub, tmp_path: Path, monkeypa
 
 def test_a_repository_that_asks_for_remote_code_is_refused_before_its_weights(hub: Hub, tmp_path: Path) -> None:
     config = json.loads(hub.files["config.json"])
-    hub.files["config.json"] = json.dumps({**config, "auto_map": {"AutoModel": "model.Model"}}).encode()
+    hub.files["config.json"] = json.dumps(
+        {**config, "model_type": "no_such_model", "auto_map": {"AutoModel": "model.Model"}}
+    ).encode()
     with pytest.raises(AssetError, match=r"lab/small.*remote code"):
         fetch(tmp_path)
     assert "model.safetensors" not in hub.fetched

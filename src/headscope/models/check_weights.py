@@ -18,7 +18,7 @@ from headscope.models.geometry import geometry
 from headscope.models.observe import observe, random_tokens, run
 from headscope.models.residual import output_path, path_modules
 
-TOKENS = 16
+TOKENS = 8
 NUDGED = 2
 """Heads of a layer whose outputs are changed."""
 

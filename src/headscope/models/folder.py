@@ -1,6 +1,7 @@
 """A folder that holds a model: config.json, safetensors, a fast tokenizer. Never remote code, never pickles."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,29 +40,30 @@ def model_files(folder: Path) -> list[str]:
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         found = f", only pickles ({', '.join(pickles)}), which are never loaded" if pickles else ""
         raise AssetError(f"model folder {folder} has no weights (*.safetensors){found}; convert or download them")
-    missing = sorted(name for name in _shards(folder) if not (folder / name).is_file())
+    missing = sorted(name for name in weight_files(folder) if not (folder / name).is_file())
     if missing:
-        raise AssetError(f"model folder {folder} lacks {', '.join(missing)}, which {INDEX} names; download it again")
+        raise AssetError(f"model folder {folder} lacks {', '.join(missing)}; download or merge it again")
     kinds = (".safetensors", ".json", ".jinja", ".model", ".txt")
     return sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix in kinds)
 
 
-def _shards(folder: Path) -> set[str]:
-    """Return the weight files that the folder's index names, if it has one."""
+def weight_files(folder: Path) -> set[str]:
+    """Return the names of the weight files: those that the folder's index lists, or the only one."""
     index = folder / INDEX
-    return set(_read_json(index)["weight_map"].values()) if index.is_file() else set()
+    return set(_read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
 
 
 def read_config(folder: Path) -> Any:
     """Return the model's config, a supported model's.
 
     Raises:
-        AssetError: config.json cannot be read, asks for remote code or names an unknown model type.
+        AssetError: config.json cannot be read, names a model type that transformers does not have, or weights that are
+            packed or to be adapted.
         UnsupportedModelError: see `refuse_unsupported`.
     """
     from transformers import AutoConfig
 
-    refuse_remote_code(folder)
+    _check_format(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -70,15 +72,29 @@ def read_config(folder: Path) -> Any:
     return config
 
 
-def refuse_remote_code(folder: Path) -> None:
-    """Refuse a folder whose configs name Python code to be loaded with the model.
+def _check_format(folder: Path) -> None:
+    """Refuse a folder whose model is more than its plain weights: remote code, packed weights, an adapter.
 
-    Raises:
-        AssetError: a config has an `auto_map`, or is no JSON.
+    Code beside a model type that transformers has is ignored, which is said on stderr.
     """
-    for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and "auto_map" in _read_json(folder / name):
-            raise AssetError(f"{folder / name} has an auto_map: the model asks for remote code, which is never run")
+    from transformers import CONFIG_MAPPING
+
+    config = _read_json(folder / "config.json")
+    native = config.get("model_type") in CONFIG_MAPPING
+    for file in (folder / "config.json", folder / "tokenizer_config.json"):
+        if file.is_file() and "auto_map" in _read_json(file):
+            if not native:
+                raise AssetError(f"{file} has an auto_map: the model asks for remote code, which is never run")
+            print(f"{file}: auto_map ignored, transformers' own {config['model_type']} is used", file=sys.stderr)
+    packed = config.get("quantization_config")
+    if packed is not None:
+        method = packed.get("quant_method", "of an unknown method") if isinstance(packed, dict) else packed
+        raise AssetError(
+            f"{folder / 'config.json'} has a quantization_config ({method}): packed weights are not implemented; "
+            "choose the model's unquantised safetensors or a GGUF file"
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise AssetError(f"{folder} has an adapter (adapter_config.json); merge it into the weights first")
 
 
 def _read_json(path: Path) -> Any:
@@ -106,3 +122,31 @@ def read_tokenizer(folder: Path) -> Any:
             f"the tokenizer of {folder} is not a fast one (tokenizer.json), so it has no character offsets"
         )
     return tokenizer
+
+
+def refuse_unembedded(tokenizer: Any, config: Any, folder: Path) -> None:
+    """Refuse a tokenizer with tokens that the model has no embedding for.
+
+    Special tokens that appear only where a text spells them (Gemma-3's image token) may lie beyond.
+
+    Raises:
+        AssetError: an ordinary token, or one that is put around each text or message, has no embedding.
+    """
+    rows = config.get_text_config(decoder=True).vocab_size
+    beyond = {i: word for word, i in tokenizer.get_vocab().items() if i >= rows}
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    used = sorted(beyond.keys() - special or beyond.keys() & _around(tokenizer)) if beyond else []
+    if used:
+        raise AssetError(
+            f"the tokenizer of {folder} has {len(used)} tokens without an embedding: {beyond[used[0]]!r} has number "
+            f"{used[0]}, the model {rows} rows; resize its embeddings, or put its own tokenizer there"
+        )
+
+
+def _around(tokenizer: Any) -> set[int]:
+    """Return the tokens that the tokenizer and its chat template put around a text."""
+    ids = set(tokenizer("a")["input_ids"])
+    if tokenizer.chat_template:
+        message = [{"role": "user", "content": "a"}]
+        ids |= set(tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"])
+    return ids | {i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None}

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from headscope.errors import AssetError
 from headscope.models.folder import quiet
+from headscope.models.weights import read_model
 
 
 def convert(gguf: Path, out: Path) -> None:
@@ -22,9 +23,7 @@ def convert(gguf: Path, out: Path) -> None:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, local_files_only=True, **_dequantised()
-            )
+        model = read_model(gguf, dtype=torch.bfloat16, **_dequantised())
     except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
         raise AssetError(f"{gguf} cannot be converted: {error}; choose another file or a safetensors model") from error
     expected = _logits(model)
@@ -32,9 +31,8 @@ def convert(gguf: Path, out: Path) -> None:
     with quiet():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-        del model
-        copy = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16, local_files_only=True)
-    if not torch.equal(_logits(copy), expected):
+    del model
+    if not torch.equal(_logits(read_model(out, dtype=torch.bfloat16)), expected):
         raise AssetError(f"the converted copy of {gguf} computes other logits; please report it with your versions")
 
 

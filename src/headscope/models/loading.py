@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from headscope.errors import AssetError, ConfigError, UnsupportedModelError
+from headscope.errors import ConfigError, UnsupportedModelError
 from headscope.models.check import check_logits, refuse
-from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
+from headscope.models.folder import model_files, read_config, read_tokenizer, refuse_unembedded
 from headscope.models.observe import observe
+from headscope.models.weights import read_model
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,19 @@ class LoadedModel:
 def load(
     asset: Path, dtype: str, device: str, device_map: str | None = None, rope: Mapping[str, Any] | None = None
 ) -> LoadedModel:
-    """Load the model of the `assets` folder `asset`.
+    """Load the model of the `assets` folder `asset`, which has a manifest.json; otherwise as `load_folder`."""
+    manifest = json.loads((asset / "manifest.json").read_text(encoding="utf-8"))
+    model, tokenizer = load_folder(asset / manifest["model"], dtype, device, device_map, rope)
+    return LoadedModel(model, tokenizer, manifest["sha256"], manifest["name"])
+
+
+def load_folder(
+    folder: Path, dtype: str, device: str, device_map: str | None = None, rope: Mapping[str, Any] | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """Load model and tokenizer of a folder, and see that every layer reaches the registered attention function.
 
     Args:
-        asset: finished folder with a manifest.json.
+        folder: with config.json, safetensors and a fast tokenizer.
         dtype: of weights and activations.
         device: "cpu" or "cuda"; where `device_map` is given, it only has to be there.
         device_map: how accelerate spreads layers over GPUs, or None for all on `device`.
@@ -55,26 +64,20 @@ def load(
             f"model.device={device!r}, but torch {torch.__version__} sees no GPU; choose model.device=cpu, "
             "or install a CUDA build of torch on a machine with a GPU"
         )
-    manifest = json.loads((asset / "manifest.json").read_text(encoding="utf-8"))
-    folder = asset / manifest["model"]
     model_files(folder)
     config = read_config(folder)
     if rope is not None:
         override_rope(config, rope)
+    tokenizer = read_tokenizer(folder)
+    refuse_unembedded(tokenizer, config, folder)
     options = {"dtype": getattr(torch, dtype), "device_map": device_map, "attn_implementation": "sdpa"}
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
-            )
-    except SafetensorError as error:
-        raise AssetError(f"the weights in {folder} are damaged: {error}; download them again") from error
+    model = read_model(folder, config=config, **options)
     if device_map is None:
         model = model.to(device)
     model = model.eval().requires_grad_(False)
     refuse(model, [check_logits(model)])
     observe(model)
-    return LoadedModel(model, read_tokenizer(folder), manifest["sha256"], manifest["name"])
+    return model, tokenizer
 
 
 def override_rope(config: Any, rope: Mapping[str, Any]) -> None:

