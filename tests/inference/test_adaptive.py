@@ -5,7 +5,7 @@ import torch
 from adaptive_cases import IDS, NEW, WINDOW, at, calibrated, generated, one_by_one, small
 from tiny_models import EOS, random_ids
 from torch._dynamo.exc import Unsupported
-from transformers import CompileConfig, DynamicCache
+from transformers import CompileConfig, DynamicCache, GenerationConfig
 
 from headscope import adaptive
 from headscope.heads.criteria import build
@@ -136,17 +136,31 @@ def test_embeddings_may_be_given_and_stop_tokens_unknown() -> None:
     assert torch.equal(found, expected) and run.rows == rows
 
 
-def test_a_row_counts_until_it_is_fed_a_stop_token() -> None:
+def _by_the_call(model, stop):
+    return {"eos_token_id": [EOS, stop]}
+
+
+def _by_a_config_of_the_call(model, stop):
+    return {"generation_config": GenerationConfig(eos_token_id=[EOS, stop], pad_token_id=0, do_sample=False)}
+
+
+def _by_the_model(model, stop):
+    model.generation_config.eos_token_id = [EOS, stop]
+    return {}
+
+
+@pytest.mark.parametrize("given", [_by_the_call, _by_a_config_of_the_call, _by_the_model])
+def test_a_row_counts_until_it_is_fed_a_stop_token(given) -> None:
     model = small()
     criterion = calibrated(model)
     with adaptive(model, criterion):
         stop = generated(model, IDS[:2])[0, 7].item()
-    model.generation_config.eos_token_id = [EOS, stop]
+    options = given(model, stop)
     with adaptive(model, criterion) as run:
-        found = generated(model, IDS[:2], eos_token_id=EOS)
-    for ids, row in zip(found[:, :-1].tolist(), run.rows, strict=True):
-        assert row.queries == (ids.index(stop) if stop in ids else NEW - 1)
-    assert run.rows[0].queries <= 7
+        tokens = generated(model, IDS[:2], min_new_tokens=None, **options)
+    for ids, row in zip(tokens[:, :-1].tolist(), run.rows, strict=True):
+        assert row.queries == next((i for i, token in enumerate(ids) if token in (EOS, stop)), len(ids))
+    assert run.rows[0].queries <= 7 < run.rows[1].queries
 
 
 def test_a_next_turn_is_dense_and_makes_a_boundary_of_its_own() -> None:
@@ -181,6 +195,16 @@ def test_a_context_may_be_read_before_the_block() -> None:
             token = model(token[None], past_key_values=cache).logits[0, -1:].argmax(-1)
             found.append(token.item())
     assert found == expected[0].tolist() and run.rows == shares
+
+
+def test_a_last_prompt_token_that_is_fed_alone_is_decided_and_counted() -> None:
+    model, cache = small(), DynamicCache()
+    criterion = calibrated(model)
+    with adaptive(model, at(criterion, -torch.inf)) as run, torch.no_grad():
+        model(torch.tensor([IDS[0][:-1]]), past_key_values=cache)
+        alone = model(torch.tensor([IDS[0][-1:]]), past_key_values=cache).logits[:, -1]
+        dense = model(torch.tensor(IDS[:1]), past_key_values=DynamicCache()).logits[:, -1]
+    assert [(row.queries, row.head) for row in run.rows] == [(1, 1.0)] and not torch.allclose(alone, dense)
 
 
 def test_candidates_of_assisted_decoding_are_checked_densely() -> None:

@@ -26,7 +26,7 @@ def plain(model) -> tuple:
     return (
         model.config._attn_implementation,
         "forward" in vars(model.get_decoder()),
-        {"_reorder_cache", "_valid_auto_compile_criteria"} & set(vars(model)),
+        {"_prepare_special_tokens", "_valid_auto_compile_criteria"} & set(vars(model)),
     )
 
 
@@ -50,9 +50,10 @@ def test_blocks_do_not_nest(model, criterion) -> None:
     assert plain(model) == before
 
 
-def test_beams_are_refused(model, criterion) -> None:
-    with adaptive(model, criterion), pytest.raises(UnsupportedModelError, match="num_beams > 1 reorders rows"):
-        generated(model, IDS, num_beams=2)
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_beams_are_refused(cache, model, criterion) -> None:
+    with adaptive(model, criterion), pytest.raises(UnsupportedModelError, match="as num_beams > 1 does"):
+        generated(model, IDS, num_beams=2, cache_implementation=cache)
 
 
 def test_masks_that_are_no_left_padding_are_refused(model, criterion) -> None:

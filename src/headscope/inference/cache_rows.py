@@ -3,6 +3,7 @@
 Shapes: B rows, K KV heads, T keys that a cache can hold, D head_dim.
 """
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ def pairs(cache: Any, layers: tuple[int, ...]) -> dict[int, Pair]:
     """Keys and values of some layers.
 
     Raises:
-        UnsupportedModelError: the cache does not hold them as they are, in one piece, where they are used.
+        UnsupportedModelError: the cache does not hold them as they are, in one piece, where they are used, or a forward
+            that failed left some layers with more keys than others.
     """
     found = dict(enumerate(cache.layers))
     kinds = {type(found.get(layer)) for layer in layers}
@@ -32,6 +34,11 @@ def pairs(cache: Any, layers: tuple[int, ...]) -> dict[int, Pair]:
         held = "offloaded layers" if cache.offloading else ", ".join(sorted(kind.__name__ for kind in kinds))
         raise UnsupportedModelError(
             f"a {type(cache).__name__} of {held} is not served; use cache_implementation='dynamic' or 'static'"
+        )
+    lengths = {int(cache.get_seq_length(layer)) for layer in layers}
+    if len(lengths) > 1:
+        raise UnsupportedModelError(
+            f"layers of the cache hold {sorted(lengths)} keys, as a forward that failed leaves them; use a new cache"
         )
     return {layer: (found[layer].keys, found[layer].values) for layer in layers}
 
@@ -65,11 +72,39 @@ def writes(cache: Any, layer: int) -> tuple[Tensor, int] | None:
     return (length, length._version) if isinstance(length, Tensor) and not length.is_inference() else None
 
 
+Memory = tuple[tuple[weakref.ref[Tensor], int | None], ...]
+
+
+def memory(cache: Any, layers: Sequence[int]) -> Memory:
+    """Return the tensors of some layers' keys, with the number of writes to each; nothing waits for the GPU.
+
+    All that moves rows (`reorder_cache`, `batch_select_indices`, `batch_repeat_interleave`) makes new tensors. PyTorch
+    counts no writes to tensors of inference mode, None here.
+    """
+    keys = [cache.layers[layer].keys for layer in layers]
+    return tuple((weakref.ref(x), None if x.is_inference() else x._version) for x in keys)
+
+
+def refuse_moved_rows(before: Memory, now: Memory) -> None:
+    """Refuse a cache that was changed behind a step: what was summarised may be another row's.
+
+    Raises:
+        UnsupportedModelError: it was.
+    """
+    for (keys, writes), (keys_now, writes_now) in zip(before, now, strict=True):
+        if keys() is keys_now() and writes == writes_now:
+            continue
+        raise UnsupportedModelError(
+            "rows of the cache were reordered, dropped, repeated or written between two steps, as num_beams > 1 does,"
+            " which is not served; use num_beams=1, or go on with copy.deepcopy(cache), whose rows are summarised anew"
+        )
+
+
 def first_keys(mask: Any, rows: int, length: int) -> list[int]:
     """First key of each row that is no padding, by a mask [B, T], or bool [B, 1, 1, T], or several by kind of layer.
 
     Raises:
-        UnsupportedModelError: the mask hides more than keys before the others.
+        UnsupportedModelError: the mask hides more than keys before the others, or all of a row.
     """
     mask = _of_full_layers(mask)
     if mask is None:
@@ -83,6 +118,11 @@ def first_keys(mask: Any, rows: int, length: int) -> list[int]:
     # Where the mask is: numbers of all tokens wake all threads of a CPU, for longer than a GPU needs.
     seen = mask[:, :length].bool().expand(rows, -1)
     starts = seen.int().argmax(1)
+    if not seen.any(1).all():
+        empty = seen.any(1).tolist().index(False)
+        raise UnsupportedModelError(
+            f"attention_mask hides all of row {empty}, an empty text; leave it out of the batch"
+        )
     if not torch.equal(seen, torch.arange(length, device=seen.device) >= starts[:, None]):
         raise UnsupportedModelError(
             "attention_mask hides tokens behind a row's first; pad on the left: tokenizer.padding_side = 'left'"

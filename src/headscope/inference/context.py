@@ -7,13 +7,14 @@ generated token on. With `scope=prompt` a forward that follows no cache is decid
 Shapes: B rows, H query heads, K KV heads, T keys, D head_dim.
 """
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, GenerationConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -63,8 +64,7 @@ AttentionInterface.register(NAME, _forward)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def _refuse_beams(*_: Any) -> NoReturn:
-    raise UnsupportedModelError("num_beams > 1 reorders rows, which is not served; use num_beams=1")
+_OPENING = threading.Lock()
 
 
 @contextmanager
@@ -99,21 +99,36 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
     refuse_nested(model)
     refuse_other(criterion.model, model)
     refuse_unserved(criterion.name, criterion.recipe, criterion.chunk)
-    ask(model, turning=criterion.probes is not None)
-    run = Session(model, criterion, sparsity)
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    model._reorder_cache = _refuse_beams  # what transformers calls to reorder rows, if it is there
+    with ExitStack() as block:
+        with _OPENING:  # of two threads the second one is refused
+            refuse_nested(model)
+            _ask(model, turning=criterion.probes is not None)
+            run = Session(model, criterion, sparsity)
+            block.callback(run.close)
+            block.enter_context(forwarding(model, run.forward))  # first in, last out: by it a block is known
+        block.enter_context(_deciding(model, run))
+        yield run
+
+
+@contextmanager
+def _deciding(model: PreTrainedModel, run: Session) -> Iterator[None]:
+    """Inside the block the model attends by our function, and each `generate` tells the run its stop tokens."""
+    before, prepare = model.config._attn_implementation, model._prepare_special_tokens
+
+    def prepare_and_tell(config: GenerationConfig, *args: Any, **options: Any) -> None:
+        prepare(config, *args, **options)
+        run.stop_at(config.eos_token_id)
+
     try:
-        with forwarding(model, run.forward):
-            yield run
+        model.set_attn_implementation(NAME)
+        model._prepare_special_tokens = prepare_and_tell
+        yield
     finally:
-        del model._reorder_cache
+        vars(model).pop("_prepare_special_tokens", None)
         model.set_attn_implementation(before)
-        run.close()
 
 
-def ask(model: PreTrainedModel, turning: bool) -> None:
+def _ask(model: PreTrainedModel, turning: bool) -> None:
     """Ask the model, before anything takes its forward's place, for its scales and how it turns queries."""
     observe(model)
     if turning:
@@ -121,10 +136,10 @@ def ask(model: PreTrainedModel, turning: bool) -> None:
 
 
 def refuse_nested(model: PreTrainedModel) -> None:
-    """Refuse a model that is inside a block.
+    """Refuse a model that is inside a block, of this thread or another one.
 
     Raises:
         ConfigError: it is.
     """
-    if model.config._attn_implementation == NAME:
+    if isinstance(getattr(model.get_decoder().forward, "__self__", None), Session):
         raise ConfigError("the model is inside an `adaptive` block already; leave it first, blocks do not nest")

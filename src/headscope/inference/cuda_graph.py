@@ -158,6 +158,8 @@ def forwarding(model: PreTrainedModel, forward: Callable[..., Any]) -> Iterator[
     try:
         yield
     finally:
-        del model._valid_auto_compile_criteria, decoder.forward
-        if before is not None:
+        del model._valid_auto_compile_criteria
+        if before is None:
+            del decoder.forward
+        else:
             decoder.forward = before

@@ -62,7 +62,7 @@ class KernelDecode:
             sizes: of the model and the window.
             stops: tokens that end a row's count, [stops]; on the device of the model's inputs.
         """
-        self.layers, self._sizes, self._stops = layers, sizes, stops
+        self.layers, self._sizes, self._stops = layers, sizes, stops.clone()
         rows, device = len(starts), stops.device
         from_start = None if not any(starts) else torch.tensor(starts, dtype=torch.int32, device=device)
         self._span = Span(torch.empty(rows, dtype=torch.int32, device=device), from_start)
@@ -84,9 +84,11 @@ class KernelDecode:
         for sums in (self._queries, self._keys, self._heads, self._groups, self._bulk_keys):
             sums.zero_()
 
-    def again(self, layers: Mapping[int, LayerState], starts: Sequence[int], length: int) -> bool:
+    def again(self, layers: Mapping[int, LayerState], starts: Sequence[int], length: int, stops: Tensor) -> bool:
         """Start behind another boundary in the same memory, which a graph may know; False if its shapes differ."""
         if len(starts) != len(self._queries) or any(starts) != (self._span.starts is not None):
+            return False
+        if stops.shape != self._stops.shape:
             return False
         if self._queries.is_inference() != torch.is_inference_mode_enabled():
             return False  # PyTorch writes to tensors of inference mode only there
@@ -97,6 +99,7 @@ class KernelDecode:
         for old, new in pairs:
             if isinstance(old, Tensor):
                 old.copy_(new)
+        self._stops.copy_(stops)
         self._begin(starts, length)
         return True
 

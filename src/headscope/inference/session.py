@@ -1,19 +1,28 @@
 """What happens inside a block of `headscope.adaptive`: where boundaries are, and the steps behind them."""
 
+import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, SupportsIndex
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headscope.errors import ConfigError
+from headscope.errors import ConfigError, UnsupportedModelError
 from headscope.heads.to_device import to_device
 from headscope.inference.adaptive_prefill import AdaptivePrefill
 from headscope.inference.boundary import Batch, boundary_states
-from headscope.inference.cache_rows import first_keys, pairs, refuse_other_than_causal, writes
+from headscope.inference.cache_rows import (
+    Memory,
+    first_keys,
+    memory,
+    pairs,
+    refuse_moved_rows,
+    refuse_other_than_causal,
+    writes,
+)
 from headscope.inference.criterion import AdaptiveCriterion
 from headscope.inference.cuda_graph import GraphedForward
 from headscope.inference.kernel_decode import KernelDecode
@@ -36,23 +45,25 @@ class Fed(NamedTuple):
         cache: which one.
         length: its keys behind the step.
         writes: to its length, by which it is known without waiting for the GPU that nobody else wrote; None: ask.
+        memory: its keys, by which rows that were moved are noticed.
     """
 
     cache: weakref.ref[Any]
     length: int
     writes: tuple[Tensor, int] | None
+    memory: Memory
 
 
 class Session:
-    """What happens inside a block."""
+    """What happens inside a block, which belongs to the thread that opened it."""
 
     def __init__(self, model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: float | None):
         device = model.get_input_embeddings().weight.device
         self._model, self._criterion = model, replace(criterion, probes=to_device(criterion.probes, device))
         self._built = to_device(criterion.built(sparsity), device)
         self._full, self._sizes = geometry(model.config).full_layers, Sizes.of(model.config, criterion.window)
-        eos = getattr(model.generation_config, "eos_token_id", None)
-        self._stops = torch.tensor([] if eos is None else eos, dtype=torch.long).flatten()
+        self._thread = threading.get_ident()
+        self.stop_at(getattr(model.generation_config, "eos_token_id", None))
         self._decoding: Decode | None = None
         self._idle: KernelDecode | None = None
         self._fed: Fed | None = None
@@ -65,7 +76,7 @@ class Session:
 
     @property
     def rows(self) -> list[Shares]:
-        """Shares of each row of each boundary, in order; a row counts until it is fed a stop token of the model's."""
+        """Shares of each row of each boundary, in order; a row counts until it is fed a stop token."""
         return [*self._ended, *([] if self._decoding is None else self._decoding.shares())]
 
     @property
@@ -82,12 +93,23 @@ class Session:
         head, group, kv_bytes, queries = (sum(values) for values in zip(*rows, strict=True))
         return Shares(head / len(rows), group / len(rows), kv_bytes / len(rows), int(queries))
 
+    def stop_at(self, tokens: Any) -> None:
+        """Count the rows of the boundaries to come until they are fed one of these tokens: an id, several or None."""
+        if threading.get_ident() != self._thread:
+            return  # the forward to come is refused
+        self._stops = torch.as_tensor([] if tokens is None else tokens, dtype=torch.long).flatten()
+
+    def __reduce_ex__(self, _: SupportsIndex) -> NoReturn:
+        """Refuse copies and pickles, those of a model inside the block above all: they would stay patched."""
+        raise UnsupportedModelError("the model is inside an `adaptive` block; copy or pickle it outside")
+
     def forward(self, *args: Any, **given: Any) -> Any:
         """In place of the decoder's: where one token follows a cache, the attention function is handed the decision.
 
         Raises:
             ConfigError: the model is in training mode.
-            UnsupportedModelError: the cache or the mask is of a kind that is not served.
+            UnsupportedModelError: the cache or the mask is of a kind that is not served, rows of the cache were moved
+                between two steps, or another thread calls.
         """
         decoding = self._before(args, given)
         if not isinstance(decoding, KernelDecode | PlainDecode):
@@ -111,6 +133,7 @@ class Session:
     @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
     def _before(self, args: tuple[Any, ...], given: Mapping[str, Any]) -> Decode | AdaptivePrefill | None:
         """The rows that decode, behind a boundary if they are new, or prompts; None: nothing is decided."""
+        self._refuse_other_threads()
         if self._decoder.training:
             raise ConfigError("the model is in training mode (model.training = True); call model.eval()")
         ids, cache = given.get("input_ids", args[0] if args else None), given.get("past_key_values")
@@ -122,12 +145,22 @@ class Session:
         if self._decoding is None or fed is None or fed.cache() is not cache or fed.length != length:
             self.end()
             self._decoding = self._at_boundary(cache, length, tokens, given)
+        else:
+            refuse_moved_rows(fed.memory, memory(cache, self._full))
         self._length_now = length
         return self._decoding
 
+    def _refuse_other_threads(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise UnsupportedModelError(
+                "the model is inside an `adaptive` block of another thread; open the block in the thread that"
+                " generates, one thread at a time, or load a model for each thread"
+            )
+
     @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
     def _after(self, cache: Any) -> None:
-        self._fed = Fed(weakref.ref(cache), self._length_now + 1, writes(cache, self._full[0]))
+        lengths, keys = writes(cache, self._full[0]), memory(cache, self._full)
+        self._fed = Fed(weakref.ref(cache), self._length_now + 1, lengths, keys)
 
     @torch.compiler.disable(reason=UNCOMPILED)  # type: ignore[untyped-decorator,no-untyped-call]
     def _after_prompts(self, prompts: AdaptivePrefill | None) -> None:
@@ -161,7 +194,7 @@ class Session:
         if not kernels_express(self._built) or not device.serve(*tensors):
             return PlainDecode(batch, self._sizes, self._stops)
         layers = boundary_states(batch)
-        if self._idle is not None and self._idle.again(layers, starts, length):
+        if self._idle is not None and self._idle.again(layers, starts, length, self._stops):
             return self._idle
         self._release()
         return KernelDecode(layers, starts, length, self._sizes, self._stops)

@@ -77,8 +77,7 @@ def _model_class(config: Any) -> type[PreTrainedModel]:
 def _weight_errors(path: Path) -> Iterator[None]:
     """Turn errors of damaged or incomplete files into one sentence; silence transformers' own report and its bars."""
     logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.disabled = True  # a higher level would ask transformers for one more report
     try:
         with quiet():
             yield
@@ -92,7 +91,7 @@ def _weight_errors(path: Path) -> Iterator[None]:
             "one is missing or of another shape; download or merge the weights again"
         ) from error
     finally:
-        logger.setLevel(level)
+        logger.disabled = False
 
 
 def _headers(file: Path) -> Iterator[tuple[str, Tensor]]:
