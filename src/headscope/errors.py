@@ -14,7 +14,15 @@ class AssetError(HeadscopeError):
 
 
 class LengthError(HeadscopeError):
-    """A prompt length lies below a task's minimum or beyond the model."""
+    """A prompt length lies below a task's minimum or beyond the model.
+
+    Attributes:
+        needs: the shortest length that serves, in tokens; None where it is not known.
+    """
+
+    def __init__(self, message: str, needs: int | None = None) -> None:
+        super().__init__(message)
+        self.needs = needs
 
 
 class UnsupportedModelError(HeadscopeError):

@@ -86,7 +86,7 @@ def test_too_few_words_for_a_length_are_an_error(tmp_path: Path):
     few = tmp_path / "few"
     few.write_text(json.dumps({"0": "qwertz"}))
     sampler = ruler_sampler("cwe", 131_072, 0, WordTokenizer(), False, {"english_words": few})
-    with pytest.raises(LengthError, match=r"task cwe at length 131072: all 8167 different words do not fill"):
+    with pytest.raises(LengthError, match="all 8167 different words do not fill"):
         sampler.samples("evaluation", 1)
 
 

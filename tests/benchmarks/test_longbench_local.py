@@ -164,7 +164,9 @@ def test_strings_and_comments_are_left_out_and_lines_stay():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_length_that_is_too_short_is_refused(name):
-    with pytest.raises(LengthError, match=r"64 tokens are too few for .*; choose a greater length"):
+    with pytest.raises(
+        LengthError, match=rf"task {name} at length 64: 64 tokens are too few for .*; choose a greater length"
+    ):
         local_rows(name, 64)
 
 

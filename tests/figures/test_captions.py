@@ -11,11 +11,22 @@ ROOT = Path(__file__).parents[2]
 CAPTIONS = sorted((ROOT / "workflow" / "report").glob("*.rst"))
 
 
+def rendered(file, config):
+    # Snakemake's environment.
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    text = environment.from_string(file.read_text()).render(snakemake=SimpleNamespace(config=config, rule="figure_roc"))
+    return publish_doctree(text, settings_overrides={"halt_level": 2, "report_level": 2}).astext()
+
+
 @pytest.mark.parametrize("file", CAPTIONS, ids=lambda file: file.stem)
 def test_a_caption_renders_without_a_warning(file):
-    snakemake = SimpleNamespace(config={"hydra": "experiment=smoke"}, rule="figure_roc")
-    text = jinja2.Template(file.read_text(), undefined=jinja2.StrictUndefined).render(snakemake=snakemake)
-    publish_doctree(text, settings_overrides={"halt_level": 2, "report_level": 2})
+    assert "Left out" not in rendered(file, {"hydra": "experiment=smoke", "left_out": []})
+
+
+def test_the_report_names_tasks_that_were_left_out():
+    reasons = ["task cwe at length 1024: too short; choose 1060", "task niah_single_1 at length 64: `a_` *b"]
+    text = rendered(ROOT / "workflow" / "report" / "workflow.rst", {"left_out": reasons})
+    assert "Left out" in text and "; ".join(reasons) in text and "Configuration: the default experiment." in text
 
 
 def test_every_figure_has_a_caption():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import datasets
 import pytest
 import yaml
 
-from headscope.errors import AssetError, ConfigError, LengthError
+from headscope.benchmarks.longbench.local import standard_library
+from headscope.benchmarks.registry import find
+from headscope.benchmarks.sampling import Sampler
+from headscope.errors import AssetError, ConfigError
 from headscope.pipeline.stages import prompts
 from headscope.pipeline.store.parents import Parents
 
@@ -46,7 +50,9 @@ def parents(tmp_path) -> Parents:
     small_tokenizer().save_pretrained(model / "model")
     text = assets(tmp_path, "prose", {"kind": "packaged", "name": "prose"}, {"path": "content"})
     (text / "content").write_text(" ".join(f"Sentence {i} tells of number {i * i}." for i in range(900)))
-    return Parents([model, text])
+    library = assets(tmp_path, "library", {"kind": "packaged", "name": "standard_library"}, {"path": "content"})
+    (library / "content").write_text(json.dumps(standard_library()))
+    return Parents([model, text, library])
 
 
 def make(parents: Parents, out: Path, **changes) -> datasets.Dataset:
@@ -94,18 +100,43 @@ def test_haystack_comes_from_the_text_given(parents, tmp_path):
     assert "Sentence 3 tells" in by_split["evaluation"] and "Sentence 453 tells" in by_split["calibration"]
 
 
+def test_an_unknown_task_is_refused_and_writes_nothing(parents, tmp_path):
+    with pytest.raises(ConfigError, match="unknown ruler task 'nope'"):
+        make(parents, tmp_path / "out", task="nope")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.parametrize(
-    ("changes", "error", "message"),
+    ("changes", "reason"),
     [
-        ({"length": 4096}, LengthError, "evaluation prompt 0 of [0-9]+ tokens, answer included: the model has 2048"),
-        ({"length": 200}, LengthError, "task niah_single_2_prose at length 200: .* at least [0-9]+"),
-        ({"task": "nope"}, ConfigError, "unknown ruler task 'nope'"),
+        ({"length": 200}, r"its shortest prompt has (\d+) tokens .* choose a length of at least \1$"),
+        ({"length": 4096}, r"evaluation prompt 0 has \d+ tokens, answer included, and the model 2048 positions"),
+        ({"length": 1, "kind": "longbench", "task": "lcc_local"}, "a truncated text keeps at least 2 tokens"),
+        ({"length": 64, "kind": "longbench", "task": "lcc_local"}, "64 tokens are too few for code .* greater length"),
     ],
 )
-def test_bad_specs_are_refused_and_write_nothing(parents, tmp_path, changes, error, message):
-    with pytest.raises(error, match=message):
-        make(parents, tmp_path / "out", **changes)
-    assert list((tmp_path / "out").iterdir()) == []
+def test_a_task_that_cannot_be_drawn_has_no_prompts_and_a_reason(parents, tmp_path, capsys, changes, reason):
+    rows = make(parents, tmp_path / "out", **changes)
+    assert len(rows) == 0 and rows.features == make(parents, tmp_path / "drawn").features
+    left_out = json.loads((tmp_path / "out" / "left_out.json").read_text())
+    spec = {**SPEC, **changes}
+    assert re.match(f"task {spec['task']} at length {spec['length']}: {reason}", left_out["reason"])
+    assert [left_out[name] for name in ("task", "length", "seed")] == [spec["task"], spec["length"], 42]
+    assert capsys.readouterr().err == f"headscope: warning: left out: {left_out['reason']}\n"
+
+
+@pytest.mark.parametrize("short", ["evaluation", "calibration"])
+def test_a_task_that_only_one_split_can_draw_is_left_out_whole_and_needs_the_longer(parents, tmp_path, short):
+    for seed in range(20):
+        changes = {"task": "niah_multivalue_prose", "seed": seed}
+        sampler = Sampler(find("ruler", changes["task"]), prompts._request({**SPEC, **changes}, parents))
+        minimum = {split: sampler.minimum_length(split, count) for split, count in SPEC["samples"].items()}
+        if minimum[short] < max(minimum.values()):
+            break
+    assert len(make(parents, tmp_path / "out", **changes, length=minimum[short])) == 0
+    needs = json.loads((tmp_path / "out" / "left_out.json").read_text())["needs"]
+    assert needs == max(minimum.values()) > minimum[short]
+    assert len(make(parents, tmp_path / "long", **changes, length=needs)) == 5
 
 
 def test_a_model_folder_without_tokenizer_is_refused(parents, tmp_path):

@@ -122,3 +122,19 @@ def test_a_run_killed_in_the_middle_of_evaluation_ends_like_an_undisturbed_one(s
 def shards(results):
     """Finished batches of the evaluation."""
     return list(results.glob("cells/evaluation/*/*/*.json"))
+
+
+def test_a_task_that_cannot_be_drawn_is_left_out_and_named_everywhere(smoke):
+    """The worked example of cwe alone takes more than 1,024 tokens with the tiny model's tokenizer."""
+    project, _ = smoke
+    options = ["experiment=smoke", "benchmark.ruler.tasks=[niah_single_1,fwe,cwe]", "criterion=[dense,oracle]"]
+    said = headscope(project, "run", *options, "figure=[score_sparsity]", "calibration.targets=[0.5]", "--", "-c2")
+    reason = "task cwe at length 1024: its shortest prompt has "
+    last = [line for line in said.splitlines() if line.startswith("left out ")]
+    assert len(last) == 1 and last[0].startswith(f"left out {reason}")
+    figures = project.root / "results/figures/smoke"
+    assert "cwe" not in (figures / "score_sparsity.csv").read_text()
+    report = (figures / "report.html").read_text()
+    assert "<strong>Left out</strong>" in report and reason in report and "system-message" not in report
+    assert project.planned(" ".join([*options, "figure=[score_sparsity]", "calibration.targets=[0.5]"])) == {}
+    assert ": 0 damaged" in headscope(project, "verify", *options)

@@ -19,6 +19,9 @@ try:
 except HeadscopeError as error:
     raise WorkflowError(str(error))
 
+# For the text of the report, which is made when prompts are done.
+config["left_out"] = [each.reason for each in PLAN.left_out()]
+
 RESULTS = PLAN.results
 NODES = {node.key: node for node in [*PLAN, *PLAN.tracks.values()]}
 FIGURES = sorted({name for point in PLAN.points for name in point.figures})

@@ -11,7 +11,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from headscope.benchmarks.row import Request, Row
-from headscope.errors import ConfigError
+from headscope.errors import ConfigError, LengthError
 
 KINDS = ("ruler", "longbench")
 
@@ -50,6 +50,14 @@ def needs(kind: str, task: str, length: int) -> list[str]:
 
 
 def rows(kind: str, request: Request) -> list[Row]:
-    """Return the prompts of one task, evaluation first."""
-    prompts: list[Row] = import_module(f"{__package__}.{kind}.prompts").rows(request)
+    """Return the prompts of one task, evaluation first.
+
+    Raises:
+        LengthError: the task has no prompts of this length with this tokenizer; the message names both.
+        ConfigError, AssetError: as the benchmark's own `rows`.
+    """
+    try:
+        prompts: list[Row] = import_module(f"{__package__}.{kind}.prompts").rows(request)
+    except LengthError as error:
+        raise LengthError(f"task {request.task} at length {request.length}: {error}", error.needs) from error
     return prompts

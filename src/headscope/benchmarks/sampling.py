@@ -103,10 +103,17 @@ class Sampler:
         """
         if not count:
             return []
-        try:
-            return self._samples(split, count)
-        except LengthError as error:
-            raise LengthError(f"task {self.request.task} at length {self.request.length}: {error}") from error
+        minimum = self.minimum_length(split, count)
+        if minimum > self.request.length:
+            # What the user is told to choose must serve both splits.
+            needs = max([minimum, *(self.minimum_length(*wanted) for wanted in self.request.samples.items())])
+            raise LengthError(
+                f"its shortest prompt has {needs} tokens with this tokenizer, answer included; choose a length of at "
+                f"least {needs}",
+                needs,
+            )
+        common, _ = self._search(split, 0, COMMON_FILL, COMMON_FILL, self.task.minimum_size)
+        return [self._sample(split, index, common) for index in range(count)]
 
     def rows(self, split: Split, count: int) -> list[Row]:
         """Return `count` samples of `split` as the prompts stage stores them."""
@@ -124,16 +131,6 @@ class Sampler:
         rng, data = Random(f"{self.request.seed}/{split}/{self.request.task}/{index}"), self.data[split]
         choices = self.task.draw(rng, size, split, data, index)
         return Sample.of(self.task.render(choices, data), choices, self.task, self.request)
-
-    def _samples(self, split: Split, count: int) -> list[Sample]:
-        minimum = self.minimum_length(split, count)
-        if minimum > self.request.length:
-            raise LengthError(
-                f"its shortest prompt has {minimum} tokens with this tokenizer, answer included; choose a length of at "
-                f"least {minimum}"
-            )
-        common, _ = self._search(split, 0, COMMON_FILL, COMMON_FILL, self.task.minimum_size)
-        return [self._sample(split, index, common) for index in range(count)]
 
     def _sample(self, split: Split, index: int, common: int) -> Sample:
         """Return a sample at the first good size, from the common one on: most need no search of their own."""

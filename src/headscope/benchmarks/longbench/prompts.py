@@ -20,7 +20,7 @@ def rows(request: Request) -> list[Row]:
     """
     task: LongTask = find("longbench", request.task)
     if request.length < 2:
-        raise LengthError(f"task {request.task} at length {request.length}: a truncated text keeps at least 2 tokens")
+        raise LengthError("a truncated text keeps at least 2 tokens", needs=2)
     limit = Limit(request.length, task.halves_apart, request.tokenizer)
     return [
         _row(example, index, split, task, limit, request.chat_template and task.chat)

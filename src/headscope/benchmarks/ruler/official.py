@@ -31,8 +31,8 @@ def rows(request: Request, path: Path) -> list[Row]:
             sample = Sample.of(rendering, None, task, request)
             if sample.length > request.length:
                 raise LengthError(
-                    f"task {request.task} at length {request.length}: {path}, line {line} has {sample.length} tokens "
-                    f"with this tokenizer, answer included; choose a length of at least {sample.length}"
+                    f"{path}, line {line} has {sample.length} tokens with this tokenizer, answer included; choose a "
+                    f"length of at least {sample.length}"
                 )
             rows.append(sample.row(number, split, task, {"index": index, "line": line}))
     return rows

@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -107,16 +108,35 @@ def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
     seeds, several = title["seed"], len(title["seed"]) > 1
     each = "a task and seed" if several else "a task"
     samples = "; ".join(
-        f"{name}: {plural(len(it['tasks']), 'task')}, {it['most']}{plural(it['samples'], 'prompt')} {each}"
+        f"{name}: {plural(_drawn(title, name), 'task')}, {it['most']}{plural(it['samples'], 'prompt')} {each}"
         for name, it in title["benchmarks"].items()
     )
     scope = f"; criteria decide in the context too, by {title['chunk']} tokens" if "chunk" in title else ""
     head = f"{title['model']}; {samples}; data {'seeds' if several else 'seed'} {', '.join(map(str, seeds))}{scope}."
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(" ".join([head, *notes]), int(width * 23))
+    lines = textwrap.wrap(" ".join([head, *_left_out(title), *notes]), int(width * 23))
     room = (len(lines) * FOOTER_POINTS * 1.35 + 4) / 72 / height
     figure.set_layout_engine("constrained", rect=(0, room, 1, 1 - room))
     figure.text(4 / 72 / width, 2 / 72 / height, "\n".join(lines), fontsize=FOOTER_POINTS, color=GREY, va="bottom")
+
+
+def _drawn(title: dict[str, Any], benchmark: str) -> int:
+    """Count the tasks of a benchmark that could be drawn, at one length and seed at least."""
+    options = title["benchmarks"][benchmark]
+    absent = Counter(each["task"] for each in title.get("left_out", ()) if each["benchmark"] == benchmark)
+    return sum(absent[task] < len(options["lengths"]) * len(title["seed"]) for task in options["tasks"])
+
+
+def _left_out(title: dict[str, Any]) -> list[str]:
+    """Name the tasks that could not be drawn, one sentence a benchmark and length: no mean there has them."""
+    tasks: dict[str, list[str]] = {}
+    for each in title.get("left_out", ()):
+        seed = [f"seed {each['seed']}"] if len(title["seed"]) > 1 else []
+        words = ", ".join(seed + ([f"needs {each['needs']:,}"] if each["needs"] else []))
+        place = f"{each['benchmark']} at {each['length']:,} tokens"
+        tasks.setdefault(place, []).append(f"{each['task']} ({words})" if words else each["task"])
+    where = "in no mean or threshold there"
+    return [f"Left out of {place}, {where}: {', '.join(named)}." for place, named in tasks.items()]
 
 
 def plural(count: int, noun: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from headscope.errors import AssetError, ConfigError
+from headscope.errors import AssetError, ConfigError, LengthError
 from headscope.pipeline.commands.benchmark_averages import summary
 from headscope.pipeline.commands.benchmark_score import TaskScore, score_files
 from headscope.pipeline.commands.run import snakemake
@@ -48,6 +48,11 @@ def _export(folder: Path, options: Sequence[str]) -> int:
         code = subprocess.run(snakemake(options, ["--", *targets]), cwd=plan.root).returncode
         if code:
             return code
+    left_out = plan.left_out()
+    if len(left_out) == len(plan.nodes["prompts"]):
+        raise LengthError(f"nothing to export: {'; '.join(each.reason for each in left_out)}")
+    for each in left_out:
+        print(f"left out {each.reason}")
     files = export(plan, folder)
     print(f"{len(files)} files under {folder}; in Python: datasets.load_dataset({str(folder)!r}, name)")
     return 0

@@ -15,5 +15,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{stage} {sum(done[node.address] for node in nodes.values())}/{len(nodes)}"
         for stage, nodes in plan.nodes.items()
     )
+    for each in plan.left_out():
+        print(f"left out {each.reason}")
     print(f"\n{sum(done.values())} of {len(done)} jobs done under {plan.results} ({counts})")
     return 0

@@ -126,10 +126,11 @@ def _report(plan: Plan, overrides: Sequence[str]) -> int:
 
 
 def _say(plan: Plan, seconds: float) -> int:
-    """Print the last lines: the results and their folders."""
+    """Print the last lines: the results, their folders, and the tasks that could not be drawn."""
     figures = plan.root / plan.results / "figures"
     print(f"\n{len(list(plan))} results in {clock(seconds)} under {plan.root / plan.results}")
     for point in plan.points:
         print(f"figures  {figures / point.name}: {', '.join(point.figures)} (.pdf .png .csv)")
     print(f"report   {report_file(plan)}")
+    print("".join(f"left out {each.reason}\n" for each in plan.left_out()), end="")
     return 0

@@ -15,8 +15,10 @@ import yaml
 from headscope.errors import ConfigError
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import KEY, key_digest, modules
-from headscope.pipeline.store import provenance
+from headscope.pipeline.plan.stages import STAGES
+from headscope.pipeline.store import left_out, provenance
 from headscope.pipeline.store.files import atomic_folder
+from headscope.pipeline.store.left_out import LeftOut
 from headscope.pipeline.store.parents import Parents
 
 
@@ -40,6 +42,8 @@ def main(stage: str, arguments: Sequence[str]) -> int:
 def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) -> None:
     """Make one job's folder, whole or not at all, with its slice and provenance.
 
+    A job on a task that cannot be drawn makes its declared files empty, without loading a model.
+
     Raises:
         ConfigError: the folder's key is not that of this slice, these parents and this code.
     """
@@ -52,6 +56,19 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
             " was made; run the same command again"
         )
     with atomic_folder(out) as folder:
-        import_module(f"headscope.pipeline.stages.{stage}").run(spec, folder, Parents(parents))
+        if reason := _left_out(spec, Parents(parents)):
+            left_out.write(folder, reason)
+            for name in STAGES[stage].outputs:
+                left_out.write_empty(folder / name)
+        else:
+            import_module(f"headscope.pipeline.stages.{stage}").run(spec, folder, Parents(parents))
         (folder / provenance.SPEC).write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
         provenance.write(folder, provenance.collect(folder, code, parents, start))
+
+
+def _left_out(spec: dict[str, Any], parents: Parents) -> LeftOut | None:
+    """Return why the one task that a job works on is left out; None if it was drawn, or if the job works on several."""
+    if "task" not in spec:
+        return None
+    sources = parents if spec.get("calibrated_on") == "evaluation" else parents.all("prompts")
+    return sources[0].left_out if sources else None

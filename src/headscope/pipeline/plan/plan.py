@@ -15,7 +15,9 @@ from headscope.pipeline.config.schema import Config, Tracking
 from headscope.pipeline.plan.node import Node, ancestors
 from headscope.pipeline.plan.nodes import figures
 from headscope.pipeline.plan.stages import RESULT_STAGES, STAGES
+from headscope.pipeline.store import left_out
 from headscope.pipeline.store.files import canonical
+from headscope.pipeline.store.left_out import LeftOut
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class Plan:
     def is_done(self, node: Node) -> bool:
         """Return True if a node's declared files exist; `verify` looks at their content."""
         return all(Path(self.root, file).exists() for file in self.files(node))
+
+    def left_out(self) -> list[LeftOut]:
+        """Return the tasks that could not be drawn at a length, as far as prompts are done."""
+        reasons = [left_out.read(self.root / self.folder(node)) for node in self.nodes["prompts"].values()]
+        return [reason for reason in reasons if reason]
 
     def copies(self) -> dict[str, Node]:
         """Return the figure node behind each plain-named copy, `<point>/<figure>--<digest>`."""

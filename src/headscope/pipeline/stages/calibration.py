@@ -23,7 +23,7 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     """Write calibration.json: what each target needs, and the sparsity that it reaches on the evaluated prompts.
 
     Maps and thresholds are fitted on the calibration split. `static_oracle` alone (`calibrated_on: evaluation`) is
-    fitted on the evaluated prompts themselves.
+    fitted on the evaluated prompts themselves. `left_out` names the tasks that could not be drawn.
     """
     fitted = read_pairs(spec, parents, "evaluation" if spec["calibrated_on"] == "evaluation" else "calibration")
     test = read_pairs(spec, parents, "evaluation")
@@ -41,7 +41,8 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
             local = [margin >= threshold for margin in tested]
         shares = [labels.mean() for labels in local if labels.size]
         reached[str(target)] = float(np.mean(shares)) if shares else None
-    result = {"criterion": spec["criterion"], "kind": spec["kind"], "prompts": len(fitted.exact)}
+    absent = [parent.spec["task"] for parent in parents if parent.left_out]
+    result = {"criterion": spec["criterion"], "kind": spec["kind"], "prompts": len(fitted.exact), "left_out": absent}
     text = json.dumps({**result, "targets": targets, "sparsity": reached}, indent=1)
     (out / "calibration.json").write_text(text, encoding="utf-8")
 

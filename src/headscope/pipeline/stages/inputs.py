@@ -157,8 +157,12 @@ class LoadedProbes:
 
 
 def load_probes(parents: Parents) -> LoadedProbes | None:
-    """Read and join the probes of all parents; None without such parents."""
-    files = [parent.folder / "probes.safetensors" for parent in parents.all("probes")]
+    """Read and join the probes of all parents whose tasks could be drawn; None without parents that are probes.
+
+    Raises:
+        LengthError: no such task could be drawn.
+    """
+    files = [parent.folder / "probes.safetensors" for parent in parents.drawn("probes", "probes")]
     if not files:
         return None
     tensors = [load_file(file) for file in files]

@@ -34,19 +34,23 @@ class Pairs:
 
 
 def read_pairs(spec: Mapping[str, Any], parents: Parents, split: str) -> Pairs:
-    """Read the pairs of one split.
+    """Read the pairs of one split, of the tasks that could be drawn.
 
     Args:
         spec: criterion, estimator (a name or null) and optionally prompts: how many of each task's calibration prompts.
         parents: margins nodes or oracle nodes.
         split: "evaluation" or "calibration".
+
+    Raises:
+        LengthError: no task could be drawn.
     """
+    reader = f"criterion {spec['criterion']}, calibrated at {spec['length']:,} tokens"
     pairs, count = Pairs(), spec.get("prompts") if split == "calibration" else None
-    for parent in parents.all("margins"):
+    for parent in parents.drawn("margins", reader):
         for margins in islice(read_margins(parent.folder, spec["criterion"], split), count):
             for name in ("layer", "margin", "exact", "lost"):
                 getattr(pairs, name).append(getattr(margins, name))
-    for parent in parents.all("oracle"):
+    for parent in parents.drawn("oracle", reader):
         masses = list(islice(read_masses(parent.folder, split), count))
         bulk = {m.prompt: m.bulk for m in masses}
         if spec["estimator"] is not None:

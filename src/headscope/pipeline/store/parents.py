@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
-from headscope.errors import AssetError, ConfigError
+from headscope.errors import AssetError, ConfigError, LengthError
+from headscope.pipeline.store import left_out
+from headscope.pipeline.store.left_out import LeftOut
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Parent:
             raise AssetError(f"{self.folder} is not a finished {self.stage} folder: it has no spec.yaml; run it again")
         spec: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         return spec
+
+    @cached_property
+    def left_out(self) -> LeftOut | None:
+        """Why the folder has no rows; None if its task was drawn."""
+        return left_out.read(self.folder)
 
 
 class Parents(list[Parent]):
@@ -62,3 +69,21 @@ class Parents(list[Parent]):
             folders = ", ".join(str(parent.folder) for parent in self) or "none"
             raise ConfigError(f"expected one parent {wanted}, found {len(matches)}; parents given: {folders}")
         return matches[0]
+
+    def drawn(self, stage: str, reader: str) -> list[Parent]:
+        """Return the parents of `stage` but those whose task could not be drawn.
+
+        Args:
+            stage: the stage.
+            reader: who reads them, for the message.
+
+        Raises:
+            LengthError: there are such parents, and none could be drawn.
+        """
+        parents = self.all(stage)
+        drawn = [parent for parent in parents if parent.left_out is None]
+        if parents and not drawn:
+            first, *others = [parent.left_out for parent in parents if parent.left_out]
+            too = f"; left out too: {', '.join(other.task for other in others)}" if others else ""
+            raise LengthError(f"{reader}: no task to read is left: {first.reason}{too}")
+        return drawn

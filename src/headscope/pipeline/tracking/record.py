@@ -43,6 +43,10 @@ def read_record(folder: Path) -> Record:
     parent = Parent(folder)
     name, _, digest = folder.name.rpartition("--")
     record = Record(digest, name, parent.stage, parent.spec)
+    if parent.left_out:  # its other files are empty
+        record.config["left_out"] = parent.left_out.reason
+        _provenance(record, folder / "provenance.json")
+        return record
     for path in sorted(folder.iterdir()):
         if reader := READERS.get(path.name) or READERS.get(path.suffix):
             reader(record, path)
