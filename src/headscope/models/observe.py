@@ -125,7 +125,8 @@ def _refuse_departures(model: PreTrainedModel, calls: dict[int, list[LayerCall]]
 def _departure(layer: int, calls: list[LayerCall], sizes: Geometry, cache: DynamicCache) -> str | None:
     """Say how a layer departs from the config, from one call a forward or from its cache; None: it does not."""
     if len(calls) != 1:
-        return f"calls the registered attention function {len(calls)} times a forward, not once"
+        often = f"{len(calls)} times a forward, not once" if calls else "never"
+        return f"calls the registered attention function {often}"
     [call] = calls
     if layer >= sizes.layers:
         return f"is beyond the config's {sizes.layers} layers"

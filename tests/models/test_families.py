@@ -1,0 +1,123 @@
+"""Every family of models is served rightly or refused by one sentence that says what was compared."""
+
+import pytest
+import torch
+from families import REFUSED, SERVED, WITHOUT_PROBES, family_model, known
+from transformers import PreTrainedModel
+
+import headscope
+from headscope.errors import LengthError, UnsupportedModelError
+from headscope.inference.check_answers import all_long
+from headscope.inference.check_model import check_model, refuse_unverified
+from headscope.models import check_weights, residual, rotary
+from headscope.models.check import check_masses, check_turns
+from headscope.models.geometry import geometry
+from headscope.models.observe import CallRecorder, random_tokens, run
+from headscope.models.residual import path_modules
+from headscope.models.rotary import refuse_changing_factors, turn
+
+
+def built(families: dict, name: str) -> PreTrainedModel:
+    model_type, more = families[name][:2]
+    if not known(model_type):
+        pytest.skip(f"this version of transformers has no {model_type}")
+    return family_model(model_type, more)
+
+
+def answered_alike(model: PreTrainedModel) -> bool:
+    """Whether greedy tokens with every head long are the dense ones."""
+    options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    ids = random_tokens(model, 40, 5).clamp(min=3)
+    dense = model.generate(ids, **options)
+    with headscope.adaptive(model, all_long(model)):
+        return torch.equal(model.generate(ids, **options), dense)
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_a_family_is_served_rightly(name: str) -> None:
+    model = built(SERVED, name)
+    assert [finding for finding in check_model(model) if not finding.passed] == []
+    assert answered_alike(model)
+    full, ids, at = geometry(model.config).full_layers, random_tokens(model, 12, 6), torch.arange(12)
+    here, there = CallRecorder(), CallRecorder()
+    for recorder, first in ((here, 300), (there, 437)):
+        run(model, ids, first, recorder)
+    for layer in full:
+        query, expected = here.calls[layer][0].query[0], there.calls[layer][0].query[0]
+        error = (turn(model, layer, query, at + 300, at + 437) - expected).norm() / expected.norm()
+        assert error < 1e-4, f"layer {layer} is turned wrongly"
+
+
+@pytest.mark.parametrize("name", WITHOUT_PROBES)
+def test_a_family_whose_probes_are_unknown_is_served_without_them_alone(name: str) -> None:
+    model = built(WITHOUT_PROBES, name)
+    refuse_unverified(model, probes=False)
+    assert answered_alike(model)
+    with pytest.raises(UnsupportedModelError, match=WITHOUT_PROBES[name][2]) as refusal:
+        refuse_unverified(model, probes=True)
+    assert "\n" not in str(refusal.value) and "qada" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_family_that_is_not_served_is_refused_by_one_sentence(name: str) -> None:
+    model = built(REFUSED, name)
+    with pytest.raises(UnsupportedModelError, match=REFUSED[name][2]) as refusal:
+        refuse_unverified(model, probes=False)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_norm_behind_the_heads_belongs_to_their_weights() -> None:
+    model = built(SERVED, "olmo2")
+    assert [type(module).__name__ for module in path_modules(model, 1)] == ["Linear", "Olmo2RMSNorm"]
+    samples = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    before = residual.output_path(model, 1).norms(4, samples)
+    model.model.layers[1].self_attn.o_proj.weight.data *= 10  # the norm takes it back
+    torch.testing.assert_close(residual.output_path(model, 1).norms(4, samples), before, rtol=1e-3, atol=0)
+
+
+def test_weights_without_that_norm_are_found_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built(SERVED, "gemma3, mostly sliding")
+    assert check_weights.check_weights(model).passed
+    monkeypatch.setattr(check_weights, "path_modules", lambda *words: residual.path_modules(*words)[:1])
+    monkeypatch.setattr(
+        check_weights, "output_path", lambda *words: residual.OutputPath(residual.path_modules(*words)[:1])
+    )
+    assert not check_weights.check_weights(model).passed
+
+
+def test_a_turn_of_the_wrong_kind_is_found_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built(SERVED, "cohere")
+    monkeypatch.setattr(rotary, "WAYS", {"without RoPE": rotary.WAYS["without RoPE"]})
+    finding = check_turns(model)
+    assert not finding.passed and "is off by" in finding.unknown
+
+
+def test_masses_of_another_scale_are_found_wrong() -> None:
+    model = built(SERVED, "qwen2")
+    own = type(model.model.layers[1].self_attn).forward
+
+    def rescaled(module, *arguments, **options):
+        module.scaling = 0.3 if module.config._attn_implementation == "headscope" else 0.35
+        return own(module, *arguments, **options)
+
+    for layer in model.model.layers:
+        layer.self_attn.forward = rescaled.__get__(layer.self_attn)
+    finding = check_masses(model)
+    assert finding.error > 0.005 and not finding.passed
+
+
+@pytest.mark.parametrize("name", ["phi3, longrope", "llama, dynamic"])
+def test_prompts_over_which_rope_changes_are_refused(name: str) -> None:
+    model = built(SERVED, name)
+    last = {"phi3, longrope": 64, "llama, dynamic": 512}[name]
+    refuse_changing_factors(model, 40, last)
+    with pytest.raises(LengthError, match=f"changes its RoPE between 40 and {last + 5} tokens"):
+        refuse_changing_factors(model, 40, last + 5)
+
+
+def test_longrope_prompts_beyond_the_change_are_served() -> None:
+    refuse_changing_factors(built(SERVED, "phi3, longrope"), 65, 200)
+
+
+def test_rope_that_never_changes_refuses_nothing() -> None:
+    refuse_changing_factors(built(SERVED, "llama, yarn"), 40, 500)
