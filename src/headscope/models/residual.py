@@ -73,6 +73,7 @@ class OutputPath:
         modules: in order.
     """
 
+    @torch.inference_mode(False)
     def __init__(self, modules: Sequence[nn.Module]):
         self.modules = [deepcopy(module).float() for module in modules]
 
@@ -82,6 +83,8 @@ class OutputPath:
             heads = module(heads)
         return heads
 
+    @torch.inference_mode(False)  # which derivatives do not know in older versions of torch
+    @torch.no_grad()
     def norms(self, heads: int, samples: Tensor) -> Tensor:
         """Return the root mean square norm of what a unit vector of each head adds, at the sampled outputs, [H].
 
@@ -90,7 +93,7 @@ class OutputPath:
             samples: outputs of all heads, [S, N]; one serves where the path is a single projection.
         """
         samples = samples[:1] if len(self.modules) == 1 else samples
-        squares = [self._squares(heads, sample.float()) for sample in samples]
+        squares = [self._squares(heads, sample.float().clone()) for sample in samples]
         return torch.stack(squares).mean(0).sqrt().cpu()
 
     def _squares(self, heads: int, sample: Tensor) -> Tensor:
