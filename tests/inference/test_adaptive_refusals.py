@@ -89,8 +89,10 @@ def test_caches_that_do_not_hold_the_keys_as_they_are_are_refused(model, criteri
 
 
 def test_a_model_in_training_mode_is_refused(model, criterion) -> None:
-    with adaptive(model.train(), criterion), pytest.raises(ConfigError, match=r"call model.eval\(\)"):
-        model(torch.tensor(IDS[:1]))
+    with pytest.raises(ConfigError, match=r"call model.eval\(\)"), adaptive(model.train(), criterion):
+        pass
+    with adaptive(model.eval(), criterion), pytest.raises(ConfigError, match=r"call model.eval\(\)"):
+        model.train()(torch.tensor(IDS[:1]))
     model.eval()
 
 

@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from headscope.errors import ConfigError, UnsupportedModelError
 from headscope.inference.adaptive_prefill import AdaptivePrefill
-from headscope.inference.arguments import require_model
+from headscope.inference.arguments import refuse_training, require_model
 from headscope.inference.boundary import LayerState
 from headscope.inference.criterion import AdaptiveCriterion, refuse_unserved
 from headscope.inference.cuda_graph import forwarding
@@ -107,6 +107,7 @@ def adaptive(
     with ExitStack() as block:
         with _OPENING:  # of two threads the second one is refused
             refuse_nested(model)
+            refuse_training(model.get_decoder())
             _ask(model, turning=criterion.probes is not None)
             run = Session(model, criterion, sparsity)
             block.callback(run.close)
