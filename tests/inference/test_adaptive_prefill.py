@@ -199,7 +199,7 @@ def test_prompts_that_are_no_causal_text_a_row_are_refused() -> None:
     ("options", "message"),
     [
         ({"scope": "decode"}, "scope='decode' is unknown; choose one of question, prompt"),
-        ({"chunk": 0}, "chunk=0: a chunk of the prompt holds 1 token at least"),
+        ({"chunk": 0}, "chunk=0: give a whole number, 1 or more"),
         (
             {"criterion": "lost_output"},
             "without outliers, which lost_output is not; choose criterion='qada', or scope=",

@@ -166,9 +166,10 @@ def test_a_cropped_cache_gets_a_boundary_where_it_ends(model, criterion) -> None
 
 
 def test_a_copy_made_inside_a_block_is_refused(model, criterion) -> None:
-    for make in (copy.deepcopy, pickle.dumps):
-        with adaptive(model, criterion), pytest.raises(UnsupportedModelError, match="copy or pickle it outside"):
-            make(model)
+    for copied in (lambda _: copy.deepcopy(model), lambda run: pickle.dumps(run.forward)):
+        refusal = pytest.raises(UnsupportedModelError, match="copy or pickle it outside")
+        with adaptive(model, criterion) as run, refusal:
+            copied(run)
     assert plain(copy.deepcopy(model)) == plain(model)
 
 

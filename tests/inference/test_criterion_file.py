@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 import headscope
 from headscope.errors import AssetError
-from headscope.models.identity import weights_digest
 
 
 def equal(a, b) -> bool:
@@ -57,7 +56,7 @@ def saved(tmp_path: Path) -> tuple:
 
 def test_a_file_says_what_made_it(tmp_path: Path) -> None:
     _, _, plain = saved(tmp_path)
-    assert plain["format"] == 3 and plain["headscope"] == headscope.__version__
+    assert plain["format"] == 4 and plain["headscope"] == headscope.__version__
     assert plain["window"] == {"sink": 4, "recent": 16} and plain["prompt_tokens"] == [70, 79, 88]
     assert plain["outliers"] == {"rule": "probe_attention", "count": 6, "bits": 4, "shared": 0.5}
     assert [target for target, _ in plain["thresholds"]] == [0.3, 0.7]
@@ -67,10 +66,9 @@ def test_a_file_says_what_made_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(format=2), r"format 2 of headscope 0.1.0, this is .* reads format 3; calibrate again"),
-        (lambda p: p["model"].update(head_dim=16), "head_dim = 16, this one has 8; load that model, or calibrate"),
-        (lambda p: p["model"]["rope_parameters"].update(rope_theta=5.0), "rope_parameters = .*5.0.*, this one has .*"),
-        (lambda p: p["model"].update(weights="00ff"), "weights = 00ff, this one has "),
+        (lambda p: p.update(format=3), r"format 3 of headscope 0.1.0, this is .* reads format 4; calibrate again"),
+        (lambda p: p["model"].update(head_dim=16), "head_dim was 16 and is 8; load that model, or calibrate"),
+        (lambda p: p["model"]["rope_parameters"].update(rope_theta=5.0), "rope_parameters was .*5.0.* and is .*"),
         (lambda p: p["window"].update(recent=900), "window {'sink': 4, 'recent': 900} for 512 positions; calibrate"),
         (lambda p: p["window"].update(sink=-1), "window {'sink': -1"),
     ],
@@ -108,13 +106,3 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     with pytest.raises(AssetError, match="no space left"):
         criterion.save(path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
-
-
-def test_the_digest_of_the_weights_sees_training_but_no_cast() -> None:
-    model = small(dtype=torch.bfloat16)
-    before = weights_digest(model)
-    assert weights_digest(model.float()) == before
-    with torch.no_grad():
-        model.get_decoder().layers[1].self_attn.q_proj.weight.mul_(1.001)
-    assert weights_digest(model) != before
-    assert weights_digest(small("qwen2")) != weights_digest(small("llama"))

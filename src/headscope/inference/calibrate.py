@@ -5,7 +5,7 @@ Dense greedy answers, probes from them, then one dense pass a prompt in which th
 Shapes: N rows (layer, query) of one prompt, H query heads, Q queries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,7 +20,16 @@ from headscope.heads.calibration.maps import MarginMap, energy_map
 from headscope.heads.calibration.thresholds import no_pairs, threshold_for
 from headscope.heads.decision import GROUP, UNITS, group_margins
 from headscope.heads.window import Window
-from headscope.inference.calibration_prompt import CalibrationPrompt, Prompt, answer_prompt
+from headscope.inference.arguments import (
+    checked_window,
+    choice,
+    refuse_training,
+    require_model,
+    targets,
+    whole,
+    yes_or_no,
+)
+from headscope.inference.calibration_prompt import CalibrationPrompt, Prompt, answer_prompt, read_prompts
 from headscope.inference.check_model import refuse_unverified
 from headscope.inference.context import refuse_nested
 from headscope.inference.criterion import (
@@ -46,10 +55,10 @@ Array = NDArray[Any]
 def calibrate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
+    prompts: Iterable[Prompt],
     *,
     criterion: str = LOST_OUTPUT,
-    sparsity: float | Sequence[float] = 0.8,
+    sparsity: float | str | Iterable[float | str] = 0.8,
     window: Window | None = None,
     outliers: int | None = None,
     unit: str | None = None,
@@ -68,10 +77,12 @@ def calibrate(
     Args:
         model: in evaluation mode, on its device; of a kind that `headscope.adaptive` serves.
         tokenizer: its fast tokenizer.
-        prompts: as the model is given them, chat template included. The queries of the generated tokens are what is
-            fitted; of (context, question) those of the question too, as if decisions began with it.
+        prompts: a list, generator, array or column of texts as the model is given them, chat template included, of
+            chats (lists of messages), which the tokenizer's chat template writes, or of pairs. The queries of the
+            generated tokens are what is fitted; of (context, question) those of the question too, as if decisions began
+            with it.
         criterion: one of conf/criterion, such as `lost_output` or `qada`; an unknown name lists them.
-        sparsity: targets: shares of local (query, head) pairs on these prompts, in (0, 1).
+        sparsity: a target or several: shares of local (query, head) pairs on these prompts, in (0, 1).
         window: first and last keys that every head reads; None: 16 and 128.
         outliers: keys of a KV head that belong to the window too, in the mean; None: the criterion's own number.
         unit: "head" decides each query head, "group" all heads of a KV head together; None: the criterion's own.
@@ -79,25 +90,28 @@ def calibrate(
             keys that leave the window; None: the criterion's own.
         probes: queries a head that stand for those to come, of all prompts together.
         max_new_tokens: of an answer, 2 at least.
-        add_special_tokens: whether the tokenizer adds those (a text with a chat template has them already).
+        add_special_tokens: whether the tokenizer adds those to texts and pairs (a chat template has them already).
         scope: `question` reads prompts densely; `prompt` (`qada` alone) decides in them too, and fits a sample of all
             queries: those of a chunk meet what its start found outside the window, those behind the prompt, or of a
             (context, question) behind the context, what its end found.
         chunk: tokens of a chunk, with `scope="prompt"`.
 
     Raises:
-        ConfigError: an argument is out of range, or no prompt is longer than the window.
+        ConfigError: an argument is out of range or of another kind, no prompt is longer than the window, or the model
+            is in training mode.
         LengthError: a prompt leaves no context, or no room for its answer.
         UnsupportedModelError: the model's attention is not implemented.
     """
-    targets = [sparsity] if isinstance(sparsity, float | int) else list(sparsity)
+    _refuse(model, tokenizer)
     recipe, chunks = _recipe(criterion, outliers, unit, summaries), _chunks(scope, chunk)
-    _refuse(model, targets, prompts, max_new_tokens, probes)
     refuse_unserved(criterion, recipe, chunks)
+    shares, ends = targets(sparsity), checked_window(window)
+    new, probes = whole("max_new_tokens", max_new_tokens, 2), whole("probes", probes, 1)
+    options = new, stop_tokens(model, tokenizer), yes_or_no("add_special_tokens", add_special_tokens)
+    texts = read_prompts(prompts, tokenizer)
     refuse_unverified(model, _asks_probes(recipe))
-    asked = max_new_tokens, stop_tokens(model, tokenizer), add_special_tokens
-    answered = [answer_prompt(model, tokenizer, prompt, *asked) for prompt in prompts]
-    return _fitted(model, answered, criterion, recipe, window or Window(), targets, probes, chunks)
+    answered = [answer_prompt(model, tokenizer, text, *options) for text in texts]
+    return _fitted(model, answered, criterion, recipe, ends, shares, probes, chunks)
 
 
 def _fitted(
@@ -137,39 +151,33 @@ def _asks_probes(recipe: Recipe) -> bool:
 
 
 def _recipe(name: str, outliers: int | None, unit: str | None, summaries: str | None) -> Recipe:
-    if name not in RECIPES:
-        raise ConfigError(f"criterion={name!r} is unknown; choose one of {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
-    for option, value, choices in (("unit", unit, UNITS), ("summaries", summaries, SUMMARIES)):
-        if value not in (None, *choices):
-            raise ConfigError(f"{option}={value!r} is unknown; choose one of {', '.join(choices)}")
-    recipe = replace(recipe, unit=unit or recipe.unit, summaries=summaries or recipe.summaries)
+    recipe = RECIPES[choice("criterion", name, RECIPES)]
+    if unit is not None:
+        recipe = replace(recipe, unit=choice("unit", unit, UNITS))
+    if summaries is not None:
+        recipe = replace(recipe, summaries=choice("summaries", summaries, SUMMARIES))
     if outliers is None:
         return recipe
-    if outliers < 0 or not recipe.outliers.rule:
-        raise ConfigError(f"outliers={outliers}: {name} takes {'0 or more' if recipe.outliers.rule else 'none'}")
-    return replace(recipe, outliers=replace(recipe.outliers, count=outliers))
+    count = whole("outliers", outliers, 0)
+    if not recipe.outliers.rule:
+        raise ConfigError(f"outliers={count}: {name} takes none; leave it out")
+    return replace(recipe, outliers=replace(recipe.outliers, count=count))
 
 
 def _chunks(scope: str, chunk: int) -> int | None:
     """Tokens of a chunk where the scope has any."""
-    if scope not in SCOPES:
-        raise ConfigError(f"scope={scope!r} is unknown; choose one of {', '.join(SCOPES)}")
-    return chunk if scope == PROMPT else None
+    return whole("chunk", chunk, 1) if choice("scope", scope, SCOPES) == PROMPT else None
 
 
-def _refuse(
-    model: PreTrainedModel, targets: Sequence[float], prompts: Sequence[Prompt], max_new_tokens: int, probes: int
-) -> None:
-    """Refuse a model that is not served, and arguments out of range."""
+def _refuse(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model or a tokenizer that is not served."""
+    require_model(model)
     refuse_nested(model)
     refuse_unsupported(model.config)
-    if not targets or not all(0 < target < 1 for target in targets):
-        raise ConfigError(f"sparsity={targets}: every target must lie between 0 and 1, as 0.8 does")
-    if isinstance(prompts, str) or not len(prompts):
-        raise ConfigError("prompts must be a list of at least one text, or (context, question) pair")
-    if max_new_tokens < 2 or probes < 1:
-        raise ConfigError(f"max_new_tokens={max_new_tokens}, probes={probes}: ask for 2 and 1 at least")
+    refuse_training(model.get_decoder())
+    if not getattr(tokenizer, "is_fast", False):
+        kind = type(tokenizer).__name__
+        raise ConfigError(f"tokenizer is of type {kind}, which gives no character offsets; use a fast tokenizer")
 
 
 class _Rows(NamedTuple):

@@ -10,6 +10,7 @@ Shapes: B rows, H query heads, K KV heads, T keys, D head_dim.
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +21,12 @@ from transformers.masking_utils import sdpa_mask
 
 from headscope.errors import ConfigError, UnsupportedModelError
 from headscope.inference.adaptive_prefill import AdaptivePrefill
+from headscope.inference.arguments import refuse_training, require_model
 from headscope.inference.boundary import LayerState
 from headscope.inference.criterion import AdaptiveCriterion, refuse_unserved
 from headscope.inference.cuda_graph import forwarding
 from headscope.inference.kernel_decode import KernelDecode
+from headscope.inference.load import load
 from headscope.inference.plain_decode import PlainDecode
 from headscope.inference.session import UNCOMPILED, Session
 from headscope.models.identity import refuse_other
@@ -68,7 +71,9 @@ _OPENING = threading.Lock()
 
 
 @contextmanager
-def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: float | None = None) -> Iterator[Session]:
+def adaptive(
+    model: PreTrainedModel, criterion: AdaptiveCriterion | str | Path, sparsity: float | str | None = None
+) -> Iterator[Session]:
     """Inside the block the model's heads read the long context only where the criterion asks for it.
 
     Greedy decoding, sampling, several return sequences, batches padded on the left, dynamic and static caches and
@@ -82,7 +87,7 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
 
     Args:
         model: in evaluation mode; the one that the criterion was calibrated for.
-        criterion: from `headscope.calibrate` or `headscope.load`.
+        criterion: from `headscope.calibrate` or `headscope.load`, or the path of its file.
         sparsity: a target that was calibrated; None: the only or first one.
 
     Yields:
@@ -90,24 +95,36 @@ def adaptive(model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: flo
         `prompts` how many of each prompt where the criterion decides there.
 
     Raises:
-        ConfigError: blocks are nested, the target was not calibrated, the model is in training mode, or the criterion
-            cannot decide in prompts, as it says it does.
-        AssetError: the criterion belongs to another model.
-        UnsupportedModelError: beams, a mask that is no left padding, or another kind of cache; with `scope=prompt` a
-            row of several texts.
+        ConfigError: blocks are nested, the target was not calibrated, the model is in training mode, an argument is of
+            another kind, or the criterion cannot decide in prompts, as it says it does.
+        AssetError: the criterion belongs to another model, or its file is missing or damaged.
+        UnsupportedModelError: beams or other rows that move in the cache, another thread, a mask that is no left
+            padding, or another kind of cache; with `scope=prompt` a row of several texts.
     """
-    refuse_nested(model)
-    refuse_other(criterion.model, model)
+    require_model(model)
+    criterion = _checked(criterion, model)
     refuse_unserved(criterion.name, criterion.recipe, criterion.chunk)
     with ExitStack() as block:
         with _OPENING:  # of two threads the second one is refused
             refuse_nested(model)
+            refuse_training(model.get_decoder())
             _ask(model, turning=criterion.probes is not None)
             run = Session(model, criterion, sparsity)
             block.callback(run.close)
             block.enter_context(forwarding(model, run.forward))  # first in, last out: by it a block is known
         block.enter_context(_deciding(model, run))
         yield run
+
+
+def _checked(criterion: AdaptiveCriterion | str | Path, model: PreTrainedModel) -> AdaptiveCriterion:
+    """Return the criterion, from its file if a path is given, and refuse that of another model."""
+    if isinstance(criterion, str | Path):
+        return load(criterion, model)
+    if not isinstance(criterion, AdaptiveCriterion):
+        kind = type(criterion).__name__
+        raise ConfigError(f"criterion is of type {kind}; give what headscope.calibrate or load returned, or its path")
+    refuse_other(criterion.model, model)
+    return criterion
 
 
 @contextmanager

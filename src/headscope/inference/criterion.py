@@ -14,6 +14,7 @@ from headscope.heads.decision import HEAD
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.outliers import NO_OUTLIERS, OutlierRule
 from headscope.heads.window import Window
+from headscope.inference.arguments import file, share
 from headscope.inference.criterion_file import save
 from headscope.inference.recipes import servable
 from headscope.lab.probes import ModelProbes
@@ -66,10 +67,8 @@ def refuse_unserved(name: str, recipe: Recipe, chunk: int | None) -> None:
     """Refuse to decide in the prompt, which chunks mean, where the prefill kernel cannot.
 
     Raises:
-        ConfigError: it serves another recipe, or a chunk holds no token.
+        ConfigError: it serves another recipe.
     """
-    if chunk is not None and chunk < 1:
-        raise ConfigError(f"chunk={chunk}: a chunk of the prompt holds 1 token at least")
     if chunk is not None and recipe != RECIPES["qada"]:
         raise ConfigError(
             f"scope='prompt' decides by a full Gaussian without outliers, which {name} is not; choose"
@@ -103,7 +102,7 @@ class AdaptiveCriterion:
     model: Mapping[str, Any]
     chunk: int | None = None
 
-    def threshold(self, sparsity: float | None = None) -> float:
+    def threshold(self, sparsity: float | str | None = None) -> float:
         """The threshold for a target that was calibrated; None: the only or first one.
 
         Raises:
@@ -111,16 +110,17 @@ class AdaptiveCriterion:
         """
         if sparsity is None:
             return next(iter(self.thresholds.values()))
-        if sparsity not in self.thresholds:
+        target = share("sparsity", sparsity)
+        if target not in self.thresholds:
             known = ", ".join(map(str, self.thresholds))
             raise ConfigError(f"sparsity={sparsity} was not calibrated, only {known}; calibrate with it")
-        return self.thresholds[sparsity]
+        return self.thresholds[target]
 
-    def built(self, sparsity: float | None = None) -> Criterion:
+    def built(self, sparsity: float | str | None = None) -> Criterion:
         """Make the criterion of one row that decides at a target; its window holds `recipe.outliers` too."""
         return self.recipe.criterion([self.target(sparsity)])
 
-    def target(self, sparsity: float | None = None) -> dict[str, Any]:
+    def target(self, sparsity: float | str | None = None) -> dict[str, Any]:
         """Return what calibration found for a target, as `headscope.heads.criteria.build` takes it."""
         fitted = {"map": self.map.plain()} if self.map.layers else {}
         return {"threshold": self.threshold(sparsity), **fitted}
@@ -129,6 +129,7 @@ class AdaptiveCriterion:
         """Write one safetensors file, whole or not at all: float32 probes are most of it (4 L H P D bytes).
 
         Raises:
+            ConfigError: the path is none.
             AssetError: it cannot be written.
         """
-        save(self, Path(path))
+        save(self, file("path", path))

@@ -1,6 +1,6 @@
 """A calibrated criterion as one safetensors file: tensors, and all else as JSON in its metadata.
 
-Shapes: L full-attention layers, H query heads, P probes, D head_dim.
+Shapes: L full-attention layers, H query heads, P probes, D head_dim, N parameters, S sampled numbers of each.
 """
 
 import json
@@ -22,16 +22,17 @@ from headscope.heads.calibration.maps import LayerMap
 if TYPE_CHECKING:
     from headscope.inference.criterion import AdaptiveCriterion
 
-FORMAT = 3
+FORMAT = 4
 KEY = "headscope"
 PROBES = ("queries", "weight")
+WEIGHTS = "weights"
 
 
 def save(criterion: "AdaptiveCriterion", path: Path) -> None:
     """Write the file: a temporary sibling, then a rename.
 
-    Tensors, in the layers' order: `layers` [L]; where there are probes `queries` [L, H, P, D] and `weight` [L, H],
-    float32; where there is a map `slope` and `offset` [L, H], float64.
+    Tensors: `weights` [N, S] of `headscope.models.identity`; in the layers' order, where there are probes, `queries`
+    [L, H, P, D] and `weight` [L, H], float32; where there is a map, `slope` and `offset` [L, H], float64.
 
     Raises:
         AssetError: it cannot be written.
@@ -45,7 +46,7 @@ def save(criterion: "AdaptiveCriterion", path: Path) -> None:
         "thresholds": [[target, threshold.hex()] for target, threshold in criterion.thresholds.items()],
         "prompt_tokens": list(criterion.prompt_tokens),
         "chunk": criterion.chunk,
-        "model": dict(criterion.model),
+        "model": {name: value for name, value in criterion.model.items() if name != WEIGHTS},
     }
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -60,15 +61,15 @@ def save(criterion: "AdaptiveCriterion", path: Path) -> None:
 
 
 def _tensors(criterion: "AdaptiveCriterion") -> dict[str, Tensor]:
-    """What is no plain data, each of all layers; an empty file holds at least the layers' indices."""
-    found = {"layers": torch.tensor(criterion.model["full_layers"])}
+    """Return what is no plain data, each of all layers."""
+    tensors = {WEIGHTS: criterion.model[WEIGHTS]}
     if criterion.probes is not None:
         for name in PROBES:
-            found[name] = torch.stack(list(getattr(criterion.probes, name).values()))
+            tensors[name] = torch.stack(list(getattr(criterion.probes, name).values()))
     if criterion.map.layers:
         for name in LayerMap._fields:
-            found[name] = torch.stack([getattr(layer, name) for layer in criterion.map.layers.values()])
-    return found
+            tensors[name] = torch.stack([getattr(layer, name) for layer in criterion.map.layers.values()])
+    return tensors
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

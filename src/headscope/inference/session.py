@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headscope.errors import ConfigError, UnsupportedModelError
+from headscope.errors import UnsupportedModelError
 from headscope.heads.to_device import to_device
 from headscope.inference.adaptive_prefill import AdaptivePrefill
+from headscope.inference.arguments import refuse_training
 from headscope.inference.boundary import Batch, boundary_states
 from headscope.inference.cache_rows import (
     Memory,
@@ -57,7 +58,7 @@ class Fed(NamedTuple):
 class Session:
     """What happens inside a block, which belongs to the thread that opened it."""
 
-    def __init__(self, model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: float | None):
+    def __init__(self, model: PreTrainedModel, criterion: AdaptiveCriterion, sparsity: float | str | None):
         device = model.get_input_embeddings().weight.device
         self._model, self._criterion = model, replace(criterion, probes=to_device(criterion.probes, device))
         self._built = to_device(criterion.built(sparsity), device)
@@ -134,8 +135,7 @@ class Session:
     def _before(self, args: tuple[Any, ...], given: Mapping[str, Any]) -> Decode | AdaptivePrefill | None:
         """The rows that decode, behind a boundary if they are new, or prompts; None: nothing is decided."""
         self._refuse_other_threads()
-        if self._decoder.training:
-            raise ConfigError("the model is in training mode (model.training = True); call model.eval()")
+        refuse_training(self._decoder)
         ids, cache = given.get("input_ids", args[0] if args else None), given.get("past_key_values")
         tokens, length = ids if ids is not None else given["inputs_embeds"], self._length(cache)
         if tokens.shape[1] > 1 or not length:
