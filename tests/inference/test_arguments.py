@@ -167,7 +167,7 @@ def test_a_criterion_of_single_precision_serves_the_model_in_half(tmp_path: Path
     path, criterion = tmp_path / "criterion.safetensors", calibrated(small())
     criterion.save(path)
     for dtype in (torch.bfloat16, torch.float16):
-        model = small(dtype=dtype)
+        model = small().to(dtype)
         dense, loaded = generated(model, IDS[:2]), headscope.load(path, model)
         with headscope.adaptive(model, at(loaded, torch.inf)):
             assert torch.equal(generated(model, IDS[:2]), dense)

@@ -92,7 +92,6 @@ PLAIN = [
     "qwen2_moe",
     "qwen3_moe",
     "solar_open",
-    "moshi",
 ]
 SERVED: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in PLAIN},

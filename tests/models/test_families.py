@@ -1,5 +1,7 @@
 """Every family of models is served rightly or refused by one sentence that says what was compared."""
 
+import pickle
+
 import pytest
 import torch
 from families import REFUSED, SERVED, WITHOUT_PROBES, family_model, known
@@ -66,6 +68,14 @@ def test_a_family_that_is_not_served_is_refused_by_one_sentence(name: str) -> No
     assert "\n" not in str(refusal.value)
 
 
+def test_a_check_leaves_nothing_on_the_model() -> None:
+    model = built(SERVED, "llama")
+    before = pickle.dumps(model)
+    check_model(model)
+    assert len(pickle.dumps(model)) == len(before)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 def test_a_norm_behind_the_heads_belongs_to_their_weights() -> None:
     model = built(SERVED, "olmo2")
     assert [type(module).__name__ for module in path_modules(model, 1)] == ["Linear", "Olmo2RMSNorm"]
@@ -79,9 +89,6 @@ def test_weights_without_that_norm_are_found_wrong(monkeypatch: pytest.MonkeyPat
     model = built(SERVED, "gemma3, mostly sliding")
     assert check_weights.check_weights(model).passed
     monkeypatch.setattr(check_weights, "path_modules", lambda *words: residual.path_modules(*words)[:1])
-    monkeypatch.setattr(
-        check_weights, "output_path", lambda *words: residual.OutputPath(residual.path_modules(*words)[:1])
-    )
     assert not check_weights.check_weights(model).passed
 
 

@@ -177,10 +177,10 @@ AttentionMaskInterface.register(NAME, _no_mask)
 
 
 @contextmanager
-def attention(model: PreTrainedModel) -> Iterator[None]:
-    """Route the model's attention through the registered function inside the block."""
+def attention(model: PreTrainedModel, name: str = NAME) -> Iterator[None]:
+    """Route the model's attention through a registered function inside the block."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(name)
     try:
         yield
     finally:

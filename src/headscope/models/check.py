@@ -13,6 +13,7 @@ from headscope.errors import UnsupportedModelError
 from headscope.heads.mass import log_masses
 from headscope.heads.window import Window
 from headscope.models.attention import attention
+from headscope.models.eager import eager_weights
 from headscope.models.geometry import geometry
 from headscope.models.observe import CallRecorder, failing, random_tokens, run
 from headscope.models.rotary import allowed_error, verified_turn
@@ -88,9 +89,10 @@ def check_masses(model: PreTrainedModel) -> Finding:
     compared = "the window's share of sampled queries against eager attention weights"
     ids, window, recorder = random_tokens(model, TOKENS, 1), Window(4, 12), CallRecorder()
     run(model, ids, 0, recorder)
-    weights = _eager_weights(model, ids)
-    if weights is None:
-        return Finding("masses", compared, unknown=f"{type(model).__name__} shows no attention weights to compare with")
+    try:
+        weights = eager_weights(model, ids)
+    except UnsupportedModelError as error:
+        return Finding("masses", compared, unknown=str(error))
     position = torch.arange(TOKENS // 2, TOKENS, 5, device=ids.device)
     worst = 0.0
     for layer in geometry(model.config).full_layers:
@@ -101,18 +103,6 @@ def check_masses(model: PreTrainedModel) -> Finding:
         difference = torch.sigmoid(masses.local - masses.bulk) - eager.sum(-1)
         worst = max(worst, float(difference.abs().max().nan_to_num(nan=torch.inf)))
     return Finding("masses", compared, worst, 1e-4 if model.dtype in EXACT else 0.03)
-
-
-def _eager_weights(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, ...] | None:
-    """Return the weights of every layer, [B, H, T, T], by the model's own eager code."""
-    before = model.config._attn_implementation
-    try:
-        model.set_attn_implementation("eager")
-        with torch.inference_mode(), failing(model, "with eager attention"):
-            weights: tuple[Tensor, ...] | None = model(ids, use_cache=False, output_attentions=True).attentions
-    finally:
-        model.set_attn_implementation(before)
-    return weights if weights and len(weights) == geometry(model.config).layers and weights[0] is not None else None
 
 
 def check_turns(model: PreTrainedModel) -> Finding:

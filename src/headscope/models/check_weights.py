@@ -16,7 +16,7 @@ from headscope.models.attention import LayerCall, causal_attention
 from headscope.models.check import EXACT, Finding
 from headscope.models.geometry import geometry
 from headscope.models.observe import observe, random_tokens, run
-from headscope.models.residual import output_path, path_modules
+from headscope.models.residual import OutputPath, path_modules
 
 TOKENS = 8
 NUDGED = 2
@@ -54,14 +54,17 @@ class Fit(NamedTuple):
 class _Nudge:
     """Changes the output of one head in each of some rows, at the last token; attends as the model does.
 
+    Changes are as large as the residual stream, whose rounding would hide small ones in half precision.
+
     Attributes:
         rows: by layer and head; row 0 is left as it is.
+        states: of each layer.
         before: what the layer's path makes of row 0, [E], by layer.
         change: what it makes of a row, less that, [E], by row.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: dict[tuple[int, int], int]):
-        self.model, self.rows = model, rows
+    def __init__(self, rows: dict[tuple[int, int], int], states: dict[int, "_States"]):
+        self.rows, self.states = rows, states
         self.before: dict[int, Tensor] = {}
         self.change: dict[int, Tensor] = {}
 
@@ -69,12 +72,14 @@ class _Nudge:
         output = causal_attention(call)
         rows = {head: row for (layer, head), row in self.rows.items() if layer == call.layer}
         if rows:
-            path = output_path(self.model, call.layer)
-            size = output[0, :, -1].float().square().mean().sqrt()
-            self.before[call.layer] = path(output[0, :, -1].flatten().float())
+            states = self.states[call.layer]
+            heads, path = output[0, :, -1].float(), states.output_path
+            self.before[call.layer] = path(heads.flatten())
             for head, row in rows.items():
-                generator = torch.Generator().manual_seed(row)
-                output[row, head, -1] += (torch.randn(output.shape[-1], generator=generator).to(size) * size).to(output)
+                change = torch.zeros_like(heads)
+                change[head] = torch.randn(heads.shape[1], generator=torch.Generator().manual_seed(row)).to(heads)
+                moved = path((heads + change).flatten()) - self.before[call.layer]
+                output[row, :, -1] += (change * (states.entering[0].norm() / moved.norm())).to(output)
                 self.change[row] = path(output[row, :, -1].flatten().float()) - self.before[call.layer]
         return output
 
@@ -83,6 +88,7 @@ class _States:
     """Keeps the last token's states around a decoder layer's modules that could be the residual stream.
 
     Attributes:
+        output_path: of the heads.
         entering: the layer's input, [B, E].
         behind: what modules behind the heads' path took in, [B, E] each.
         leaving: the layer's output, [B, E].
@@ -90,6 +96,7 @@ class _States:
 
     def __init__(self, model: PreTrainedModel, layer: int):
         self.path, self.block = path_modules(model, layer), model.get_submodule(observe(model)[layer].block)
+        self.output_path = OutputPath(self.path)
         self.width = model.get_input_embeddings().weight.shape[-1]
         self.entering, self.leaving, self.behind = Tensor(), Tensor(), list[Tensor]()
 
@@ -144,8 +151,8 @@ def _fits(model: PreTrainedModel) -> list[Fit]:
     sizes = geometry(model.config)
     heads = torch.linspace(0, sizes.heads - 1, min(NUDGED, sizes.heads)).round().long().tolist()
     keys = [(layer, head) for layer in sizes.full_layers for head in heads]
-    nudge = _Nudge(model, {key: row for row, key in enumerate(keys, start=1)})
     states = {layer: _States(model, layer) for layer in sizes.full_layers}
+    nudge = _Nudge({key: row for row, key in enumerate(keys, start=1)}, states)
     with ExitStack() as stack:
         for of_layer in states.values():
             stack.enter_context(of_layer.kept())
