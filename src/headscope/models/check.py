@@ -13,9 +13,9 @@ from headscope.errors import UnsupportedModelError
 from headscope.heads.mass import log_masses
 from headscope.heads.window import Window
 from headscope.models.attention import attention
-from headscope.models.eager import eager_weights
+from headscope.models.eager import eager_calls
 from headscope.models.geometry import geometry
-from headscope.models.observe import CallRecorder, failing, random_tokens, run
+from headscope.models.observe import failing, observe, random_tokens
 from headscope.models.rotary import allowed_error, verified_turn
 
 TOKENS = 64
@@ -67,10 +67,11 @@ def check_logits(model: PreTrainedModel, tokens: int = TOKENS) -> Finding:
     ids = random_tokens(model, tokens)
     with torch.inference_mode(), failing(model, "at all"):
         own = model(ids, use_cache=False).logits.float()
-    with torch.inference_mode(), attention(model), failing(model, "with a registered attention function"):
-        ours = model(ids, use_cache=False).logits.float()
+    positions = torch.arange(tokens, device=ids.device)[None]
+    with torch.inference_mode(), attention(model), failing(model, "with position ids and a registered attention"):
+        ours = model(ids, position_ids=positions, use_cache=False).logits.float()
     error = relative(ours, own)
-    return Finding("logits", "registered attention against the model's own", error, tolerance(model))
+    return Finding("logits", "registered attention, positions from 0 on, against the model's own", error, tolerance(model))
 
 
 def tolerance(model: PreTrainedModel) -> float:
@@ -87,19 +88,17 @@ def relative(ours: Tensor, own: Tensor) -> float:
 def check_masses(model: PreTrainedModel) -> Finding:
     """Compare the window's share of the mass with the eager attention's weights, in every full-attention layer."""
     compared = "the window's share of sampled queries against eager attention weights"
-    ids, window, recorder = random_tokens(model, TOKENS, 1), Window(4, 12), CallRecorder()
-    run(model, ids, 0, recorder)
+    window, facts = Window(4, 12), observe(model)
     try:
-        weights = eager_weights(model, ids)
+        calls = eager_calls(model, random_tokens(model, TOKENS, 1))
     except UnsupportedModelError as error:
         return Finding("masses", compared, unknown=str(error))
-    position = torch.arange(TOKENS // 2, TOKENS, 5, device=ids.device)
     worst = 0.0
     for layer in geometry(model.config).full_layers:
-        call = recorder.calls[layer][0]
-        masses = log_masses(call.query[:, :, position], call.key, position, window, call.scale)
-        local = window.local(position, torch.arange(TOKENS, device=ids.device))
-        eager = weights[layer][:, :, position].float() * local
+        query, key, weights = calls[layer]
+        position = torch.arange(TOKENS // 2, TOKENS, 5, device=query.device)
+        masses = log_masses(query[:, :, position], key, position, window, facts[layer].scale)
+        eager = weights[:, :, position].float() * window.local(position, torch.arange(TOKENS, device=query.device))
         difference = torch.sigmoid(masses.local - masses.bulk) - eager.sum(-1)
         worst = max(worst, float(difference.abs().max().nan_to_num(nan=torch.inf)))
     return Finding("masses", compared, worst, 1e-4 if model.dtype in EXACT else 0.03)

@@ -2,11 +2,11 @@
 
 `output_attentions` would leave hooks on the model behind, with which it can be pickled no more.
 
-Shapes: B rows, H query heads, T tokens.
+Shapes: B rows, H query heads, K KV heads, T tokens, D head_dim.
 """
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,30 @@ from headscope.models.observe import failing
 NAME = "headscope_eager"
 
 
-def eager_weights(model: PreTrainedModel, ids: Tensor) -> dict[int, Tensor]:
-    """Return the attention weights of every layer for tokens [B, T], [B, H, T, T].
+class EagerCall(NamedTuple):
+    """What a layer's eager attention took and gave.
+
+    Attributes:
+        query: rotated, [B, H, T, D].
+        key: rotated, [B, K, T, D].
+        weights: of the values, [B, H, T, T].
+    """
+
+    query: Tensor
+    key: Tensor
+    weights: Tensor
+
+
+def eager_calls(model: PreTrainedModel, ids: Tensor) -> dict[int, EagerCall]:
+    """Return the eager attention of every layer for tokens [B, T].
 
     Raises:
         UnsupportedModelError: the family has no eager code of the usual name, or it fails.
     """
-    weights: dict[int, Tensor] = {}
+    calls: dict[int, EagerCall] = {}
     with torch.inference_mode(), attention(model, NAME), failing(model, "with eager attention"):
-        model(ids, use_cache=False, headscope=weights)
-    return weights
+        model(ids, use_cache=False, headscope=calls)
+    return calls
 
 
 def _forward(
@@ -38,15 +52,16 @@ def _forward(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    headscope: dict[int, Tensor],
+    headscope: dict[int, EagerCall],
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Attend by the family's eager function and keep its weights; the signature is transformers'."""
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if eager is None:
         raise UnsupportedModelError(f"{type(module).__name__} has no eager attention to compare masses with")
-    output, headscope[layer_of(module)] = eager(module, query, key, value, attention_mask, **options)
-    return output, headscope[layer_of(module)]
+    output, weights = eager(module, query, key, value, attention_mask, **options)
+    headscope[layer_of(module)] = EagerCall(query, key, weights)
+    return output, weights
 
 
 AttentionInterface.register(NAME, _forward)
