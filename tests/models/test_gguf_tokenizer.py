@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from packaging.version import Version
 from tiny_gguf import SCORES, write_tiny_gguf
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
@@ -14,9 +16,13 @@ from headscope.errors import AssetError
 from headscope.models.gguf import convert, read_fields
 from headscope.models.gguf_tokenizer import check_tokenizer, set_special_tokens
 
+OLD = Version(transformers.__version__) < Version("5.23")
+
 
 def read(folder: Path, kind: str, **options: str) -> tuple[Any, dict[str, Any], Path]:
     """Write a tiny GGUF file; return transformers' tokenizer, the file's fields and the file."""
+    if kind == "llama" and OLD:
+        pytest.skip("versions before 5.23 leave out the start token, and are refused for it")
     file = folder / "tiny.gguf"
     write_tiny_gguf(file, kind, **options)
     return AutoTokenizer.from_pretrained(folder, gguf_file=file.name), read_fields(file), file
