@@ -28,7 +28,7 @@ def test_prefix_follows_the_template_with_its_space():
 
 
 def test_a_tokenizer_without_template_is_refused_when_one_is_asked_for():
-    with pytest.raises(ConfigError, match="has no chat template; set chat_template=false"):
+    with pytest.raises(ConfigError, match=r"no chat template; set benchmark\.<name>\.chat_template=false"):
         chat.assemble(RENDERING, small_tokenizer(chat_template=None), chat_template=True)
 
 

@@ -109,7 +109,7 @@ FREE = {"name", "results", "points", "tracking.backend", "tracking.mode", "track
 
 def variants():
     """Compositions that give every option a value."""
-    yield from (["model=tiny"], ["model=smollm2_135m"], ["experiment=paper/llama3_8b"])
+    yield from (["model=tiny"], ["model=qwen25_coder_05b"], ["experiment=paper/llama3_8b"])
     yield ["model=folder", "model.device=cuda", "model.device_map=auto", *FOLDER]
     yield ["model=llama3_8b", "model.source.revision=abc"]
     yield ["figure.roc.params.target=0.5"]

@@ -96,11 +96,21 @@ def test_tied_weights_and_buffers_of_older_versions_are_no_fault(tmp_path: Path)
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-def test_an_expert_that_is_missing_is_refused(tmp_path: Path) -> None:
+EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("message", "fault"),
+    [
+        (rf"missing: {EXPERT}\)", lambda tensors: tensors.pop(EXPERT)),
+        (rf"of another shape: {EXPERT} \[5, 5\] instead", lambda tensors: tensors.update({EXPERT: torch.ones(5, 5)})),
+    ],
+)
+def test_an_expert_that_does_not_fit_is_named(tmp_path: Path, message: str, fault: Callable[[Tensors], object]) -> None:
     save(Qwen3MoeConfig(**SIZES, num_experts=4, moe_intermediate_size=16), tmp_path)
     check_tensors(tmp_path, read_config(tmp_path))
-    change(tmp_path, lambda tensors: tensors.pop("model.layers.1.mlp.experts.2.up_proj.weight"))
-    with pytest.raises(AssetError, match="cannot be stacked"):
+    change(tmp_path, fault)
+    with pytest.raises(AssetError, match=message):
         check_tensors(tmp_path, read_config(tmp_path))
     with pytest.raises(AssetError, match="cannot be stacked"):
         read_model(tmp_path)

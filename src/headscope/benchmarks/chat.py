@@ -51,7 +51,7 @@ def _start(text: str, turn: str) -> int | None:
 def _user_turn(text: str, tokenizer: Any) -> str:
     """Return `text` as a user's turn, up to where the model starts to speak."""
     if not tokenizer.chat_template:
-        raise ConfigError(f"{tokenizer.name_or_path} has no chat template; set chat_template=false")
+        raise ConfigError(f"{tokenizer.name_or_path} has no chat template; set benchmark.<name>.chat_template=false")
     template = tokenizer.get_chat_template()
     if "strftime_now" in template:
         template = FIXED_CLOCK + template

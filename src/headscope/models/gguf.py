@@ -1,5 +1,6 @@
 """Converts a GGUF file, once, into a folder that loads as a plain bf16 model without GGUF support."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from headscope.errors import AssetError
 from headscope.models.folder import quiet
+from headscope.models.gguf_tokenizer import check_tokenizer, set_special_tokens
 from headscope.models.weights import read_model
 
 
@@ -17,12 +19,16 @@ def convert(gguf: Path, out: Path) -> None:
     """Write the model and tokenizer of a GGUF file as safetensors and JSON into the folder `out`.
 
     Raises:
-        AssetError: the file is truncated or no GGUF, its model is unknown, or the copy computes something else.
+        AssetError: the file is truncated or no GGUF, its model or tokenizer is unknown, transformers makes another
+            tokenizer of it than the file says, or the copy computes something else.
     """
-    check_readable(gguf)
+    print(f"converting {gguf.name} once, which takes minutes for a large model", file=sys.stderr, flush=True)
+    fields = read_fields(gguf)
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        set_special_tokens(tokenizer, fields)
+        check_tokenizer(tokenizer, fields, gguf)
         model = read_model(gguf, dtype=torch.bfloat16, **_dequantised())
     except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
         raise AssetError(f"{gguf} cannot be converted: {error}; choose another file or a safetensors model") from error
@@ -36,18 +42,21 @@ def convert(gguf: Path, out: Path) -> None:
         raise AssetError(f"the converted copy of {gguf} computes other logits; please report it with your versions")
 
 
-def check_readable(gguf: Path) -> None:
-    """Read a GGUF file's header and tensor sizes.
+def read_fields(gguf: Path) -> dict[str, Any]:
+    """Read the fields of a GGUF file's header and the sizes of its tensors; return the fields by name.
 
     Raises:
-        AssetError: the file is truncated or no GGUF file.
+        AssetError: the file is truncated or no GGUF file, or a part of one.
     """
     from gguf import GGUFReader
 
     try:
-        GGUFReader(gguf)
+        fields = {name: field.contents() for name, field in GGUFReader(gguf).fields.items()}
     except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
         raise AssetError(f"{gguf} is truncated or no GGUF file; download it again") from error
+    if fields.get("split.count", 1) > 1:
+        raise AssetError(f"{gguf} is one of {fields['split.count']} parts; merge them (llama-gguf-split --merge) first")
+    return fields
 
 
 def _dequantised() -> dict[str, Any]:

@@ -29,12 +29,27 @@ def check_tensors(folder: Path, config: Any) -> None:
         UnsupportedModelError: transformers has no causal language model of this type.
     """
     with _weight_errors(folder):
-        model_class = _model_class(config)
+        model = _empty_model(config)
         tensors = {name: tensor for file in weight_files(folder) for name, tensor in _headers(folder / file)}
-        _, report = model_class.from_pretrained(
-            None, config=config, state_dict=tensors, device_map={"": "meta"}, **REPORTED
-        )
+        try:
+            _, report = type(model).from_pretrained(
+                None, config=config, state_dict=tensors, device_map={"": "meta"}, **REPORTED
+            )
+        except RuntimeError:
+            report = _report_stacked(model, tensors)
+            if not any(report.values()):
+                raise
     _refuse_misfits(report, folder)
+
+
+def _report_stacked(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Compare tensors as files have them, experts one by one: transformers names none when it cannot stack them."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    stored = revert_weight_conversion(model, model.state_dict())
+    pairs = {name: (tensors[name].shape, stored[name].shape) for name in stored.keys() & tensors.keys()}
+    shapes = [(name, *pair) for name, pair in pairs.items() if pair[0] != pair[1]]
+    return {"missing_keys": stored.keys() - tensors.keys(), "unexpected_keys": set(), "mismatched_keys": shapes}
 
 
 def read_model(path: Path, **options: Any) -> PreTrainedModel:
@@ -63,10 +78,11 @@ REPORTED = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 """Options of `from_pretrained` that return names and shapes which do not fit, for one sentence of ours."""
 
 
-def _model_class(config: Any) -> type[PreTrainedModel]:
+def _empty_model(config: Any) -> PreTrainedModel:
+    """Make the model without memory for its parameters."""
     try:
         with torch.device("meta"):
-            return type(AutoModelForCausalLM.from_config(config))
+            return AutoModelForCausalLM.from_config(config)
     except ValueError as error:
         raise UnsupportedModelError(
             f"model type {config.model_type} has no causal language model in transformers; choose another model"

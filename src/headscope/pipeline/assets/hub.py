@@ -27,13 +27,13 @@ def hub_errors(what: str) -> Iterator[None]:
         ) from error
 
 
-def hub_file(repository: str, file: str, revision: str | None) -> Path:
-    """Return one file of a data set, in the hub's own cache.
+def hub_file(repository: str, file: str, revision: str | None, kind: str = "dataset") -> Path:
+    """Return one file of a repository of a `kind` (dataset, model), in the hub's own cache.
 
     Raises:
         AssetError: the hub cannot be reached, or repository, file, revision or permission is missing.
     """
     from huggingface_hub import hf_hub_download
 
-    with hub_errors(f"{file} of the hub's data set {repository} at revision {revision or 'main'}"):
-        return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision, token=hub_token()))
+    with hub_errors(f"{file} of the hub's {kind} {repository} at revision {revision or 'main'}"):
+        return Path(hf_hub_download(repository, file, repo_type=kind, revision=revision, token=hub_token()))

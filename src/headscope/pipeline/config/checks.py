@@ -15,11 +15,11 @@ from headscope.pipeline.config.options import find, from_plain, leaves, nearest,
 from headscope.pipeline.config.schema import Config, Model
 
 NAME = re.compile(r"[A-Za-z0-9_.]+(-[A-Za-z0-9_.]+)*")  # no two hyphens: they part a folder's name from its key
-SOURCES = {
-    "wheel": ("requirement", "file", "sha256"),
-    "hub": ("id",),
-    "folder": ("path",),
-    "random": ("layers", "heads", "kv_heads", "head_dim", "hidden", "vocab", "positions", "seed"),
+SOURCES = {  # what each type must have, and what it may have
+    "gguf": (("sha256",), ("packages", "id", "file", "revision")),
+    "hub": (("id",), ("revision",)),
+    "folder": (("path",), ()),
+    "random": (("layers", "heads", "kv_heads", "head_dim", "hidden", "vocab", "positions", "seed"), ()),
 }
 
 
@@ -36,7 +36,7 @@ def check(config: Mapping[str, Any]) -> None:
         else:
             option.check(path, value)
     typed = from_plain(Config, config)
-    for test in (_names, _scope, _model, check_benchmarks, check_criteria, _figures, check_calibration):
+    for test in (_names, _scope, _source, _model, check_benchmarks, check_criteria, _figures, check_calibration):
         test(typed)
 
 
@@ -59,15 +59,29 @@ def _scope(config: Config) -> None:
         )
 
 
+def _source(config: Config) -> None:
+    source = config.model.source
+    (wanted, optional), values = SOURCES[source.type], vars(source)
+    missing = [name for name in wanted if values[name] is None]
+    extra = [name for name, value in values.items() if value is not None and name not in (*wanted, *optional, "type")]
+    if source.type == "gguf":
+        missing += ["packages"] if not source.packages and source.id is None else []
+        missing += ["id"] if source.id is None and source.file is not None else []
+        missing += ["file"] if source.file is None and source.id is not None else []
+    if missing:
+        raise ConfigError(f"option model.source.{missing[0]} must be given for type {source.type}")
+    if extra:
+        raise ConfigError(f"option model.source.{extra[0]} has no meaning for type {source.type}; leave it out")
+    for package in source.packages or []:
+        if not all(package.partition("/")):
+            raise ConfigError(
+                f"option model.source.packages: {package!r} must be a pip requirement, a slash and the path inside the "
+                "package (my-model==1.0/my_model/weights.gguf)"
+            )
+
+
 def _model(config: Config) -> None:
     model: Model = config.model
-    wanted, values = SOURCES[model.source.type], vars(model.source)
-    missing = [name for name in wanted if values[name] is None]
-    extra = [name for name, value in values.items() if value is not None and name not in (*wanted, "type", "revision")]
-    if missing:
-        raise ConfigError(f"option model.source.{missing[0]} must be given for type {model.source.type}")
-    if extra:
-        raise ConfigError(f"option model.source.{extra[0]} has no meaning for type {model.source.type}; leave it out")
     if model.expect.heads % model.expect.kv_heads:
         raise ConfigError(
             f"option model.expect.heads: {model.expect.heads} is no multiple of kv_heads {model.expect.kv_heads}"

