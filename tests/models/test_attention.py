@@ -60,5 +60,8 @@ def test_learned_sinks_are_refused_by_name() -> None:
 def test_a_model_whose_attention_differs_is_caught_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", torch.float32)
     monkeypatch.setattr("headscope.models.attention.causal_attention", lambda call: call.query * 0)
-    with pytest.raises(UnsupportedModelError, match=r"logits differ: registered attention, positions from 0 on, against the model's own"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"logits differ: registered attention, positions from 0 on, against the model's own",
+    ):
         refuse(model, [check_logits(model)])

@@ -71,7 +71,9 @@ def check_logits(model: PreTrainedModel, tokens: int = TOKENS) -> Finding:
     with torch.inference_mode(), attention(model), failing(model, "with position ids and a registered attention"):
         ours = model(ids, position_ids=positions, use_cache=False).logits.float()
     error = relative(ours, own)
-    return Finding("logits", "registered attention, positions from 0 on, against the model's own", error, tolerance(model))
+    return Finding(
+        "logits", "registered attention, positions from 0 on, against the model's own", error, tolerance(model)
+    )
 
 
 def tolerance(model: PreTrainedModel) -> float:
