@@ -151,7 +151,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "mamba": ("mamba", {}, "layers of kind linear_attention|no attention heads"),
     "rwkv": ("rwkv", {}, CALLS + "never|no attention heads"),
     "qwen3_next": ("qwen3_next", {}, "layers of kind linear_attention"),
-    "roberta, positions that start at 2": ("roberta", MHA, "logits differ: .*positions from 0 on"),
+    "roberta, positions that start at 2": ("roberta", MHA, "logits differ from .*positions from 0 on"),
     "modernbert-decoder": ("modernbert-decoder", MHA, "does not run with a DynamicCache"),
 }
 

@@ -62,6 +62,6 @@ def test_a_model_whose_attention_differs_is_caught_at_load(monkeypatch: pytest.M
     monkeypatch.setattr("headscope.models.attention.causal_attention", lambda call: call.query * 0)
     with pytest.raises(
         UnsupportedModelError,
-        match=r"logits differ: registered attention, positions from 0 on, against the model's own",
+        match=r"logits differ from the model's own with positions from 0 on by",
     ):
         refuse(model, [check_logits(model)])

@@ -52,7 +52,7 @@ def check_answers(model: PreTrainedModel) -> list[Finding]:
         findings.append(_finding(model, name, ours, own))
     with failing(model, "in the lab"):
         own = _logits(model, nullcontext(), ids, None, _dynamic(model, ids))
-        findings.append(_finding(model, "the lab's engine", _lab_logits(model, ids, criterion), own))
+        findings.append(_finding(model, "lab's engine", _lab_logits(model, ids, criterion), own))
     return findings
 
 
@@ -80,8 +80,7 @@ def _static(model: PreTrainedModel, ids: Tensor) -> StaticCache:
 
 
 def _finding(model: PreTrainedModel, name: str, ours: Tensor, own: Tensor) -> Finding:
-    compared = f"logits with every head long ({name}) against dense ones"
-    return Finding("answers", compared, relative(ours, own), tolerance(model))
+    return Finding(f"all-long logits, {name}", "the dense ones", relative(ours, own), tolerance(model))
 
 
 @torch.inference_mode()

@@ -54,8 +54,7 @@ def described(model: PreTrainedModel) -> dict[str, str]:
     return {
         "model": f"{type(model).__name__} ({model.config.model_type}), {str(model.dtype).removeprefix('torch.')}",
         "layers with full attention": full + why,
-        "heads a layer": f"{sizes.heads} query heads, {sizes.kv_heads} KV heads, groups of {group}",
-        "head_dim": str(sizes.head_dim),
+        "heads a layer": f"{sizes.heads} query, {sizes.kv_heads} KV, groups of {group}, head_dim {sizes.head_dim}",
         "positions": str(sizes.positions),
         "scale of scores": ", ".join(f"{scale:.6g}" for scale in scales),
         "RoPE": str(getattr(text, "rope_parameters", None) or "none in the config"),

@@ -26,9 +26,9 @@ class Finding(NamedTuple):
     """One comparison.
 
     Attributes:
-        what: its subject.
-        compared: with what, in words.
-        error: the largest, or what is said in `unknown`.
+        what: its subject, in the plural.
+        compared: what it should equal.
+        error: the largest.
         allowed: error that rounding explains.
         unknown: why nothing can be compared; empty: it was.
         probes: whether only criteria with probes (outliers, weights of heads) need it.
@@ -57,8 +57,9 @@ def refuse(model: PreTrainedModel, findings: list[Finding]) -> None:
         if not finding.passed:
             raise UnsupportedModelError(
                 finding.unknown
-                or f"{type(model).__name__}: {finding.what} differ: {finding.compared}: off by {finding.error:.2g} "
-                f"(allowed {finding.allowed:g}); its attention does something that is not implemented"
+                or f"{type(model).__name__}: {finding.what} differ from {finding.compared} by {finding.error:.2g} "
+                f"(allowed {finding.allowed:g}), so its attention does something that is not implemented; choose "
+                "another model"
             )
 
 
@@ -71,9 +72,7 @@ def check_logits(model: PreTrainedModel, tokens: int = TOKENS) -> Finding:
     with torch.inference_mode(), attention(model), failing(model, "with position ids and a registered attention"):
         ours = model(ids, position_ids=positions, use_cache=False).logits.float()
     error = relative(ours, own)
-    return Finding(
-        "logits", "registered attention, positions from 0 on, against the model's own", error, tolerance(model)
-    )
+    return Finding("logits", "the model's own with positions from 0 on", error, tolerance(model))
 
 
 def tolerance(model: PreTrainedModel) -> float:
@@ -89,7 +88,7 @@ def relative(ours: Tensor, own: Tensor) -> float:
 
 def check_masses(model: PreTrainedModel) -> Finding:
     """Compare the window's share of the mass with the eager attention's weights, in every full-attention layer."""
-    compared = "the window's share of sampled queries against eager attention weights"
+    compared = "eager attention weights"
     window, facts = Window(4, 12), observe(model)
     try:
         calls = eager_calls(model, random_tokens(model, TOKENS, 1))
@@ -108,9 +107,9 @@ def check_masses(model: PreTrainedModel) -> Finding:
 
 def check_turns(model: PreTrainedModel) -> Finding:
     """Compare queries turned to late positions with those of a forward there, in every full-attention layer."""
-    compared = "turned queries against a forward at the last positions"
+    compared = "those of a forward at the last positions"
     try:
         errors = [verified_turn(model, layer).error for layer in geometry(model.config).full_layers]
     except UnsupportedModelError as error:
-        return Finding("probes", compared, unknown=str(error), probes=True)
-    return Finding("probes", compared, max(errors), allowed_error(model), probes=True)
+        return Finding("turned queries", compared, unknown=str(error), probes=True)
+    return Finding("turned queries", compared, max(errors), allowed_error(model), probes=True)

@@ -28,7 +28,7 @@ def check_weights(model: PreTrainedModel) -> Finding:
 
     A factor is allowed where all layers and heads share it, such as Granite's residual multiplier: it changes no label.
     """
-    compared = "the residual stream behind a changed head against the head's path into it"
+    compared = "what moves behind a changed head"
     try:
         fits = _fits(model)
     except UnsupportedModelError as error:

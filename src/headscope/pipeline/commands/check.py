@@ -80,10 +80,10 @@ def _report(name: str, folder: Path, dtype: str, device: str) -> str:
 
 def _words(finding: Finding) -> str:
     if finding.unknown:
-        return f"NOT KNOWN: {finding.unknown}"
-    verdict = "ok" if finding.passed else "WRONG"
-    return f"{verdict}: {finding.compared}: off by {finding.error:.1e}, allowed {finding.allowed:.0e}"
+        return f"not known: {finding.unknown}"
+    verdict = "equal" if finding.passed else "NOT EQUAL:"
+    return f"{verdict} {finding.compared}: error {finding.error:.0e}, allowed {finding.allowed:.0e}"
 
 
 def _row(subject: str, words: str) -> None:
-    print(f"{subject:<28}{words}", flush=True)
+    print(f"{subject:<31}{words}", flush=True)
