@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from headscope.errors import UnsupportedModelError
+from headscope.heads.mass import precise
 from headscope.models.attention import attention, layer_of
 from headscope.models.observe import failing
 
@@ -59,9 +60,10 @@ def _forward(
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if eager is None:
         raise UnsupportedModelError(f"{type(module).__name__} has no eager attention to compare masses with")
-    output, weights = eager(module, query, key, value, attention_mask, **options)
+    # Half precision rounds scores of a hundred, as Qwen2.5 has them, by half a nat.
+    output, weights = eager(module, *(precise(x) for x in (query, key, value)), attention_mask, **options)
     headscope[layer_of(module)] = EagerCall(query, key, weights)
-    return output, weights
+    return output.to(query.dtype), weights
 
 
 AttentionInterface.register(NAME, _forward)

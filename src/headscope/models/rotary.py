@@ -23,7 +23,7 @@ from headscope.models.observe import CallRecorder, observe, random_tokens, run
 TOKENS = 16
 ALLOWED = {torch.float64: 0.01, torch.float32: 0.01}
 """Relative error of a turn: cosines of late positions are no more precise; a wrong way is off by about 1."""
-ALLOWED_HALF = 0.1
+ALLOWED_HALF = 0.2
 
 Way = Callable[[PreTrainedModel, int, Tensor, Tensor, Tensor], Tensor]
 
