@@ -99,6 +99,13 @@ def test_a_turn_of_the_wrong_kind_is_found_wrong(monkeypatch: pytest.MonkeyPatch
     assert not finding.passed and "is off by" in finding.unknown
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_turns_of_deep_models_at_late_positions_are_exact(dtype: torch.dtype) -> None:
+    model = family_model("llama", {"num_hidden_layers": 24, "max_position_embeddings": 1_000_000}).to(dtype)
+    finding = check_turns(model)
+    assert finding.passed and finding.error < {torch.float32: 1e-6, torch.bfloat16: 0.01}[dtype]
+
+
 def test_masses_of_another_scale_are_found_wrong() -> None:
     model = built(SERVED, "qwen2")
     own = type(model.model.layers[1].self_attn).forward
