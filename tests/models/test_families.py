@@ -106,6 +106,15 @@ def test_turns_of_deep_models_at_late_positions_are_exact(dtype: torch.dtype) ->
     assert finding.passed and finding.error < {torch.float32: 1e-6, torch.bfloat16: 0.01}[dtype]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_masses_of_large_scores_are_compared_in_single_precision(dtype: torch.dtype) -> None:
+    model = built(SERVED, "qwen2")
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.bias.data *= 300  # as Qwen2.5's keys: scores of some hundreds
+    finding = check_masses(model.to(dtype))
+    assert finding.passed and finding.error < 1e-4
+
+
 def test_masses_of_another_scale_are_found_wrong() -> None:
     model = built(SERVED, "qwen2")
     own = type(model.model.layers[1].self_attn).forward

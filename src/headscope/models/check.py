@@ -102,7 +102,7 @@ def check_masses(model: PreTrainedModel) -> Finding:
         eager = weights[:, :, position].float() * window.local(position, torch.arange(TOKENS, device=query.device))
         difference = torch.sigmoid(masses.local - masses.bulk) - eager.sum(-1)
         worst = max(worst, float(difference.abs().max().nan_to_num(nan=torch.inf)))
-    return Finding("masses", compared, worst, 1e-4 if model.dtype in EXACT else 0.06)
+    return Finding("masses", compared, worst, 1e-3)
 
 
 def check_turns(model: PreTrainedModel) -> Finding:
