@@ -5,14 +5,15 @@ import pickle
 import pytest
 import torch
 from families import REFUSED, SERVED, WITHOUT_PROBES, family_model, known
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import headscope
 from headscope.errors import LengthError, UnsupportedModelError
 from headscope.inference.check_answers import all_long
 from headscope.inference.check_model import check_model, refuse_unverified
 from headscope.models import check_weights, residual, rotary
-from headscope.models.check import check_masses, check_turns
+from headscope.models.check import check_masses, check_turns, compare_logits
 from headscope.models.geometry import geometry
 from headscope.models.observe import CallRecorder, random_tokens, run
 from headscope.models.residual import path_modules
@@ -97,6 +98,34 @@ def test_a_turn_of_the_wrong_kind_is_found_wrong(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(rotary, "WAYS", {"without RoPE": rotary.WAYS["without RoPE"]})
     finding = check_turns(model)
     assert not finding.passed and "is off by" in finding.unknown
+
+
+def test_a_masked_token_hides_no_difference_of_the_others() -> None:
+    own = torch.randn(1, 4, 9, generator=torch.Generator().manual_seed(0))
+    own[..., 3] = torch.finfo(torch.float32).min
+    model = built(SERVED, "llama")
+    assert compare_logits(model, "logits", "others", own.clone(), own).passed
+    assert not compare_logits(model, "logits", "others", own + 0.1, own).passed
+
+
+def test_a_model_that_overflows_is_told_to_take_another_dtype() -> None:
+    model = built(SERVED, "llama").half()
+    model.lm_head.weight.data.fill_(6e4)
+    with pytest.raises(UnsupportedModelError, match="NaN or infinite in float16; load it in another dtype"):
+        refuse_unverified(model, probes=False)
+
+
+def test_answers_are_compared_with_sdpa_where_the_own_kernel_serves_no_cache() -> None:
+    def without_cache(module, query, key, value, attention_mask, **options):
+        if query.shape[2] != key.shape[2]:
+            raise ValueError("static caches are not served")
+        return sdpa_attention_forward(module, query, key, value, None, **options)
+
+    AttentionInterface.register("without_cache", without_cache)
+    model = built(SERVED, "llama")
+    model.set_attn_implementation("without_cache")
+    assert all(finding.passed for finding in check_model(model))
+    assert model.config._attn_implementation == "without_cache"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
