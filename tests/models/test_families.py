@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from families import REFUSED, SERVED, WITHOUT_PROBES, family_model, known
+from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -15,7 +16,7 @@ from headscope.inference.check_model import check_model, refuse_unverified
 from headscope.models import check_weights, residual, rotary
 from headscope.models.check import check_masses, check_turns, compare_logits
 from headscope.models.geometry import geometry
-from headscope.models.observe import CallRecorder, random_tokens, run
+from headscope.models.observe import CallRecorder, observe, random_tokens, run
 from headscope.models.residual import path_modules
 from headscope.models.rotary import refuse_changing_factors, turn
 
@@ -91,6 +92,59 @@ def test_weights_without_that_norm_are_found_wrong(monkeypatch: pytest.MonkeyPat
     assert check_weights.check_weights(model).passed
     monkeypatch.setattr(check_weights, "path_modules", lambda *words: residual.path_modules(*words)[:1])
     assert not check_weights.check_weights(model).passed
+
+
+class Inside(nn.Module):
+    """A module around another one."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *arguments, **options):
+        return self.inner(*arguments, **options)
+
+
+def test_the_decoder_layer_is_found_around_wrapped_attention() -> None:
+    model = built(SERVED, "llama")
+    for layer in model.model.layers:
+        layer.self_attn = Inside(layer.self_attn)
+    assert observe(model)[1].block == "model.layers.1"
+    refuse_unverified(model, probes=True)
+
+
+def test_attention_derived_from_a_familys_is_served() -> None:
+    model = built(SERVED, "llama")
+    for layer in model.model.layers:
+        own = type(layer.self_attn)
+        layer.self_attn.__class__ = type("Own", (own,), {"__module__": "a_module_without_the_familys_functions"})
+    refuse_unverified(model, probes=True)
+
+
+def test_a_model_that_was_adapted_is_asked_again() -> None:
+    model = built(SERVED, "llama")
+    refuse_unverified(model, probes=True)
+    projection = model.model.layers[1].self_attn.o_proj
+
+    class Adapted(Inside):
+        def forward(self, states):
+            return self.inner(states) + states.flip(-1)
+
+    model.model.layers[1].self_attn.o_proj = Adapted(projection)
+    with pytest.raises(UnsupportedModelError, match=r"weights of heads differ .* criterion='qada'"):
+        refuse_unverified(model, probes=True)
+    model.model.layers[1].self_attn.o_proj = nn.Linear(32, 32, bias=False)
+    refuse_unverified(model, probes=True)
+    assert path_modules(model, 1) == [model.model.layers[1].self_attn.o_proj]
+
+
+def test_a_model_that_stays_is_asked_once() -> None:
+    model = built(SERVED, "llama")
+    findings = check_model(model)
+    with headscope.adaptive(model, all_long(model)):
+        model.generate(random_tokens(model, 20), max_new_tokens=2)
+    assert check_model(model) is findings
+    assert check_model(model.half()) is not findings
 
 
 def test_a_turn_of_the_wrong_kind_is_found_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

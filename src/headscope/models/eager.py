@@ -5,7 +5,6 @@
 Shapes: B rows, H query heads, K KV heads, T tokens, D head_dim.
 """
 
-import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from transformers.masking_utils import eager_mask
 from headscope.errors import UnsupportedModelError
 from headscope.heads.mass import precise
 from headscope.models.attention import attention, layer_of
-from headscope.models.observe import failing
+from headscope.models.observe import failing, function_of
 
 NAME = "headscope_eager"
 
@@ -60,7 +59,7 @@ def _forward(
 
     In half precision that function rounds the scores, those of Qwen2 by so much that its weights are off by 5 %.
     """
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    eager = function_of(module, "eager_attention_forward")
     if eager is None:
         raise UnsupportedModelError(f"{type(module).__name__} has no eager attention to compare masses with")
     mask = None if attention_mask is None else precise(attention_mask)

@@ -7,10 +7,8 @@ Shapes: H query heads, Q queries, D head_dim.
 """
 
 import inspect
-import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +17,8 @@ from transformers import PreTrainedModel
 from headscope.errors import LengthError, UnsupportedModelError
 from headscope.models.attention import LayerCall
 from headscope.models.geometry import geometry
-from headscope.models.observe import CallRecorder, observe, random_tokens, run
+from headscope.models.observe import CallRecorder, function_of, observe, random_tokens, run
+from headscope.models.once import once
 
 TOKENS = 16
 ALLOWED = {torch.float64: 1e-3, torch.float32: 1e-3}
@@ -39,9 +38,6 @@ class Turn(NamedTuple):
 
     way: str
     error: float
-
-
-_TURNS: WeakKeyDictionary[PreTrainedModel, dict[int, Turn]] = WeakKeyDictionary()
 
 
 def turn(model: PreTrainedModel, layer: int, states: Tensor, before: Tensor, after: Tensor) -> Tensor:
@@ -74,20 +70,19 @@ def allowed_error(model: PreTrainedModel) -> float:
     return ALLOWED.get(model.dtype, ALLOWED_HALF)
 
 
+@once
 def turns(model: PreTrainedModel) -> dict[int, Turn]:
     """Return the best way of every layer, compared by forwards at two places; the model is asked once."""
-    if model not in _TURNS:
-        before, after = _places(model)
-        ids = random_tokens(model, TOKENS)
-        outputs: dict[int, Tensor] = {}
-        here, there = (_queries(model, ids, int(first[0]), outputs) for first in (before, after))
-        _TURNS[model] = {
-            layer: min(
-                (_compared(model, layer, way, here, there, before, after) for way in WAYS), key=lambda turn: turn.error
-            )
-            for layer in here
-        }
-    return _TURNS[model]
+    before, after = _places(model)
+    ids = random_tokens(model, TOKENS)
+    outputs: dict[int, Tensor] = {}
+    here, there = (_queries(model, ids, int(first[0]), outputs) for first in (before, after))
+    return {
+        layer: min(
+            (_compared(model, layer, way, here, there, before, after) for way in WAYS), key=lambda turn: turn.error
+        )
+        for layer in here
+    }
 
 
 def _places(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
@@ -175,7 +170,7 @@ def _turned(model: PreTrainedModel, layer: int, states: Tensor, size: int, befor
 def _rotary_function(model: PreTrainedModel, layer: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Return the function of the model's own module that rotates [H, Q, D] states."""
     module = model.get_submodule(observe(model)[layer].attention)
-    apply: Any = getattr(sys.modules[type(module).__module__], "apply_rotary_pos_emb")  # noqa: B009 (may be missing)
+    apply = function_of(module, "apply_rotary_pos_emb")
 
     def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         rotated: Tensor = apply(states[None], states[None], cos[None], sin[None])[0][0]
