@@ -5,16 +5,18 @@ import pickle
 import pytest
 import torch
 from families import REFUSED, SERVED, WITHOUT_PROBES, family_model, known
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import headscope
 from headscope.errors import LengthError, UnsupportedModelError
 from headscope.inference.check_answers import all_long
 from headscope.inference.check_model import check_model, refuse_unverified
 from headscope.models import check_weights, residual, rotary
-from headscope.models.check import check_masses, check_turns
+from headscope.models.check import check_masses, check_turns, compare_logits
 from headscope.models.geometry import geometry
-from headscope.models.observe import CallRecorder, random_tokens, run
+from headscope.models.observe import CallRecorder, observe, random_tokens, run
 from headscope.models.residual import path_modules
 from headscope.models.rotary import refuse_changing_factors, turn
 
@@ -92,11 +94,108 @@ def test_weights_without_that_norm_are_found_wrong(monkeypatch: pytest.MonkeyPat
     assert not check_weights.check_weights(model).passed
 
 
+class Inside(nn.Module):
+    """A module around another one."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *arguments, **options):
+        return self.inner(*arguments, **options)
+
+
+def test_the_decoder_layer_is_found_around_wrapped_attention() -> None:
+    model = built(SERVED, "llama")
+    for layer in model.model.layers:
+        layer.self_attn = Inside(layer.self_attn)
+    assert observe(model)[1].block == "model.layers.1"
+    refuse_unverified(model, probes=True)
+
+
+def test_attention_derived_from_a_familys_is_served() -> None:
+    model = built(SERVED, "llama")
+    for layer in model.model.layers:
+        own = type(layer.self_attn)
+        layer.self_attn.__class__ = type("Own", (own,), {"__module__": "a_module_without_the_familys_functions"})
+    refuse_unverified(model, probes=True)
+
+
+def test_a_model_that_was_adapted_is_asked_again() -> None:
+    model = built(SERVED, "llama")
+    refuse_unverified(model, probes=True)
+    projection = model.model.layers[1].self_attn.o_proj
+
+    class Adapted(Inside):
+        def forward(self, states):
+            return self.inner(states) + states.flip(-1)
+
+    model.model.layers[1].self_attn.o_proj = Adapted(projection)
+    with pytest.raises(UnsupportedModelError, match=r"weights of heads differ .* criterion='qada'"):
+        refuse_unverified(model, probes=True)
+    model.model.layers[1].self_attn.o_proj = nn.Linear(32, 32, bias=False)
+    refuse_unverified(model, probes=True)
+    assert path_modules(model, 1) == [model.model.layers[1].self_attn.o_proj]
+
+
+def test_a_model_that_stays_is_asked_once() -> None:
+    model = built(SERVED, "llama")
+    findings = check_model(model)
+    with headscope.adaptive(model, all_long(model)):
+        model.generate(random_tokens(model, 20), max_new_tokens=2)
+    assert check_model(model) is findings
+    assert check_model(model.half()) is not findings
+
+
 def test_a_turn_of_the_wrong_kind_is_found_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     model = built(SERVED, "cohere")
     monkeypatch.setattr(rotary, "WAYS", {"without RoPE": rotary.WAYS["without RoPE"]})
     finding = check_turns(model)
     assert not finding.passed and "is off by" in finding.unknown
+
+
+def test_a_masked_token_hides_no_difference_of_the_others() -> None:
+    own = torch.randn(1, 4, 9, generator=torch.Generator().manual_seed(0))
+    own[..., 3] = torch.finfo(torch.float32).min
+    model = built(SERVED, "llama")
+    assert compare_logits(model, "logits", "others", own.clone(), own).passed
+    assert not compare_logits(model, "logits", "others", own + 0.1, own).passed
+
+
+def test_a_model_that_overflows_is_told_to_take_another_dtype() -> None:
+    model = built(SERVED, "llama").half()
+    model.lm_head.weight.data.fill_(6e4)
+    with pytest.raises(UnsupportedModelError, match="NaN or infinite in float16; load it in another dtype"):
+        refuse_unverified(model, probes=False)
+
+
+def test_answers_are_compared_with_sdpa_where_the_own_kernel_serves_no_cache() -> None:
+    def without_cache(module, query, key, value, attention_mask, **options):
+        if query.shape[2] != key.shape[2]:
+            raise ValueError("static caches are not served")
+        return sdpa_attention_forward(module, query, key, value, None, **options)
+
+    AttentionInterface.register("without_cache", without_cache)
+    model = built(SERVED, "llama")
+    model.set_attn_implementation("without_cache")
+    assert all(finding.passed for finding in check_model(model))
+    assert model.config._attn_implementation == "without_cache"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_turns_of_deep_models_at_late_positions_are_exact(dtype: torch.dtype) -> None:
+    model = family_model("llama", {"num_hidden_layers": 24, "max_position_embeddings": 1_000_000}).to(dtype)
+    finding = check_turns(model)
+    assert finding.passed and finding.error < {torch.float32: 1e-6, torch.bfloat16: 0.01}[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_masses_of_large_scores_are_compared_in_single_precision(dtype: torch.dtype) -> None:
+    model = built(SERVED, "qwen2")
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.bias.data *= 300  # as Qwen2.5's keys: scores of some hundreds
+    finding = check_masses(model.to(dtype))
+    assert finding.passed and finding.error < 1e-4
 
 
 def test_masses_of_another_scale_are_found_wrong() -> None:

@@ -14,13 +14,13 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from headscope.heads.calibration.maps import MarginMap
 from headscope.heads.window import Window
-from headscope.inference.context import adaptive
+from headscope.inference.context import NAME, adaptive
 from headscope.inference.criterion import RECIPES, AdaptiveCriterion
 from headscope.lab.prefill import next_logits, prefill_densely
 from headscope.lab.rows import Rows
 from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import attention
-from headscope.models.check import Finding, relative, tolerance
+from headscope.models.check import Finding, compare_logits
 from headscope.models.geometry import geometry
 from headscope.models.identity import identity
 from headscope.models.observe import failing, random_tokens
@@ -47,13 +47,19 @@ def check_answers(model: PreTrainedModel) -> list[Finding]:
         ("static cache", ids, None, _static),
         ("padded batch", padded, mask, _dynamic),
     ):
-        own = _logits(model, nullcontext(), rows, seen, cache(model, rows))
+        own = _logits(model, _dense(model), rows, seen, cache(model, rows))
         ours = _logits(model, adaptive(model, criterion), rows, seen, cache(model, rows))
         findings.append(_finding(model, name, ours, own))
     with failing(model, "in the lab"):
-        own = _logits(model, nullcontext(), ids, None, _dynamic(model, ids))
+        own = _logits(model, _dense(model), ids, None, _dynamic(model, ids))
         findings.append(_finding(model, "lab's engine", _lab_logits(model, ids, criterion), own))
     return findings
+
+
+def _dense(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Attend as the model does, or by SDPA where its own kernel (flash, flex) serves no static caches or masks."""
+    own = model.config._attn_implementation in ("eager", "sdpa")
+    return nullcontext() if own else attention(model, NAME)
 
 
 def all_long(model: PreTrainedModel) -> AdaptiveCriterion:
@@ -80,7 +86,7 @@ def _static(model: PreTrainedModel, ids: Tensor) -> StaticCache:
 
 
 def _finding(model: PreTrainedModel, name: str, ours: Tensor, own: Tensor) -> Finding:
-    return Finding(f"all-long logits, {name}", "the dense ones", relative(ours, own), tolerance(model))
+    return compare_logits(model, f"all-long logits, {name}", "the dense ones", ours, own)
 
 
 @torch.inference_mode()

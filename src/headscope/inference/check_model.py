@@ -1,7 +1,5 @@
 """Verifies a model before anything is calibrated on it: what headscope takes it for is what it computes."""
 
-from weakref import WeakKeyDictionary
-
 from transformers import PreTrainedModel
 
 from headscope.inference.check_answers import check_answers
@@ -9,24 +7,26 @@ from headscope.models.check import Finding, check_logits, check_masses, check_tu
 from headscope.models.check_weights import check_weights
 from headscope.models.geometry import geometry, refuse_unsupported
 from headscope.models.observe import observe
-
-_FINDINGS: WeakKeyDictionary[PreTrainedModel, list[Finding]] = WeakKeyDictionary()
+from headscope.models.once import forget_if_changed, once
 
 
 def check_model(model: PreTrainedModel) -> list[Finding]:
-    """Compare logits, masses, answers, turned probes and weights of heads with the model's own; it is asked once.
+    """Compare logits, masses, answers, turned probes and weights of heads with the model's own, once.
 
     Raises:
         UnsupportedModelError: the model is of a kind of which nothing can be compared.
     """
-    if model not in _FINDINGS:
-        refuse_unsupported(model.config)
-        logits = check_logits(model)
-        refuse(model, [logits])
-        observe(model)
-        others = check_masses(model), *check_answers(model), check_turns(model), check_weights(model)
-        _FINDINGS[model] = [logits, *others]
-    return _FINDINGS[model]
+    forget_if_changed(model)
+    return _findings(model)
+
+
+@once
+def _findings(model: PreTrainedModel) -> list[Finding]:
+    refuse_unsupported(model.config)
+    logits = check_logits(model)
+    refuse(model, [logits])
+    observe(model)
+    return [logits, check_masses(model), *check_answers(model), check_turns(model), check_weights(model)]
 
 
 def refuse_unverified(model: PreTrainedModel, probes: bool) -> None:

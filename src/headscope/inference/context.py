@@ -31,6 +31,7 @@ from headscope.inference.plain_decode import PlainDecode
 from headscope.inference.session import UNCOMPILED, Session
 from headscope.models.identity import refuse_other
 from headscope.models.observe import observe
+from headscope.models.once import forget_if_changed
 from headscope.models.rotary import turns
 
 NAME = "headscope_adaptive"
@@ -60,7 +61,9 @@ def _refuse_scale(layer: int, deciding: KernelDecode | PlainDecode | AdaptivePre
     state = deciding.layers[layer]
     observed = state.scale if isinstance(state, LayerState) else state
     if scaling is not None and scaling != observed:
-        raise UnsupportedModelError(f"layer {layer} scales its scores by {scaling} now, and by {observed} before")
+        raise UnsupportedModelError(
+            f"layer {layer} scales its scores by {scaling} now, and by {observed} before; load the model again"
+        )
 
 
 AttentionInterface.register(NAME, _forward)
@@ -147,6 +150,7 @@ def _deciding(model: PreTrainedModel, run: Session) -> Iterator[None]:
 
 def _ask(model: PreTrainedModel, turning: bool) -> None:
     """Ask the model, before anything takes its forward's place, for its scales and how it turns queries."""
+    forget_if_changed(model)
     observe(model)
     if turning:
         turns(model)

@@ -6,18 +6,19 @@ refused by the layer's number.
 Shapes: H query heads, K KV heads, T tokens, D head_dim.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from headscope.errors import UnsupportedModelError
 from headscope.models.attention import LayerCall, Layers, attention, causal_attention
 from headscope.models.geometry import Geometry, geometry
+from headscope.models.once import once
 
 TOKENS = 8
 
@@ -50,9 +51,7 @@ class CallRecorder:
         return causal_attention(call)
 
 
-_OBSERVED: WeakKeyDictionary[PreTrainedModel, dict[int, LayerFacts]] = WeakKeyDictionary()
-
-
+@once
 def observe(model: PreTrainedModel) -> dict[int, LayerFacts]:
     """Return what every layer of the model showed, by its index; the model is asked once.
 
@@ -60,13 +59,17 @@ def observe(model: PreTrainedModel) -> dict[int, LayerFacts]:
         UnsupportedModelError: a layer never reaches the attention function or calls it twice, its sizes are not the
             config's, or it attends to other keys or values than its cache holds.
     """
-    if model not in _OBSERVED:
-        recorder, cache = CallRecorder(), DynamicCache()
-        run(model, random_tokens(model, TOKENS), 0, recorder, cache)
-        _refuse_departures(model, recorder.calls, cache)
-        names = {module: name for name, module in model.named_modules()}
-        _OBSERVED[model] = {layer: _facts(recorder.calls[layer][0], names) for layer in sorted(recorder.calls)}
-    return _OBSERVED[model]
+    recorder, cache = CallRecorder(), DynamicCache()
+    run(model, random_tokens(model, TOKENS), 0, recorder, cache)
+    _refuse_departures(model, recorder.calls, cache)
+    names = {module: name for name, module in model.named_modules()}
+    return {layer: _facts(recorder.calls[layer][0], names) for layer in sorted(recorder.calls)}
+
+
+def function_of(module: nn.Module, name: str) -> Any:
+    """Return the function of that name beside a module's class or one that it is derived from; None: there is none."""
+    files = [sys.modules.get(kind.__module__) for kind in type(module).__mro__]
+    return next((getattr(file, name) for file in files if hasattr(file, name)), None)
 
 
 def scales_of(model: PreTrainedModel) -> dict[int, float]:
@@ -152,7 +155,14 @@ def _same(attended: Tensor, stored: Tensor | None) -> bool:
     return stored is not None and attended.shape == stored.shape and torch.equal(attended, stored)
 
 
-def _facts(call: LayerCall, names: dict[torch.nn.Module, str]) -> LayerFacts:
+def _facts(call: LayerCall, names: dict[nn.Module, str]) -> LayerFacts:
     assert call.module is not None
     name = names[call.module]
-    return LayerFacts(call.scale, call.sliding, name, name.rpartition(".")[0])
+    return LayerFacts(call.scale, call.sliding, name, _block(name))
+
+
+def _block(attention: str) -> str:
+    """Return the name of the decoder layer, which has a number; other modules may stand around the attention."""
+    parts = attention.split(".")[:-1]
+    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[-1] + 1] if numbers else parts)

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from headscope.errors import UnsupportedModelError
 from headscope.models.attention import LayerCall, causal_attention
 from headscope.models.geometry import geometry
 from headscope.models.observe import TOKENS, observe, random_tokens, run
+from headscope.models.once import once
 
 
 class Visit(NamedTuple):
@@ -102,9 +102,6 @@ class OutputPath:
         return squares
 
 
-_PATHS: WeakKeyDictionary[PreTrainedModel, dict[int, list[nn.Module]]] = WeakKeyDictionary()
-
-
 def output_path(model: PreTrainedModel, layer: int) -> OutputPath:
     """Return a layer's way from the heads' outputs to the residual stream.
 
@@ -120,9 +117,7 @@ def path_modules(model: PreTrainedModel, layer: int) -> list[nn.Module]:
     Raises:
         UnsupportedModelError: no module takes the heads' outputs as they are (a gate, say, comes before).
     """
-    if model not in _PATHS:
-        _PATHS[model] = _paths(model)
-    modules = _PATHS[model][layer]
+    modules = _paths(model)[layer]
     if not modules:
         raise UnsupportedModelError(
             f"{type(model).__name__}: how much a head counts in layer {layer} is not known, for no module takes the "
@@ -131,6 +126,7 @@ def path_modules(model: PreTrainedModel, layer: int) -> list[nn.Module]:
     return modules
 
 
+@once
 def _paths(model: PreTrainedModel) -> dict[int, list[nn.Module]]:
     layers, outputs = geometry(model.config).full_layers, HeadOutputs()
     facts, visited = observe(model), {layer: list[Visit]() for layer in layers}
