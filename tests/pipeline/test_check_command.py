@@ -1,6 +1,7 @@
 """`headscope check`: a table and a verdict for whatever names a model, or one line."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,18 @@ def test_a_file_of_another_kind_is_refused_before_a_conversion_is_announced(fold
     assert cli.main(["check", str(folder / "model.safetensors")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "no GGUF file" in said and "or name the folder" in said
+
+
+@pytest.mark.parametrize(("name", "package"), [("model.gguf", "gguf"), ("tiny", "hydra")])
+def test_a_package_that_the_library_alone_does_not_install_is_named(name, package, tmp_path, capsys, monkeypatch):
+    (tmp_path / "model.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("headscope.pipeline.config.compose.CACHE", str(tmp_path))
+    assert cli.main(["check", name]) == 2
+    assert capsys.readouterr().err == (
+        f"headscope: {package} is not installed; install the workflow: pip install -e '.[workflow]'\n"
+    )
 
 
 def test_a_device_that_does_not_exist_is_refused(folder):
