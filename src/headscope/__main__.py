@@ -19,12 +19,23 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; an error that a user can act on is one line on stderr and exit code 2."""
+    """Run a command; an error that a user can act on is one line on stderr and exit code 2.
+
+    The library installs without the packages of the workflow, which most commands need.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(words)
     except HeadscopeError as error:
         print(f"headscope: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == "headscope":
+            raise
+        print(
+            f"headscope: {error.name} is not installed; install the workflow: pip install -e '.[workflow]'",
+            file=sys.stderr,
+        )
         return 2
     except BrokenPipeError:
         return 1

@@ -183,15 +183,19 @@ BAD = {
     "an empty folder": ({"x.txt": "y"}, r"holds no \*\.jsonl"),
     "another name": (
         {"niah_singel_1.jsonl": "{}"},
-        "no benchmark has a task 'niah_singel_1'; did you mean 'niah_single_1'",
+        "no benchmark has a task 'niah_singel_1'; a file is named by its task: did you mean 'niah_single_1'",
     ),
+    "no task's name": ({"predictions.jsonl": "{}"}, "no benchmark has a task 'predictions'; .* 'vt' or 'hotpotqa'"),
     "a broken line": ({"vt.jsonl": '{"pred": "a", "outputs": ["a"]}\n{"pred'}, r"vt\.jsonl, line 2 is no JSON"),
     "brackets without end": ({"vt.jsonl": "[" * 100_000}, r"vt\.jsonl, line 1 is no JSON"),
     "no answer": (
         {"vt.jsonl": '{"outputs": ["a"]}'},
         r"vt\.jsonl, line 1 has none of pred, prediction; it has outputs",
     ),
-    "no reference": ({"vt.jsonl": '{"pred": "a"}'}, r"vt\.jsonl, line 1 has none of outputs, answers"),
+    "no reference": (
+        {"vt.jsonl": '{"pred": "a"}'},
+        r"vt\.jsonl, line 1 has none of outputs, answers.*; give the exported prompts \(--prompts FOLDER\)",
+    ),
     "no rows": ({"vt.jsonl": "\n"}, r"vt\.jsonl is empty"),
 }
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import headscope
 from headscope.heads.outliers import OutlierRule
+from headscope.inference import calibrate
 from headscope.inference.criterion import RECIPES
 from headscope.pipeline.commands import stage
 from headscope.pipeline.plan import plan
@@ -106,5 +107,6 @@ def test_defaults_are_the_workflows() -> None:
     config = plan.build([], ROOT).points[0].config
     assert dataclasses.asdict(headscope.Window()) == {"sink": config.window.sink, "recent": config.window.recent}
     defaults = headscope.calibrate.__kwdefaults__
-    found = defaults["probes"], defaults["scope"], defaults["chunk"]
+    assert defaults["chunk"] is config.chunk is None
+    found = defaults["probes"], defaults["scope"], calibrate.CHUNK
     assert found == (config.calibration.probes, config.scope, CHUNK)

@@ -51,7 +51,9 @@ def test_an_error_leaves_neither_file_nor_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "cannot write")])
+@pytest.mark.parametrize(
+    ("code", "words"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "cannot write"), (errno.EISDIR, "cannot")]
+)
 def test_a_full_or_closed_disk_is_one_clear_error(tmp_path, code, words):
     final = tmp_path / "node"
     with pytest.raises(AssetError, match=words) as caught, atomic_folder(final):

@@ -78,7 +78,7 @@ def read_target(row: Row, task: Any, where: str) -> Target:
     """Check the fields of a line that its answer is scored with; arguments and errors as in `read_answer`."""
     references = _references(row, task, where)
     if references is None:
-        raise _missing(row, REFERENCES, where)
+        raise _missing(row, REFERENCES, where, "; give the exported prompts (--prompts FOLDER)")
     classes = _classes(row, references, where) if task.metric == "classification" else []
     names = keys_of(row, where)
     identity: Hashable = next(iter(names), None)
@@ -160,9 +160,7 @@ def _buckets(row: Row, task: Any, where: str) -> list[str]:
     if not getattr(task, "extended", False):
         return []
     bucket = _allowed(row, "bucket", BUCKETS, where)
-    if not bucket and row.get("length") is not None:
-        bucket = task.bucket_of(whole_of(row["length"], f"{where}: field 'length'"))
-    return [*filter(None, [bucket])]
+    return [bucket or task.bucket_of(whole_of(row.get("length"), f"{where}: field 'length'"))]
 
 
 def _allowed(row: Row, name: str, allowed: Sequence[str], where: str) -> str:
@@ -198,12 +196,12 @@ def _agreed(row: Row, names: Sequence[str], read: Callable[[Any, str], T], where
     first = next(iter(values), "")
     for name, value in values.items():
         if value != values[first]:
-            raise AssetError(f"{where}: fields {first!r} and {name!r} differ; leave the right one")
+            raise AssetError(f"{where}: fields {first!r} and {name!r} differ; keep the right one alone")
     return values.get(first)
 
 
-def _missing(row: Row, names: Sequence[str], where: str) -> AssetError:
+def _missing(row: Row, names: Sequence[str], where: str, remedy: str = "") -> AssetError:
     for name in names:
         if name in row:
             return AssetError(f"{where}: field {name!r} is null; write its value (an empty answer is an empty text)")
-    return AssetError(f"{where} has none of {', '.join(names)}; it has {', '.join(row) or 'nothing'}")
+    return AssetError(f"{where} has none of {', '.join(names)}; it has {', '.join(row) or 'nothing'}{remedy}")

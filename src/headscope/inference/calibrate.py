@@ -50,6 +50,7 @@ from headscope.models.geometry import geometry, refuse_unsupported
 from headscope.models.identity import identity
 
 Array = NDArray[Any]
+CHUNK = 256
 
 
 def calibrate(
@@ -67,7 +68,7 @@ def calibrate(
     max_new_tokens: int = 64,
     add_special_tokens: bool = False,
     scope: str = QUESTION,
-    chunk: int = 256,
+    chunk: int | None = None,
 ) -> AdaptiveCriterion:
     """Fit a criterion to a model: probes, each head's weight and a threshold for each target.
 
@@ -94,7 +95,7 @@ def calibrate(
         scope: `question` reads prompts densely; `prompt` (`qada` alone) decides in them too, and fits a sample of all
             queries: those of a chunk meet what its start found outside the window, those behind the prompt, or of a
             (context, question) behind the context, what its end found.
-        chunk: tokens of a chunk, with `scope="prompt"`.
+        chunk: tokens of a chunk, with `scope="prompt"` alone; None: 256.
 
     Raises:
         ConfigError: an argument is out of range or of another kind, no prompt is longer than the window, or the model
@@ -164,9 +165,15 @@ def _recipe(name: str, outliers: int | None, unit: str | None, summaries: str | 
     return replace(recipe, outliers=replace(recipe.outliers, count=count))
 
 
-def _chunks(scope: str, chunk: int) -> int | None:
+def _chunks(scope: str, chunk: int | None) -> int | None:
     """Tokens of a chunk where the scope has any."""
-    return whole("chunk", chunk, 1) if choice("scope", scope, SCOPES) == PROMPT else None
+    if choice("scope", scope, SCOPES) == PROMPT:
+        return whole("chunk", CHUNK if chunk is None else chunk, 1)
+    if chunk is not None:
+        raise ConfigError(
+            f"chunk={chunk!r:.80} has no meaning for scope={scope!r}; leave it out, or give scope='prompt'"
+        )
+    return None
 
 
 def _refuse(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

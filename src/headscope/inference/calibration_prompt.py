@@ -101,7 +101,9 @@ def _templated(label: str, chat: list[Mapping[str, Any]], tokenizer: PreTrainedT
         return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template is a program of the model's maker and raises what it likes
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{label} is a chat that the tokenizer's template cannot write: {reason}") from error
+        raise ConfigError(
+            f"{label} is a chat that the tokenizer's template cannot write: {reason}; give texts"
+        ) from error
 
 
 def answer_prompt(

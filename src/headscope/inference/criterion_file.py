@@ -82,7 +82,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise AssetError(f"{path} does not exist; make it with headscope.calibrate(...).save({str(path)!r})")
     try:
         with safe_open(path, "pt") as file:
-            plain = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            metadata = file.metadata() or {}
+            if KEY not in metadata:
+                raise AssetError(f"{path} holds no criterion; give a file that headscope.calibrate(...).save wrote")
+            plain = json.loads(metadata[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, ValueError) as error:
         raise AssetError(f"{path} is damaged: {error}; calibrate again") from error

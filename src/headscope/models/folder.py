@@ -30,12 +30,15 @@ def model_files(folder: Path) -> list[str]:
     """Return the names of the files that make the model: weights, configs, tokenizer.
 
     Raises:
-        AssetError: config.json or weights are missing; pickles are no weights.
+        AssetError: config.json or weights are missing; pickles and adapters are no weights.
     """
     if not folder.is_dir():
         raise AssetError(f"model folder {folder} does not exist")
     if not (folder / "config.json").is_file():
-        raise AssetError(f"model folder {folder} has no config.json")
+        _refuse_adapter(folder)
+        raise AssetError(
+            f"model folder {folder} has no config.json; name the folder that holds it, or download it again"
+        )
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         found = f", only pickles ({', '.join(pickles)}), which are never loaded" if pickles else ""
@@ -93,6 +96,10 @@ def _check_format(folder: Path) -> None:
             f"{folder / 'config.json'} has a quantization_config ({method}): packed weights are not implemented; "
             "choose the model's unquantised safetensors or a GGUF file"
         )
+    _refuse_adapter(folder)
+
+
+def _refuse_adapter(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         raise AssetError(f"{folder} has an adapter (adapter_config.json); merge it into the weights first")
 
@@ -116,7 +123,10 @@ def read_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception on a damaged file
         reason = str(error).partition("\n")[0]
-        raise AssetError(f"model folder {folder} has no tokenizer that transformers can read: {reason}") from error
+        raise AssetError(
+            f"model folder {folder} has no tokenizer that transformers can read: {reason}; put the model's own there "
+            "(tokenizer.json and tokenizer_config.json)"
+        ) from error
     if not tokenizer.is_fast:
         raise AssetError(
             f"the tokenizer of {folder} is not a fast one (tokenizer.json), so it has no character offsets"

@@ -22,8 +22,8 @@ def convert(gguf: Path, out: Path) -> None:
         AssetError: the file is truncated or no GGUF, its model or tokenizer is unknown, transformers makes another
             tokenizer of it than the file says, or the copy computes something else.
     """
-    print(f"converting {gguf.name} once, which takes minutes for a large model", file=sys.stderr, flush=True)
     fields = read_fields(gguf)
+    print(f"converting {gguf.name} once, which takes minutes for a large model", file=sys.stderr, flush=True)
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
@@ -53,7 +53,9 @@ def read_fields(gguf: Path) -> dict[str, Any]:
     try:
         fields = {name: field.contents() for name, field in GGUFReader(gguf).fields.items()}
     except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise AssetError(f"{gguf} is truncated or no GGUF file; download it again") from error
+        raise AssetError(
+            f"{gguf} is truncated or no GGUF file; download it again, or name the folder of a safetensors model"
+        ) from error
     if fields.get("split.count", 1) > 1:
         raise AssetError(f"{gguf} is one of {fields['split.count']} parts; merge them (llama-gguf-split --merge) first")
     return fields

@@ -27,8 +27,8 @@ def kind_of(task: str) -> str:
     """
     known = _kinds()
     if task not in known:
-        near = get_close_matches(task, known, n=1, cutoff=0)[0]
-        raise ConfigError(f"no benchmark has a task {task!r}; did you mean {near!r}? A file's name is its task's")
+        near = " or ".join(map(repr, get_close_matches(task, known, n=1))) or "'vt' or 'hotpotqa', for example"
+        raise ConfigError(f"no benchmark has a task {task!r}; a file is named by its task: did you mean {near}?")
     return known[task]
 
 

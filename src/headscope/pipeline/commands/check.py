@@ -5,7 +5,6 @@ MODEL is a folder, a GGUF file, a name of conf/model or a model of the hub.
 
 import argparse
 import json
-import os
 import platform
 import tempfile
 import time
@@ -13,69 +12,87 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from headscope.errors import HeadscopeError
+from headscope.errors import AssetError, HeadscopeError
 from headscope.models.check import Finding
 from headscope.models.loading import load_folder
 from headscope.pipeline.assets.model import fetch
 from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.plan.slices import without_null
 
 PACKAGES = ("headscope", "torch", "transformers")
+REFUSED = "refused"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print what a model is and how it was compared; the exit status is 2 if headscope refuses it."""
     parser = argparse.ArgumentParser(prog="headscope check", description=__doc__)
     parser.add_argument("model", help="folder, GGUF file, name of conf/model or id on the hub")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "float64"))
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    dtypes = ("float32", "bfloat16", "float16", "float64")
+    parser.add_argument("--dtype", default="float32", choices=dtypes, help="of weights and activations")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     values = parser.parse_args(arguments)
     start = time.monotonic()
-    with _folder_of(values.model) as folder:
-        refusal = _report(values.model, folder, values.dtype, values.device)
-    print(f"{refusal or 'served rightly'} ({time.monotonic() - start:.0f} s)")
-    return 2 if refusal else 0
+    with _fetched(values.model) as (folder, rope):
+        verdict = _report(values.model, folder, rope, values.dtype, values.device)
+    print(f"{verdict} ({time.monotonic() - start:.0f} s)")
+    return 2 if verdict.startswith(REFUSED) else 0
 
 
 @contextmanager
-def _folder_of(model: str) -> Iterator[Path]:
-    """Find a model's folder, or fetch it to a temporary one: a path, a name of conf/model, or else a hub id."""
+def _fetched(model: str) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+    """Find a model's folder, or fetch it to a temporary one; yield it with the RoPE that a YAML overrides, or None.
+
+    Raises:
+        AssetError: MODEL is a path where nothing is, or the model cannot be fetched.
+    """
     with tempfile.TemporaryDirectory() as temporary:
-        source = {"type": "hub", "id": model, "revision": None}
+        out = Path(temporary) / "model"
         if Path(model).expanduser().exists():
-            source = {"type": "folder", "path": model}
-        elif os.sep not in model:
+            yield fetch({"type": "folder", "path": model}, out), None
+        elif model.startswith((".", "/", "~")) or model.count("/") > 1 or model.lower().endswith(".gguf"):
+            raise AssetError(f"{model} does not exist; give a folder, a GGUF file, a name of conf/model or a hub id")
+        elif "/" in model:
+            yield fetch({"type": "hub", "id": model, "revision": None}, out), None
+        else:
             plan = planning.build([f"model={model}"])
-            slices = {node: json.loads(node.spec) for node in plan.nodes["assets"].values()}
-            [node] = [node for node, of_node in slices.items() if of_node["kind"] == "model"]
-            if plan.is_done(node):
-                yield plan.folder(node) / "model"
-                return
-            source = slices[node]["source"]
-        yield fetch(source, Path(temporary) / "model")
+            rope = plan.points[0].config.model.rope
+            yield _fetched_by_name(plan, out), None if rope is None else without_null(rope)
 
 
-def _report(name: str, folder: Path, dtype: str, device: str) -> str:
-    """Print a table of what the model is and of all comparisons; return why it is refused, or nothing."""
+def _fetched_by_name(plan: planning.Plan, out: Path) -> Path:
+    """Return the folder of a plan's model: where a run has put it, or else fetched to `out`."""
+    specs = {node: json.loads(node.spec) for node in plan.nodes["assets"].values()}
+    [node] = [node for node, spec in specs.items() if spec["kind"] == "model"]
+    if not plan.is_done(node):
+        return fetch(specs[node]["source"], out)
+    asset = plan.root / plan.folder(node)
+    model: str = json.loads((asset / "manifest.json").read_text(encoding="utf-8"))["model"]
+    return asset / model
+
+
+def _report(name: str, folder: Path, rope: dict[str, Any] | None, dtype: str, device: str) -> str:
+    """Print a table of what the model is and of all comparisons; return the verdict."""
     from headscope.inference.check_model import check_model, described
 
     _row("checked", f"{name} on {device}, {platform.platform(terse=True)}")
     _row("versions", ", ".join(f"{package} {version(package)}" for package in PACKAGES))
     try:
-        model, _ = load_folder(folder, dtype, device)
+        model, _ = load_folder(folder, dtype, device, rope=rope)
         for subject, words in described(model).items():
             _row(subject, words)
         findings = check_model(model)
     except HeadscopeError as error:
-        return f"refused: {error}"
+        return f"{REFUSED}: {error}"
     for finding in findings:
         _row(finding.what, _words(finding))
     failed = [finding for finding in findings if not finding.passed]
     if any(not finding.probes for finding in failed):
-        return "refused: the model computes something else than headscope takes it for"
+        return f"{REFUSED}: the model computes something else than headscope takes it for"
     if failed:
-        print("criteria with probes are refused for this model; criterion=qada is served")
-    return ""
+        return "served without probes: criteria with outliers, such as lost_output, are refused; choose criterion=qada"
+    return "served rightly"
 
 
 def _words(finding: Finding) -> str:

@@ -85,8 +85,11 @@ def _explained(error: Exception, words: Sequence[str]) -> ConfigError:
 
 
 def _null_group(words: Sequence[str]) -> ConfigError | None:
-    """Return the error of an option of an estimator or of outliers where a criterion has none."""
+    """Return the error of an option of a group that is null: a model's RoPE, a criterion's estimator or outliers."""
     for path in sorted(map(option_of, words), key=len, reverse=True):
+        if path.startswith("model.rope"):
+            remedy = "give it in a YAML of the model, as conf/model/llama3_8b_rope16k.yaml does"
+            return ConfigError(f"option {path}: model.rope is null here; {remedy}")
         for head in (path, path.rpartition(".")[0]):
             if (group := head.rpartition(".")[2]) in ("estimator", "outliers"):
                 remedy = f"choose one of conf/{group}, +{group}@{head}=..."

@@ -44,7 +44,7 @@ class Source:
     file: str | None = option(None, "gguf: the file in that repository")
     revision: str | None = option(None, "hub, gguf: commit; null: the newest at first fetch")
     sha256: str | None = option(None, "gguf: SHA-256 of the whole file, wherever it comes from")
-    path: str | None = option(None, "folder: a model folder on this machine")
+    path: str | None = option(None, "folder: a model folder or GGUF file on this machine")
     layers: int | None = option(None, "random: decoder layers", low=1)
     heads: int | None = option(None, "random: query heads", low=1)
     kv_heads: int | None = option(None, "random: key-value heads", low=1)

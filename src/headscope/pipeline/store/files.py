@@ -66,8 +66,8 @@ def _clear_errors(final: Path) -> Iterator[None]:
         code = error.errno if isinstance(error, OSError) else None
         if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
             raise AssetError(f"the disk is full: cannot write {final}; free some space and run again") from error
-        if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise AssetError(f"cannot write {final} ({os.strerror(code)}); choose another results folder") from error
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            raise AssetError(f"cannot write {final} ({os.strerror(code)}); choose another place") from error
         raise
 
 
