@@ -4,7 +4,8 @@ import pickle
 
 import pytest
 import torch
-from families import REFUSED, SERVED, WITHOUT_PROBES, family_model, known
+from adaptive_cases import calibrated
+from families import REFUSED, SERVED, TURNED, WITHOUT_PROBES, family_model, known
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -68,6 +69,13 @@ def test_a_family_that_is_not_served_is_refused_by_one_sentence(name: str) -> No
     with pytest.raises(UnsupportedModelError, match=REFUSED[name][2]) as refusal:
         refuse_unverified(model, probes=False)
     assert "\n" not in str(refusal.value)
+
+
+def test_calibrate_makes_the_comparisons_that_a_criterion_needs() -> None:
+    model = built(WITHOUT_PROBES, "hunyuan, a norm behind RoPE")
+    assert calibrated(model, "qada").recipe.kind == "qada"
+    with pytest.raises(UnsupportedModelError, match=TURNED):
+        calibrated(model, "lost_output")
 
 
 def test_a_check_leaves_nothing_on_the_model() -> None:
