@@ -155,6 +155,29 @@ def test_a_model_that_stays_is_asked_once() -> None:
     assert check_model(model.half()) is not findings
 
 
+def test_a_model_whose_keywords_are_copied_on_the_way_is_served() -> None:
+    def copied(_, arguments, options):  # as accelerate does between devices
+        return arguments, {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}
+
+    model = built(SERVED, "llama")
+    model.register_forward_pre_hook(copied, with_kwargs=True)
+    refuse_unverified(model, probes=True)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_offloaded_model_is_refused_by_its_parameter(whole: bool) -> None:
+    model = built(SERVED, "llama")
+    (model if whole else model.model.layers[1]).to("meta")
+    with pytest.raises(UnsupportedModelError, match=r"parameter model\..* is offloaded"):
+        refuse_unverified(model, probes=False)
+
+
+def test_tokens_of_the_config_without_an_embedding_are_not_tried() -> None:
+    model = built(SERVED, "llama")
+    model.config.vocab_size = 1000
+    refuse_unverified(model, probes=True)
+
+
 def test_a_turn_of_the_wrong_kind_is_found_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     model = built(SERVED, "cohere")
     monkeypatch.setattr(rotary, "WAYS", {"without RoPE": rotary.WAYS["without RoPE"]})

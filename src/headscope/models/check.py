@@ -15,6 +15,7 @@ from headscope.heads.window import Window
 from headscope.models.attention import attention
 from headscope.models.eager import eager_calls
 from headscope.models.geometry import geometry
+from headscope.models.identity import refuse_offloaded
 from headscope.models.observe import failing, observe, random_tokens
 from headscope.models.rotary import allowed_error, verified_turn
 
@@ -67,7 +68,12 @@ def refuse(model: PreTrainedModel, findings: list[Finding]) -> None:
 
 
 def check_logits(model: PreTrainedModel, tokens: int = TOKENS) -> Finding:
-    """Compare logits under the registered function with those of the model's own attention."""
+    """Compare logits under the registered function with those of the model's own attention.
+
+    Raises:
+        UnsupportedModelError: it does not run, or a parameter is offloaded.
+    """
+    refuse_offloaded(model)
     ids = random_tokens(model, tokens)
     with torch.inference_mode(), failing(model, "at all"):
         own = model(ids, use_cache=False).logits.float()

@@ -5,6 +5,7 @@
 Shapes: B rows, H query heads, K KV heads, T tokens, D head_dim.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -34,16 +35,23 @@ class EagerCall(NamedTuple):
     weights: Tensor
 
 
+@dataclass(frozen=True)
+class _Recorder:
+    """Takes the calls; no plain dict, which accelerate copies on the way to another device."""
+
+    calls: dict[int, EagerCall]
+
+
 def eager_calls(model: PreTrainedModel, ids: Tensor) -> dict[int, EagerCall]:
     """Return the eager attention of every layer for tokens [B, T].
 
     Raises:
         UnsupportedModelError: the family has no eager code of the usual name, or it fails.
     """
-    calls: dict[int, EagerCall] = {}
+    recorder = _Recorder({})
     with torch.inference_mode(), attention(model, NAME), failing(model, "with eager attention"):
-        model(ids, use_cache=False, headscope=calls)
-    return calls
+        model(ids, use_cache=False, headscope=recorder)
+    return recorder.calls
 
 
 def _forward(
@@ -52,7 +60,7 @@ def _forward(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    headscope: dict[int, EagerCall],
+    headscope: _Recorder,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Attend by the family's eager function in float32 and keep its weights; the signature is transformers'.
@@ -64,7 +72,7 @@ def _forward(
         raise UnsupportedModelError(f"{type(module).__name__} has no eager attention to compare masses with")
     mask = None if attention_mask is None else precise(attention_mask)
     output, weights = eager(module, precise(query), precise(key), precise(value), mask, **options)
-    headscope[layer_of(module)] = EagerCall(query, key, weights)
+    headscope.calls[layer_of(module)] = EagerCall(query, key, weights)
     return output.to(query), weights
 
 

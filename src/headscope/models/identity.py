@@ -34,6 +34,7 @@ def identity(model: PreTrainedModel) -> dict[str, Any]:
         UnsupportedModelError: the model's attention is not implemented, or a parameter is offloaded.
     """
     refuse_unsupported(model.config)
+    refuse_offloaded(model)
     text, weights = model.config.get_text_config(decoder=True), dict(model.named_parameters())
     plain: dict[str, Any] = {
         "model_type": text.model_type,
@@ -42,14 +43,23 @@ def identity(model: PreTrainedModel) -> dict[str, Any]:
         "rope_parameters": getattr(text, "rope_parameters", None),
         "parameters": {name: list(weight.shape) for name, weight in weights.items()},
     }
-    sampled = torch.stack([_sample(name, weight) for name, weight in weights.items()])
+    sampled = torch.stack([_sample(weight) for weight in weights.values()])
     return {**json.loads(json.dumps(plain)), "weights": sampled}
 
 
-def _sample(name: str, weight: Tensor) -> Tensor:
+def refuse_offloaded(model: PreTrainedModel) -> None:
+    """Refuse a model whose parameters are elsewhere while it does not compute.
+
+    Raises:
+        UnsupportedModelError: a parameter is.
+    """
+    for name, weight in model.named_parameters():
+        if weight.is_meta:
+            raise UnsupportedModelError(f"parameter {name} is offloaded, which is not served; load the model whole")
+
+
+def _sample(weight: Tensor) -> Tensor:
     """Take evenly spaced numbers of a parameter, float32 [S]; those of a small one more than once."""
-    if weight.is_meta:
-        raise UnsupportedModelError(f"parameter {name} is offloaded, which is not served; load the model whole")
     flat = weight.detach().flatten()
     at = torch.linspace(0, len(flat) - 1, SAMPLED, dtype=torch.float64).round().long()
     return flat[at.to(flat.device)].float().cpu()

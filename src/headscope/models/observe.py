@@ -80,9 +80,9 @@ def scales_of(model: PreTrainedModel) -> dict[int, float]:
 
 def random_tokens(model: PreTrainedModel, tokens: int, seed: int = 0) -> Tensor:
     """Draw token ids, [1, T], on the device of the model's inputs."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, model.config.get_text_config().vocab_size, (1, tokens), generator=generator)
-    return ids.to(model.get_input_embeddings().weight.device)
+    generator, embeddings = torch.Generator().manual_seed(seed), model.get_input_embeddings().weight
+    known = min(len(embeddings), getattr(model.config.get_text_config(), "vocab_size", len(embeddings)))
+    return torch.randint(0, known, (1, tokens), generator=generator).to(embeddings.device)
 
 
 @torch.inference_mode()
