@@ -27,6 +27,7 @@ def test_a_model_that_is_served_gets_a_table_of_facts_and_comparisons(folder, ca
     assert cli.main(["check", str(folder)]) == 0
     table = capsys.readouterr().out
     assert "4 query, 2 KV, groups of 2" in table and "NOT EQUAL" not in table
+    assert " tokens for 300 embeddings, with chat template" in table
     assert table.splitlines()[-1].startswith("served rightly (")
 
 

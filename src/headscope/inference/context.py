@@ -163,4 +163,6 @@ def refuse_nested(model: PreTrainedModel) -> None:
         ConfigError: it is.
     """
     if isinstance(getattr(model.get_decoder().forward, "__self__", None), Session):
-        raise ConfigError("the model is inside an `adaptive` block already; leave it first, blocks do not nest")
+        raise ConfigError(
+            "the model is inside an `adaptive` block already; leave it: blocks do not nest nor share a model"
+        )

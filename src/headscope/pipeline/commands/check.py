@@ -79,9 +79,12 @@ def _report(name: str, folder: Path, rope: dict[str, Any] | None, dtype: str, de
     _row("checked", f"{name} on {device}, {platform.platform(terse=True)}")
     _row("versions", ", ".join(f"{package} {version(package)}" for package in PACKAGES))
     try:
-        model, _ = load_folder(folder, dtype, device, rope=rope)
+        model, tokenizer = load_folder(folder, dtype, device, rope=rope)
         for subject, words in described(model).items():
             _row(subject, words)
+        template = "with" if tokenizer.chat_template else "without"
+        rows = len(model.get_input_embeddings().weight)
+        _row("tokenizer", f"{len(tokenizer)} tokens for {rows} embeddings, {template} chat template")
         findings = check_model(model)
     except HeadscopeError as error:
         return f"{REFUSED}: {error}"
