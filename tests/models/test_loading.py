@@ -48,6 +48,34 @@ def edit(file: Path, **changes: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"model_type": "foo"},
+            "is no config that transformers can read: .*`foo`.*; download it again, or install a new",
+        ),
+        ({"hidden_size": "32"}, "is no config that transformers can read: .*'hidden_size' expected int, got str"),
+        ({"hidden_size": 30}, "is no config that transformers can read: .* not a multiple of the number of attention"),
+        ({"rope_parameters": {"rope_type": "linaer", "rope_theta": 1e4}}, "no model can be built from .*: 'linaer'"),
+    ],
+    ids=str,
+)
+def test_a_config_that_nothing_can_be_made_of_is_refused_by_one_line(asset: Path, change: dict, message: str) -> None:
+    edit(asset / "model" / "config.json", **change)
+    with pytest.raises(AssetError, match=message) as refusal:
+        load(asset, "float32", "cpu")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("content", ["[]", "{}", "{"])
+def test_json_without_what_it_should_hold_is_refused_by_its_file(asset: Path, file: str, content: str) -> None:
+    (asset / "model" / file).write_text(content)
+    with pytest.raises(AssetError, match=file):
+        load(asset, "float32", "cpu")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_a_model_loads_for_computing_only_in_the_dtype_asked_for(asset: Path, dtype: str) -> None:
     loaded = load(asset, dtype, "cpu")
@@ -147,7 +175,7 @@ def test_code_beside_a_model_that_transformers_has_is_ignored_and_said(
 
 def test_a_model_of_remote_code_alone_is_refused(asset: Path) -> None:
     edit(asset / "model" / "config.json", auto_map={"AutoModel": "evil.Model"}, model_type="no_such_model")
-    with pytest.raises(AssetError, match="remote code, which is never run"):
+    with pytest.raises(AssetError, match="remote code is never run"):
         load(asset, "float32", "cpu")
 
 

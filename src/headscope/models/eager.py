@@ -69,7 +69,9 @@ def _forward(
     """
     eager = function_of(module, "eager_attention_forward")
     if eager is None:
-        raise UnsupportedModelError(f"{type(module).__name__} has no eager attention to compare masses with")
+        raise UnsupportedModelError(
+            f"{type(module).__name__} has no eager attention to compare masses with; choose another model"
+        )
     mask = None if attention_mask is None else precise(attention_mask)
     output, weights = eager(module, precise(query), precise(key), precise(value), mask, **options)
     headscope.calls[layer_of(module)] = EagerCall(query, key, weights)

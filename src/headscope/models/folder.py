@@ -53,7 +53,12 @@ def model_files(folder: Path) -> list[str]:
 def weight_files(folder: Path) -> set[str]:
     """Return the names of the weight files: those that the folder's index lists, or the only one."""
     index = folder / INDEX
-    return set(_read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    if not index.is_file():
+        return {"model.safetensors"}
+    files = _read_json(index).get("weight_map")
+    if not isinstance(files, dict):
+        raise AssetError(f"{index} has no weight_map; download it again")
+    return set(files.values())
 
 
 def read_config(folder: Path) -> Any:
@@ -69,8 +74,12 @@ def read_config(folder: Path) -> Any:
     _check_format(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise AssetError(f"{folder / 'config.json'} is no config that transformers can read: {error}") from error
+    except Exception as error:  # transformers checks fields by a dataclass whose errors are huggingface_hub's own
+        reason = " ".join(str(error).split())
+        raise AssetError(
+            f"{folder / 'config.json'} is no config that transformers can read: {reason:.200}; download it again, or "
+            "install a newer transformers"
+        ) from error
     refuse_unsupported(config)
     return config
 
@@ -87,7 +96,7 @@ def _check_format(folder: Path) -> None:
     for file in (folder / "config.json", folder / "tokenizer_config.json"):
         if file.is_file() and "auto_map" in _read_json(file):
             if not native:
-                raise AssetError(f"{file} has an auto_map: the model asks for remote code, which is never run")
+                raise AssetError(f"{file} has an auto_map: remote code is never run; choose another model")
             print(f"{file}: auto_map ignored, transformers' own {config['model_type']} is used", file=sys.stderr)
     packed = config.get("quantization_config")
     if packed is not None:
@@ -106,9 +115,12 @@ def _refuse_adapter(folder: Path) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise AssetError(f"{path} is no JSON: {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise AssetError(f"{path} is a {type(content).__name__}, not a JSON object; download it again")
+    return content
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -129,7 +141,7 @@ def read_tokenizer(folder: Path) -> Any:
         ) from error
     if not tokenizer.is_fast:
         raise AssetError(
-            f"the tokenizer of {folder} is not a fast one (tokenizer.json), so it has no character offsets"
+            f"the tokenizer of {folder} is not a fast one, so it has no character offsets; add its tokenizer.json"
         )
     return tokenizer
 

@@ -99,6 +99,10 @@ def _weight_errors(path: Path) -> Iterator[None]:
             yield
     except SafetensorError as error:
         raise AssetError(f"the weights in {path} are damaged: {error}; download them again") from error
+    except (KeyError, TypeError, AttributeError) as error:  # such as a kind of RoPE that there is not
+        raise AssetError(
+            f"no model can be built from the config of {path} ({type(error).__name__}: {error}); download it again"
+        ) from error
     except RuntimeError as error:
         if "conversion of the weights" not in str(error):
             raise
