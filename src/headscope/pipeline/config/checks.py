@@ -72,6 +72,10 @@ def _source(config: Config) -> None:
         raise ConfigError(f"option model.source.{missing[0]} must be given for type {source.type}")
     if extra:
         raise ConfigError(f"option model.source.{extra[0]} has no meaning for type {source.type}; leave it out")
+    if source.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", source.sha256):
+        raise ConfigError(
+            f"option model.source.sha256: {source.sha256!r} is not 64 of 0-9 and a-f, as sha256sum prints"
+        )
     for package in source.packages or []:
         if not all(package.partition("/")):
             raise ConfigError(
