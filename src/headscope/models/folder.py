@@ -12,6 +12,8 @@ from headscope.models.geometry import refuse_unsupported
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 INDEX = "model.safetensors.index.json"
+SHOWN = 200
+"""Characters of another library's error that are shown."""
 
 
 @contextmanager
@@ -51,9 +53,18 @@ def model_files(folder: Path) -> list[str]:
 
 
 def weight_files(folder: Path) -> set[str]:
-    """Return the names of the weight files: those that the folder's index lists, or the only one."""
+    """Return the names of the weight files: those that the folder's index lists, or the only one.
+
+    Raises:
+        AssetError: the index lists none.
+    """
     index = folder / INDEX
-    return set(_read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    if not index.is_file():
+        return {"model.safetensors"}
+    files = _read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise AssetError(f"{index} lists no weights (weight_map); download it again")
+    return set(files.values())
 
 
 def read_config(folder: Path) -> Any:
@@ -64,13 +75,18 @@ def read_config(folder: Path) -> Any:
             packed or to be adapted.
         UnsupportedModelError: see `refuse_unsupported`.
     """
+    import transformers
     from transformers import AutoConfig
 
     _check_format(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise AssetError(f"{folder / 'config.json'} is no config that transformers can read: {error}") from error
+    except Exception as error:  # a config's code raises what it likes, a ZeroDivisionError for no heads
+        reason = " ".join(str(error).split())[:SHOWN]
+        raise AssetError(
+            f"{folder / 'config.json'} is no config that transformers {transformers.__version__} can read: {reason}; "
+            "download it again, or install a newer transformers"
+        ) from error
     refuse_unsupported(config)
     return config
 
@@ -104,11 +120,14 @@ def _refuse_adapter(folder: Path) -> None:
         raise AssetError(f"{folder} has an adapter (adapter_config.json); merge it into the weights first")
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise AssetError(f"{path} is no JSON: {error}; download it again") from error
+    if not isinstance(values, dict):
+        raise AssetError(f"{path} holds a {type(values).__name__} instead of names and values; download it again")
+    return values
 
 
 def read_tokenizer(folder: Path) -> Any:
