@@ -11,6 +11,7 @@ from headscope.errors import AssetError
 from headscope.models.geometry import refuse_unsupported
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHOWN = 200
 """Characters of another library's error that are shown."""
@@ -56,14 +57,18 @@ def weight_files(folder: Path) -> set[str]:
     """Return the names of the weight files: those that the folder's index lists, or the only one.
 
     Raises:
-        AssetError: the index lists none.
+        AssetError: the index lists none, or another file than model.safetensors, which transformers would take instead.
     """
     index = folder / INDEX
     if not index.is_file():
-        return {"model.safetensors"}
+        return {WHOLE}
     files = _read_json(index).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise AssetError(f"{index} lists no weights (weight_map); download it again")
+    if (folder / WHOLE).is_file() and WHOLE not in files.values():
+        raise AssetError(
+            f"model folder {folder} has its weights twice, in {WHOLE} and in the files of {INDEX}; move one"
+        )
     return set(files.values())
 
 
