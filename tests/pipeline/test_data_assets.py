@@ -125,7 +125,7 @@ def test_a_data_set_of_the_hub_comes_through_its_own_cache(tmp_path: Path, monke
         assert path.read_bytes() == b"zipped" and COMMIT in str(path)
         assert manifest["files"] == {"data.zip": sha256(b"zipped")}
         with pytest.raises(
-            AssetError, match=r"none\.zip of the hub's data set lab/set at revision main cannot be fetched"
+            AssetError, match=r"none\.zip of the hub's dataset lab/set at revision main cannot be fetched"
         ):
             make(tmp_path, source="hub", repository="lab/set", file="none.zip")
 

@@ -3,11 +3,15 @@
 import os
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headscope.models.check import Finding, refuse
 from headscope.models.folder import weight_files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SHARE = 0.5
 """Of the machine's memory that a model may take to be checked here."""
@@ -21,7 +25,6 @@ def checked(folder: Path) -> list[dict[str, Any]] | None:
     Raises:
         UnsupportedModelError: a comparison fails.
     """
-    from headscope.inference.check_model import check_model
     from headscope.models.loading import load_folder
 
     dtype = _dtype(sum((folder / name).stat().st_size for name in weight_files(folder)))
@@ -29,12 +32,19 @@ def checked(folder: Path) -> list[dict[str, Any]] | None:
         print(f"{folder}: larger than this machine's memory, to be checked by each job that loads it", file=sys.stderr)
         return None
     model, _ = load_folder(folder, dtype, "cpu")
-    findings = check_model(model)
+    findings = findings_on(model)
     refuse(model, [finding for finding in findings if not finding.probes])
     for finding in findings:
         if not finding.passed:
             print(f"{folder}: {finding.unknown or finding.compared}", file=sys.stderr)
     return [finding._asdict() for finding in findings]
+
+
+def findings_on(model: "PreTrainedModel") -> list[Finding]:
+    """Compare a model with what headscope takes it for (`headscope.inference.check_model`)."""
+    # Imported by name: the code of criteria, which it runs, is no part of the address of a model or a result.
+    findings: list[Finding] = import_module("headscope.inference.check_model").check_model(model)
+    return findings
 
 
 def findings_of(manifest: Mapping[str, Any]) -> list[Finding] | None:

@@ -16,13 +16,12 @@ from headscope.heads.criteria import build as build_criterion
 from headscope.heads.estimators import Estimator, build
 from headscope.heads.moments import KeyMoments
 from headscope.heads.outliers import OutlierRule
-from headscope.inference.check_model import check_model
 from headscope.lab.probes import ModelProbes
 from headscope.lab.rows import Rows
 from headscope.models.check import refuse
 from headscope.models.loading import LoadedModel, load
 from headscope.models.rotary import refuse_changing_factors
-from headscope.pipeline.assets.model_check import findings_of
+from headscope.pipeline.assets.model_check import findings_of, findings_on
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import asks_probes, criterion_modules
 from headscope.pipeline.store.cells import Cells
@@ -62,7 +61,7 @@ def load_model(spec: Mapping[str, Any], parents: Parents, probes: bool = False) 
     asset = parents.one("assets", kind="model")
     loaded = load(asset.folder, spec["dtype"], spec["device"], spec["device_map"], spec["rope"])
     findings = None if spec["rope"] else findings_of(json.loads((asset.folder / "manifest.json").read_text("utf-8")))
-    findings = check_model(loaded.model) if findings is None else findings
+    findings = findings_on(loaded.model) if findings is None else findings
     refuse(loaded.model, [finding for finding in findings if probes or not finding.probes])
     return loaded
 
