@@ -178,6 +178,15 @@ def test_tokens_of_the_config_without_an_embedding_are_not_tried() -> None:
     refuse_unverified(model, probes=True)
 
 
+@pytest.mark.parametrize("pruned", [slice(8), slice(None)])
+def test_a_pruned_head_counts_nothing(pruned: slice) -> None:
+    model = built(SERVED, "llama")
+    model.model.layers[1].self_attn.o_proj.weight.data[:, pruned] = 0
+    assert check_weights.check_weights(model).passed
+    norms = residual.output_path(model, 1).norms(4, torch.zeros(1, 32))
+    assert norms[0] == 0 and bool(norms[1:].any()) == (pruned.stop == 8)
+
+
 def test_a_turn_of_the_wrong_kind_is_found_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     model = built(SERVED, "cohere")
     monkeypatch.setattr(rotary, "WAYS", {"without RoPE": rotary.WAYS["without RoPE"]})

@@ -34,7 +34,7 @@ def check_weights(model: PreTrainedModel) -> Finding:
     except UnsupportedModelError as error:
         return Finding("weights of heads", compared, unknown=str(error), probes=True)
     factors = torch.tensor([fit.factor for fit in fits])
-    spread = float((factors / factors.median() - 1).abs().max().nan_to_num(nan=torch.inf))
+    spread = float((factors / factors.nanmedian() - 1).abs().nan_to_num(nan=0.0).max())
     worst = max(spread, *(fit.error for fit in fits))
     return Finding("weights of heads", compared, worst, 0.01 if model.dtype in EXACT else 0.2, probes=True)
 
@@ -78,8 +78,9 @@ class _Nudge:
             for head, row in rows.items():
                 change = torch.zeros_like(heads)
                 change[head] = torch.randn(heads.shape[1], generator=torch.Generator().manual_seed(row)).to(heads)
-                moved = path((heads + change).flatten()) - self.before[call.layer]
-                output[row, :, -1] += (change * (states.entering[0].norm() / moved.norm())).to(output)
+                moved = (path((heads + change).flatten()) - self.before[call.layer]).norm()
+                # A pruned head moves nothing, whatever its size.
+                output[row, :, -1] += (change * (states.entering[0].norm() / moved if moved else 1)).to(output)
                 self.change[row] = path(output[row, :, -1].flatten().float()) - self.before[call.layer]
         return output
 
@@ -130,7 +131,12 @@ class _States:
         self.leaving = state[:, -1].float().clone()
 
     def fit(self, row: int, before: Tensor, change: Tensor) -> Fit:
-        """Return how the residual stream moved in a row: a state that holds the layer's input too, or its output."""
+        """Return how the residual stream moved in a row: a state that holds the layer's input too, or its output.
+
+        A pruned head, whose change is zero, has no factor (NaN): nothing should move.
+        """
+        if not change.any():
+            return Fit(float("nan"), float((self.leaving[row] - self.leaving[0]).norm() / self.leaving[0].norm()))
         fits = [_fit(self.leaving[row] - self.leaving[0], change)]
         for state in self.behind:
             fit = _fit(state[row] - state[0], change)
