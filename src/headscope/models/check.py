@@ -71,15 +71,21 @@ def check_logits(model: PreTrainedModel, tokens: int = TOKENS) -> Finding:
     """Compare logits under the registered function with those of the model's own attention.
 
     Raises:
-        UnsupportedModelError: it does not run, or a parameter is offloaded.
+        UnsupportedModelError: it does not run, has too few positions, or a parameter is offloaded.
     """
     refuse_offloaded(model)
+    positions = geometry(model.config).positions
+    if positions < tokens:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} holds {positions} positions (max_position_embeddings), no long context: the check "
+            f"takes {tokens} tokens; choose another model"
+        )
     ids = random_tokens(model, tokens)
     with torch.inference_mode(), failing(model, "at all"):
         own = model(ids, use_cache=False).logits.float()
-    positions = torch.arange(tokens, device=ids.device)[None]
+    at = torch.arange(tokens, device=ids.device)[None]
     with torch.inference_mode(), attention(model), failing(model, "with position ids and a registered attention"):
-        ours = model(ids, position_ids=positions, use_cache=False).logits.float()
+        ours = model(ids, position_ids=at, use_cache=False).logits.float()
     return compare_logits(model, "logits", "the model's own with positions from 0 on", ours, own)
 
 

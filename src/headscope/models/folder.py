@@ -51,12 +51,16 @@ def model_files(folder: Path) -> list[str]:
 
 
 def weight_files(folder: Path) -> set[str]:
-    """Return the names of the weight files: those that the folder's index lists, or the only one."""
+    """Return the names of the weight files: those that the folder's index lists, or the only one.
+
+    Raises:
+        AssetError: the index lists none.
+    """
     index = folder / INDEX
     if not index.is_file():
         return {"model.safetensors"}
     files = _read_json(index).get("weight_map")
-    if not isinstance(files, dict):
+    if not isinstance(files, dict) or not files:
         raise AssetError(f"{index} has no weight_map; download it again")
     return set(files.values())
 
@@ -113,7 +117,7 @@ def _refuse_adapter(folder: Path) -> None:
         raise AssetError(f"{folder} has an adapter (adapter_config.json); merge it into the weights first")
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -56,8 +56,8 @@ def _number(text: Any, name: str, default: int | None = None) -> int:
             f"model type {text.model_type}: {name} differs from layer to layer; choose another model"
         ) from error
     value = default if value is None else value
-    if not isinstance(value, int):
-        shown = "is missing" if value is None else f"is {value!r}, not one number for all layers"
+    if not isinstance(value, int) or (value < 1 and value != default):
+        shown = "is missing" if value is None else f"is {value!r}, not one number above 0 for all layers"
         raise UnsupportedModelError(f"model type {text.model_type}: {name} {shown}; choose another model")
     return value
 
@@ -107,6 +107,6 @@ def _reason(config: Any, text: Any) -> str | None:
     other = sorted(set(_layer_types(text)) - {FULL, SLIDING})
     if other:
         return f"layers of kind {', '.join(other)} are not implemented, only full and sliding attention"
-    if FULL not in _layer_types(text):
+    if _layer_types(text) and FULL not in _layer_types(text):
         return f"every layer slides (sliding_window={text.sliding_window}), so no head reads a long context"
     return None

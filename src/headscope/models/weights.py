@@ -91,7 +91,7 @@ def _empty_model(config: Any) -> PreTrainedModel:
 
 @contextmanager
 def _weight_errors(path: Path) -> Iterator[None]:
-    """Turn errors of damaged or incomplete files into one sentence; silence transformers' own report and its bars."""
+    """Turn errors of damaged files and odd configs into one sentence; silence transformers' own report and its bars."""
     logger = logging.getLogger("transformers.modeling_utils")
     logger.disabled = True  # a higher level would ask transformers for one more report
     try:
@@ -109,6 +109,12 @@ def _weight_errors(path: Path) -> Iterator[None]:
         raise AssetError(
             f"tensors in {path} cannot be stacked to the model's parameters (experts are stored one by one): "
             "one is missing or of another shape; download or merge the weights again"
+        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise UnsupportedModelError(
+            f"transformers cannot make the model of {path} with SDPA attention ({type(error).__name__}: {reason:.200}); "
+            "correct its config.json, or choose another model"
         ) from error
     finally:
         logger.disabled = False

@@ -1,0 +1,66 @@
+"""Folders with odd or damaged files are refused by one sentence, whatever the libraries behind raise."""
+
+import json
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from headscope.errors import AssetError, UnsupportedModelError
+from headscope.models.loading import load
+from headscope.models.tiny import tiny_llama, tiny_tokenizer
+
+SIZES = {"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 32, "vocab": 300, "positions": 128, "seed": 0}
+
+
+@pytest.fixture
+def asset(tmp_path: Path) -> Path:
+    tiny_llama(**SIZES).save_pretrained(tmp_path / "model")
+    tiny_tokenizer(["The quick brown fox."], SIZES["vocab"]).save_pretrained(tmp_path / "model")
+    manifest = {"kind": "model", "name": "tiny", "model": "model", "sha256": "a" * 64}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    return tmp_path
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "reason"),
+    [
+        ({"max_position_embeddings": None}, AssetError, "no config that transformers .* can read: .*max_position_emb"),
+        ({"num_attention_heads": 0}, AssetError, "no config that transformers .* can read|num_attention_heads is 0"),
+        ({"num_key_value_heads": 0}, UnsupportedModelError, "num_key_value_heads is 0, not one number above 0"),
+        ({"num_hidden_layers": 0}, UnsupportedModelError, "num_hidden_layers is 0, not one number above 0"),
+        ({"max_position_embeddings": 32}, UnsupportedModelError, "32 positions .*, no long context"),
+        ({"model_type": "magic"}, AssetError, "no config that transformers .* can read: .*magic"),
+    ],
+)
+def test_an_odd_config_is_refused_by_one_sentence(asset: Path, changes: dict, error: type, reason: str) -> None:
+    edit(asset / "model" / "config.json", **changes)
+    with pytest.raises((error, UnsupportedModelError), match=reason) as refusal:
+        load(asset, "float32", "cpu")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_model_that_transformers_cannot_make_is_refused_by_its_folder(asset: Path) -> None:
+    with (
+        patch("transformers.AutoModelForCausalLM.from_pretrained", side_effect=KeyError("magic")),
+        pytest.raises(UnsupportedModelError, match=r"cannot make the model of .*KeyError: 'magic'"),
+    ):
+        load(asset, "float32", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("config.json", "[1]", "is a list"),
+        ("model.safetensors.index.json", "{}", "has no weight_map"),
+        ("model.safetensors.index.json", '{"weight_map": {}}', "has no weight_map"),
+    ],
+)
+def test_a_damaged_json_file_is_refused_by_its_name(asset: Path, name: str, content: str, reason: str) -> None:
+    (asset / "model" / name).write_text(content)
+    with pytest.raises(AssetError, match=f"{name} {reason}"):
+        load(asset, "float32", "cpu")
