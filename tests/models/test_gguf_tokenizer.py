@@ -105,3 +105,17 @@ def test_a_kind_of_tokenizer_that_is_not_implemented_is_refused(tmp_path: Path) 
     tokenizer, fields, file = read(tmp_path, "gpt2")
     with pytest.raises(AssetError, match="kind t5, only llama and gpt2"):
         check_tokenizer(tokenizer, {**fields, "tokenizer.ggml.model": "t5"}, file)
+
+
+def test_a_file_that_adds_a_start_token_but_names_none_is_no_error(tmp_path: Path) -> None:
+    tokenizer, fields, file = read(tmp_path, "gpt2")
+    fields |= {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": None}
+    check_tokenizer(tokenizer, fields, file)
+
+
+def test_a_file_without_merges_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, fields, file = read(tmp_path, "gpt2")
+    del fields["tokenizer.ggml.merges"]
+    monkeypatch.setattr("headscope.models.gguf.read_fields", lambda gguf: fields)
+    with pytest.raises(AssetError, match=r"tiny.gguf cannot be converted: .*; choose another file"):
+        convert(file, tmp_path / "out")

@@ -64,3 +64,14 @@ def test_a_damaged_json_file_is_refused_by_its_name(asset: Path, name: str, cont
     (asset / "model" / name).write_text(content)
     with pytest.raises(AssetError, match=f"{name} {reason}"):
         load(asset, "float32", "cpu")
+
+
+def test_weights_in_one_file_beside_others_in_parts_are_refused(asset: Path) -> None:
+    model = load(asset, "float32", "cpu").model
+    whole = (asset / "model" / "model.safetensors").read_bytes()
+    (asset / "model" / "model.safetensors").unlink()
+    model.save_pretrained(asset / "model", max_shard_size="20KB")
+    load(asset, "float32", "cpu")
+    (asset / "model" / "model.safetensors").write_bytes(whole)
+    with pytest.raises(AssetError, match=r"weights twice, in model.safetensors and in the files of .*index.json"):
+        load(asset, "float32", "cpu")

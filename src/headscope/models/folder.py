@@ -11,6 +11,7 @@ from headscope.errors import AssetError
 from headscope.models.geometry import refuse_unsupported
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
@@ -54,14 +55,16 @@ def weight_files(folder: Path) -> set[str]:
     """Return the names of the weight files: those that the folder's index lists, or the only one.
 
     Raises:
-        AssetError: the index lists none.
+        AssetError: the index lists none, or another file than model.safetensors, which transformers would take instead.
     """
     index = folder / INDEX
     if not index.is_file():
-        return {"model.safetensors"}
+        return {WHOLE}
     files = _read_json(index).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise AssetError(f"{index} has no weight_map; download it again")
+    if (folder / WHOLE).is_file() and WHOLE not in files.values():
+        raise AssetError(f"{folder} has weights twice, in {WHOLE} and in the files of {INDEX}; move one away")
     return set(files.values())
 
 

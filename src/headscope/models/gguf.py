@@ -30,8 +30,10 @@ def convert(gguf: Path, out: Path) -> None:
         set_special_tokens(tokenizer, fields)
         check_tokenizer(tokenizer, fields, gguf)
         model = read_model(gguf, dtype=torch.bfloat16, **_dequantised())
-    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise AssetError(f"{gguf} cannot be converted: {error}; choose another file or a safetensors model") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise AssetError(
+            f"{gguf} cannot be converted: {' '.join(str(error).split())}; choose another file or a safetensors model"
+        ) from error
     expected = _logits(model)
     _forget_quantisation(model)
     with quiet():

@@ -74,7 +74,7 @@ def _around_texts(tokenizer: Any, fields: dict[str, Any]) -> str | None:
         if pieces != [tokens[number]]:
             return f"the special token {tokens[number]!r} is cut into {pieces}"
     adds, start = _field(fields, "add_bos_token"), _field(fields, "bos_token_id")
-    if adds is not None and (tokenizer("a")["input_ids"][0] == start) != adds:
+    if None not in (adds, start) and (tokenizer("a")["input_ids"][0] == start) != adds:
         return f"texts begin {'without' if adds else 'with'} the start token {tokens[start]!r}"
     return None
 

@@ -114,7 +114,7 @@ def _weight_errors(path: Path) -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise UnsupportedModelError(
             f"transformers cannot make the model of {path} with SDPA attention ({type(error).__name__}: {reason:.200}); "
-            "correct its config.json, or choose another model"
+            "choose another model"
         ) from error
     finally:
         logger.disabled = False
