@@ -146,6 +146,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "deepseek_v2": ("deepseek_v2", LATENT, r"its config says \(1, 4, 8, 4\)"),
     "minicpm3": ("minicpm3", LATENT, r"its config says \(1, 4, 8, 4\)"),
     "gemma4": ("gemma4_unified_text", {}, "head_dim differs from layer to layer"),
+    "dots3_note": ("dots3_note_text", MHA, "num_attention_heads differs from layer to layer"),
     "llama4": ("llama4_text", {}, "layers of kind chunked_attention"),
     "jamba": ("jamba", {}, "layers of kind linear_attention"),
     "mamba": ("mamba", {}, "layers of kind linear_attention|no attention heads"),

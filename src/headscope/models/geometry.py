@@ -47,14 +47,23 @@ def geometry(config: Any) -> Geometry:
     )
 
 
-def _number(text: Any, name: str, default: int | None = None) -> int:
-    """Return a size of the config; a default stands in for one that is missing or None."""
+def _value(text: Any, name: str) -> Any:
+    """Return a value of the config, None if it has none.
+
+    Raises:
+        UnsupportedModelError: each layer has its own.
+    """
     try:
-        value = getattr(text, name, None)
+        return getattr(text, name, None)
     except Exception as error:  # transformers' own, of a config that has it layer by layer
         raise UnsupportedModelError(
             f"model type {text.model_type}: {name} differs from layer to layer; choose another model"
         ) from error
+
+
+def _number(text: Any, name: str, default: int | None = None) -> int:
+    """Return a size of the config; a default stands in for one that is missing or None."""
+    value = _value(text, name)
     value = default if value is None else value
     if not isinstance(value, int) or (value < 1 and value != default):
         shown = "is missing" if value is None else f"is {value!r}, not one number above 0 for all layers"
@@ -64,15 +73,15 @@ def _number(text: Any, name: str, default: int | None = None) -> int:
 
 def longest(config: Any) -> float:
     """Return the model's positions, or infinity if its config names none."""
-    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    positions = _value(config.get_text_config(decoder=True), "max_position_embeddings")
     return positions if isinstance(positions, int) else float("inf")
 
 
 def _layer_types(text: Any) -> list[str]:
     """Return the kind of each layer's attention; a window as wide as the model never slides."""
-    window = getattr(text, "sliding_window", None)
+    window = _value(text, "sliding_window")
     wide = isinstance(window, int) and window >= longest(text)
-    types = getattr(text, "layer_types", None)
+    types = _value(text, "layer_types")
     if types is not None:
         return [FULL if wide and kind == SLIDING else kind for kind in types]
     # Mistral and Phi-3 name no kinds: with a window, every layer slides.
@@ -102,7 +111,7 @@ def _reason(config: Any, text: Any) -> str | None:
         return f"attn_logit_softcapping={text.attn_logit_softcapping} bends the scores, which is not implemented"
     if text.model_type.startswith("gpt_oss") or getattr(text, "add_full_attention_sink_bias", False):
         return "learned attention sinks (s_aux) add mass that is no key's, which is not implemented"
-    if not hasattr(text, "num_attention_heads") or not hasattr(text, "max_position_embeddings"):
+    if None in (_value(text, "num_attention_heads"), _value(text, "max_position_embeddings")):
         return "it has no attention heads over a bounded number of positions"
     other = sorted(set(_layer_types(text)) - {FULL, SLIDING})
     if other:
