@@ -29,12 +29,12 @@ def edit(file: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"max_position_embeddings": None}, AssetError, "no config that transformers .* can read: .*max_position_emb"),
-        ({"num_attention_heads": 0}, AssetError, "no config that transformers .* can read|num_attention_heads is 0"),
+        ({"max_position_embeddings": None}, AssetError, "no config that transformers can read: .*max_position_emb"),
+        ({"num_attention_heads": 0}, AssetError, "no config that transformers can read|num_attention_heads is 0"),
         ({"num_key_value_heads": 0}, UnsupportedModelError, "num_key_value_heads is 0, not one number above 0"),
         ({"num_hidden_layers": 0}, UnsupportedModelError, "num_hidden_layers is 0, not one number above 0"),
         ({"max_position_embeddings": 32}, UnsupportedModelError, "32 positions .*, no long context"),
-        ({"model_type": "magic"}, AssetError, "no config that transformers .* can read: .*magic"),
+        ({"model_type": "magic"}, AssetError, "no config that transformers can read: .*magic"),
     ],
 )
 def test_an_odd_config_is_refused_by_one_sentence(asset: Path, changes: dict, error: type, reason: str) -> None:
@@ -47,7 +47,7 @@ def test_an_odd_config_is_refused_by_one_sentence(asset: Path, changes: dict, er
 def test_a_model_that_transformers_cannot_make_is_refused_by_its_folder(asset: Path) -> None:
     with (
         patch("transformers.AutoModelForCausalLM.from_pretrained", side_effect=KeyError("magic")),
-        pytest.raises(UnsupportedModelError, match=r"cannot make the model of .*KeyError: 'magic'"),
+        pytest.raises(AssetError, match=r"no model can be built from the config of .*KeyError: 'magic'"),
     ):
         load(asset, "float32", "cpu")
 
@@ -55,9 +55,9 @@ def test_a_model_that_transformers_cannot_make_is_refused_by_its_folder(asset: P
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("config.json", "[1]", "holds a list"),
-        ("model.safetensors.index.json", "{}", "lists no weights"),
-        ("model.safetensors.index.json", '{"weight_map": {}}', "lists no weights"),
+        ("config.json", "[1]", "is a list"),
+        ("model.safetensors.index.json", "{}", "has no weight_map"),
+        ("model.safetensors.index.json", '{"weight_map": {}}', "has no weight_map"),
     ],
 )
 def test_a_damaged_json_file_is_refused_by_its_name(asset: Path, name: str, content: str, reason: str) -> None:

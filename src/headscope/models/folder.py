@@ -13,8 +13,6 @@ from headscope.models.geometry import refuse_unsupported
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-SHOWN = 200
-"""Characters of another library's error that are shown."""
 
 
 @contextmanager
@@ -64,11 +62,9 @@ def weight_files(folder: Path) -> set[str]:
         return {WHOLE}
     files = _read_json(index).get("weight_map")
     if not isinstance(files, dict) or not files:
-        raise AssetError(f"{index} lists no weights (weight_map); download it again")
+        raise AssetError(f"{index} has no weight_map; download it again")
     if (folder / WHOLE).is_file() and WHOLE not in files.values():
-        raise AssetError(
-            f"model folder {folder} has its weights twice, in {WHOLE} and in the files of {INDEX}; move one"
-        )
+        raise AssetError(f"{folder} has weights twice, in {WHOLE} and in the files of {INDEX}; move one away")
     return set(files.values())
 
 
@@ -80,17 +76,16 @@ def read_config(folder: Path) -> Any:
             packed or to be adapted.
         UnsupportedModelError: see `refuse_unsupported`.
     """
-    import transformers
     from transformers import AutoConfig
 
     _check_format(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a config's code raises what it likes, a ZeroDivisionError for no heads
-        reason = " ".join(str(error).split())[:SHOWN]
+    except Exception as error:  # transformers checks fields by a dataclass whose errors are huggingface_hub's own
+        reason = " ".join(str(error).split())
         raise AssetError(
-            f"{folder / 'config.json'} is no config that transformers {transformers.__version__} can read: {reason}; "
-            "download it again, or install a newer transformers"
+            f"{folder / 'config.json'} is no config that transformers can read: {reason:.200}; download it again, or "
+            "install a newer transformers"
         ) from error
     refuse_unsupported(config)
     return config
@@ -127,12 +122,12 @@ def _refuse_adapter(folder: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise AssetError(f"{path} is no JSON: {error}; download it again") from error
-    if not isinstance(values, dict):
-        raise AssetError(f"{path} holds a {type(values).__name__} instead of names and values; download it again")
-    return values
+    if not isinstance(content, dict):
+        raise AssetError(f"{path} is a {type(content).__name__}, not a JSON object; download it again")
+    return content
 
 
 def read_tokenizer(folder: Path) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headscope.errors import AssetError, UnsupportedModelError
-from headscope.models.folder import SHOWN, quiet, weight_files
+from headscope.models.folder import quiet, weight_files
 
 NAMED = 3
 """Tensors that a message names; it counts the others."""
@@ -99,18 +99,18 @@ def _weight_errors(path: Path) -> Iterator[None]:
             yield
     except SafetensorError as error:
         raise AssetError(f"the weights in {path} are damaged: {error}; download them again") from error
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:  # such as an unknown RoPE
+        reason = " ".join(str(error).split())
+        raise AssetError(
+            f"no model can be built from the config of {path} ({type(error).__name__}: {reason:.200}); download it "
+            "again, or choose another model"
+        ) from error
     except RuntimeError as error:
         if "conversion of the weights" not in str(error):
             raise
         raise AssetError(
             f"tensors in {path} cannot be stacked to the model's parameters (experts are stored one by one): "
             "one is missing or of another shape; download or merge the weights again"
-        ) from error
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:SHOWN]
-        raise UnsupportedModelError(
-            f"transformers cannot make the model of {path} with SDPA attention ({type(error).__name__}: {reason}); "
-            "choose another model"
         ) from error
     finally:
         logger.disabled = False
