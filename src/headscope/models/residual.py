@@ -97,7 +97,7 @@ class OutputPath:
         return torch.stack(squares).mean(0).sqrt().cpu()
 
     def _squares(self, heads: int, sample: Tensor) -> Tensor:
-        by_head = torch.func.jacfwd(self)(sample).view(-1, heads, len(sample) // heads)  # [E, H, D]
+        by_head = torch.func.jacfwd(self)(sample).contiguous().view(-1, heads, len(sample) // heads)  # [E, H, D]
         squares: Tensor = by_head.square().sum((0, 2)).div(by_head.shape[2])
         return squares
 
