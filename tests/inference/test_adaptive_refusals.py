@@ -11,16 +11,6 @@ from headscope import adaptive
 from headscope.errors import AssetError, ConfigError, UnsupportedModelError
 
 
-@pytest.fixture(scope="module")
-def model():
-    return small()
-
-
-@pytest.fixture(scope="module")
-def criterion(model):
-    return calibrated(model)
-
-
 def plain(model) -> tuple:
     """All that a block changes of a model."""
     return (

@@ -18,11 +18,6 @@ CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
 QADA = {"criterion": "qada", "sparsity": [0.3, 0.7]}
 
 
-@pytest.fixture(scope="module")
-def model():
-    return small()
-
-
 def calibrate(model, prompts=PROMPTS, using=None, **options) -> headscope.AdaptiveCriterion:
     complete = {"window": WINDOW, "max_new_tokens": NEW, "probes": 12, **options}
     return headscope.calibrate(model, using or tokenizer(), prompts, **complete)

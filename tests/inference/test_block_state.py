@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from adaptive_cases import IDS, NEW, at, calibrated, generated, small
+from adaptive_cases import IDS, NEW, at, generated
 from kernel_stand_in import reference_step
 from test_adaptive_refusals import plain
 from tiny_models import random_ids
@@ -21,16 +21,6 @@ from headscope.inference import kernel_decode as decoding
 from headscope.kernels.common import device
 
 PROMPTS = [random_ids(60), random_ids(60, 1)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return small()
-
-
-@pytest.fixture(scope="module")
-def criterion(model):
-    return calibrated(model)
 
 
 def outcome(run):

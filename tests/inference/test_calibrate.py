@@ -3,18 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
-from adaptive_cases import LETTERS, NEW, WINDOW, calibrated, generated, small, text, tokenizer
+from adaptive_cases import LETTERS, NEW, WINDOW, calibrated, generated, text, tokenizer
 
 import headscope
 from headscope.errors import LengthError
 from headscope.inference import calibrate as module
 
 PROMPTS = [text(70 + 9 * seed, seed) for seed in range(3)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return small()
 
 
 def calibrate(model, prompts=PROMPTS, using=None, **options) -> headscope.AdaptiveCriterion:

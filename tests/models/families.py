@@ -6,21 +6,9 @@ Gains of norms are drawn too, for a family may be wrong in them alone.
 from typing import Any
 
 import torch
+from tiny_models import WIDE
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-SHAPE = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 EXPERTS = {
     "num_experts_per_tok": 2,
     "num_local_experts": 4,
@@ -32,7 +20,7 @@ EXPERTS = {
 }
 MHA = {"num_key_value_heads": 4}
 MIXED = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-WIDE = {"sliding_window": 1024}
+NEVER_SLIDES = {"sliding_window": 1024}
 LATENT = {"head_dim": None, "kv_lora_rank": 8, "q_lora_rank": None, "first_k_dense_replace": 1, **MHA}
 LATENT |= {"qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8}
 
@@ -101,8 +89,8 @@ SERVED: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, llama3": ("llama", rope("llama3", low_freq_factor=1.0, high_freq_factor=4.0, **STRETCHED)),
     "llama, dynamic": ("llama", rope("dynamic")),
     "phi3, longrope": ("phi3", LONG),
-    "phi3, a window beyond its positions": ("phi3", WIDE),
-    "mistral, a window beyond its positions": ("mistral", WIDE),
+    "phi3, a window beyond its positions": ("phi3", NEVER_SLIDES),
+    "mistral, a window beyond its positions": ("mistral", NEVER_SLIDES),
     "gemma3, mostly sliding": ("gemma3_text", MIXED),
     "cohere2, RoPE in sliding layers alone": ("cohere2", MIXED),
     "exaone4, RoPE in sliding layers alone": ("exaone4", MIXED),
@@ -164,7 +152,7 @@ def known(model_type: str) -> bool:
 
 def family_model(model_type: str, more: dict[str, Any]) -> PreTrainedModel:
     """A float32 model with weights large enough that heads differ; None drops an option."""
-    options = {name: value for name, value in {**SHAPE, **EXPERTS, **more}.items() if value is not None}
+    options = {name: value for name, value in {**WIDE, **EXPERTS, **more}.items() if value is not None}
     if "q_lora_rank" in more:
         options["q_lora_rank"] = None
     config = AutoConfig.for_model(model_type, **options)

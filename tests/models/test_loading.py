@@ -7,6 +7,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_folder import SIZES, TEXTS, edit
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,22 +31,7 @@ from headscope.models.geometry import geometry, refuse_unsupported
 from headscope.models.loading import load
 from headscope.models.tiny import tiny_llama, tiny_tokenizer
 
-SIZES = {"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 32, "vocab": 300, "positions": 128, "seed": 0}
 SMALL = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}
-TEXTS = ["The quick brown fox jumps over the lazy dog.", "Pack my box with five dozen liquor jugs."]
-
-
-@pytest.fixture
-def asset(tmp_path: Path) -> Path:
-    tiny_llama(**SIZES).save_pretrained(tmp_path / "model")
-    tiny_tokenizer(TEXTS, SIZES["vocab"]).save_pretrained(tmp_path / "model")
-    manifest = {"kind": "model", "name": "tiny", "model": "model", "sha256": "a" * 64}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    return tmp_path
-
-
-def edit(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,13 @@
 """Folders with odd or damaged files are refused by one sentence, whatever the libraries behind raise."""
 
-import json
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from tiny_folder import edit
 
 from headscope.errors import AssetError, UnsupportedModelError
 from headscope.models.loading import load
-from headscope.models.tiny import tiny_llama, tiny_tokenizer
-
-SIZES = {"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 32, "vocab": 300, "positions": 128, "seed": 0}
-
-
-@pytest.fixture
-def asset(tmp_path: Path) -> Path:
-    tiny_llama(**SIZES).save_pretrained(tmp_path / "model")
-    tiny_tokenizer(["The quick brown fox."], SIZES["vocab"]).save_pretrained(tmp_path / "model")
-    manifest = {"kind": "model", "name": "tiny", "model": "model", "sha256": "a" * 64}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    return tmp_path
-
-
-def edit(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ def _choice(row: Row, text: str | None, where: str) -> str | None:
 
 def _references(row: Row, task: Any, where: str) -> list[str] | None:
     def read(value: Any, place: str) -> list[str]:
+        """Return references that the task's metric can compare with an answer."""
         references = texts_of(value, place)
         for reference in references:
             if task.metric == "choice" and reference not in LETTERS:

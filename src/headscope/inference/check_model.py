@@ -24,7 +24,7 @@ def check_model(model: PreTrainedModel) -> list[Finding]:
 def _findings(model: PreTrainedModel) -> list[Finding]:
     refuse_unsupported(model.config)
     logits = check_logits(model)
-    refuse(model, [logits])
+    refuse(model, [logits], probes=False)
     observe(model)
     return [logits, check_masses(model), *check_answers(model), check_turns(model), check_weights(model)]
 
@@ -39,7 +39,7 @@ def refuse_unverified(model: PreTrainedModel, probes: bool) -> None:
     Raises:
         UnsupportedModelError: naming what was compared, and by how much it is off.
     """
-    refuse(model, [finding for finding in check_model(model) if probes or not finding.probes])
+    refuse(model, check_model(model), probes)
 
 
 def described(model: PreTrainedModel) -> dict[str, str]:

@@ -29,6 +29,7 @@ from headscope.inference.kernel_decode import KernelDecode
 from headscope.inference.load import load
 from headscope.inference.plain_decode import PlainDecode
 from headscope.inference.session import UNCOMPILED, Session
+from headscope.models.attention import layer_of
 from headscope.models.identity import refuse_other
 from headscope.models.observe import observe
 from headscope.models.once import forget_if_changed
@@ -48,7 +49,7 @@ def _forward(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The registered function; the signature is transformers'. What the cache's rows hold needs no mask."""
-    layer: int = module.layer_idx  # type: ignore[assignment]
+    layer = layer_of(module)
     if headscope is None or layer not in headscope.layers:
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return found

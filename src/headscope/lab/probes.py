@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from headscope.heads.bulk import Probes
 from headscope.models.attention import LayerCall, attention, causal_attention
 from headscope.models.geometry import geometry
-from headscope.models.observe import observe
+from headscope.models.observe import entering, hooked, observe
 from headscope.models.residual import output_path
 from headscope.models.rotary import turn, verified_turn
 
@@ -113,15 +113,11 @@ def _residual_norms(model: PreTrainedModel, boundary: int, norms: dict[int, list
     def keep(layer: int, states: Tensor) -> None:
         norms[layer].append(states[0, boundary:].float().norm(dim=-1).mean().cpu())
 
-    hooks = [
+    hooks = (
         model.get_submodule(observe(model)[layer].block).register_forward_pre_hook(
-            lambda _, given, named, layer=layer: keep(layer, given[0] if given else named["hidden_states"]),
-            with_kwargs=True,
+            lambda _, arguments, named, layer=layer: keep(layer, entering(arguments, named)), with_kwargs=True
         )
         for layer in norms
-    ]
-    try:
+    )
+    with hooked(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -16,11 +16,11 @@ from headscope.models.attention import attention
 from headscope.models.eager import eager_calls
 from headscope.models.geometry import geometry
 from headscope.models.identity import refuse_offloaded
-from headscope.models.observe import failing, observe, random_tokens
+from headscope.models.observe import EXACT, failing, observe, random_tokens
+from headscope.models.once import once
 from headscope.models.rotary import allowed_error, verified_turn
 
 TOKENS = 64
-EXACT = (torch.float32, torch.float64)
 LOWEST = torch.finfo(torch.float16).min
 """A logit as low as this one masks its token."""
 
@@ -50,14 +50,19 @@ class Finding(NamedTuple):
         return not self.unknown and self.error <= self.allowed
 
 
-def refuse(model: PreTrainedModel, findings: list[Finding]) -> None:
+def refuse(model: PreTrainedModel, findings: list[Finding], probes: bool) -> None:
     """Refuse a model by the first comparison that failed.
 
+    Args:
+        model: that was compared.
+        findings: all comparisons.
+        probes: whether queries are to be turned and heads weighed; else what only probes need may fail.
+
     Raises:
-        UnsupportedModelError: one did.
+        UnsupportedModelError: naming what was compared, and by how much it is off.
     """
     for finding in findings:
-        if not finding.passed:
+        if not finding.passed and (probes or not finding.probes):
             remedy = "criterion='qada', which needs no probes, or another model" if finding.probes else "another model"
             raise UnsupportedModelError(
                 finding.unknown
@@ -67,7 +72,8 @@ def refuse(model: PreTrainedModel, findings: list[Finding]) -> None:
             )
 
 
-def check_logits(model: PreTrainedModel, tokens: int = TOKENS) -> Finding:
+@once
+def check_logits(model: PreTrainedModel) -> Finding:
     """Compare logits under the registered function with those of the model's own attention.
 
     Raises:
@@ -75,15 +81,15 @@ def check_logits(model: PreTrainedModel, tokens: int = TOKENS) -> Finding:
     """
     refuse_offloaded(model)
     positions = geometry(model.config).positions
-    if positions < tokens:
+    if positions < TOKENS:
         raise UnsupportedModelError(
             f"{type(model).__name__} holds {positions} positions (max_position_embeddings), no long context: the check "
-            f"takes {tokens} tokens; choose another model"
+            f"takes {TOKENS} tokens; choose another model"
         )
-    ids = random_tokens(model, tokens)
+    ids = random_tokens(model, TOKENS)
     with torch.inference_mode(), failing(model, "at all"):
         own = model(ids, use_cache=False).logits.float()
-    at = torch.arange(tokens, device=ids.device)[None]
+    at = torch.arange(TOKENS, device=ids.device)[None]
     with torch.inference_mode(), attention(model), failing(model, "with position ids and a registered attention"):
         ours = model(ids, position_ids=at, use_cache=False).logits.float()
     return compare_logits(model, "logits", "the model's own with positions from 0 on", ours, own)

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from headscope.errors import UnsupportedModelError
 from headscope.models.attention import LayerCall, causal_attention
-from headscope.models.check import EXACT, Finding
+from headscope.models.check import Finding
 from headscope.models.geometry import geometry
-from headscope.models.observe import observe, random_tokens, run
+from headscope.models.observe import EXACT, entering, hooked, observe, random_tokens, run
 from headscope.models.residual import OutputPath, path_modules
 
 TOKENS = 8
@@ -69,6 +69,7 @@ class _Nudge:
         self.change: dict[int, Tensor] = {}
 
     def attend(self, call: LayerCall) -> Tensor:
+        """Attend, [B, H, T, D], change the rows of this layer and keep what its path makes of them."""
         output = causal_attention(call)
         rows = {head: row for (layer, head), row in self.rows.items() if layer == call.layer}
         if rows:
@@ -108,14 +109,11 @@ class _States:
         hooks = [module.register_forward_pre_hook(self._keep_behind) for module in within]
         hooks.append(self.block.register_forward_pre_hook(self._keep_entering, with_kwargs=True))
         hooks.append(self.block.register_forward_hook(self._keep_leaving))
-        try:
+        with hooked(hooks):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _keep_entering(self, _: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        self.entering = (arguments[0] if arguments else named["hidden_states"])[:, -1].float()
+        self.entering = entering(arguments, named)[:, -1].float()
 
     def _keep_behind(self, module: nn.Module, arguments: tuple[object, ...]) -> None:
         if module in self.path:

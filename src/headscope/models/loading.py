@@ -75,7 +75,7 @@ def load_folder(
     if device_map is None:
         model = model.to(device)
     model = model.eval().requires_grad_(False)
-    refuse(model, [check_logits(model)])
+    refuse(model, [check_logits(model)], probes=False)
     observe(model)
     return model, tokenizer
 

@@ -3,16 +3,17 @@
 A config can be read wrongly; what a layer does is seen. Whatever departs from the sizes that the config gives is
 refused by the layer's number.
 
-Shapes: H query heads, K KV heads, T tokens, D head_dim.
+Shapes: B rows, H query heads, K KV heads, T tokens, D head_dim, E numbers of the residual stream.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache, PreTrainedModel
 
 from headscope.errors import UnsupportedModelError
@@ -21,6 +22,10 @@ from headscope.models.geometry import Geometry, geometry
 from headscope.models.once import once
 
 TOKENS = 8
+EXACT = (torch.float32, torch.float64)
+"""Types in which rounding explains small errors alone."""
+FAILURES = (TypeError, AttributeError, LookupError, ValueError, RuntimeError)
+"""What a model's own code raises where it is called otherwise than it expects."""
 
 
 class LayerFacts(NamedTuple):
@@ -72,6 +77,23 @@ def function_of(module: nn.Module, name: str) -> Any:
     return next((getattr(file, name) for file in files if hasattr(file, name)), None)
 
 
+def entering(arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """Return the states that a decoder layer is called with, [B, T, E]."""
+    states: Tensor = arguments[0] if arguments else named["hidden_states"]
+    return states
+
+
+@contextmanager
+def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks behind the block."""
+    handles = list(hooks)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def scales_of(model: PreTrainedModel) -> dict[int, float]:
     """Return the factor of the scores of every full-attention layer."""
     layers = observe(model)
@@ -110,7 +132,7 @@ def failing(model: PreTrainedModel, how: str) -> Iterator[None]:
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
-    except (TypeError, AttributeError, NotImplementedError, LookupError, ValueError, RuntimeError) as error:
+    except FAILURES as error:
         reason = str(error).partition("\n")[0]
         raise UnsupportedModelError(
             f"{type(model).__name__} does not run {how} ({type(error).__name__}: {reason}); choose another model"

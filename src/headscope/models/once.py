@@ -18,7 +18,9 @@ def once(ask: Callable[[PreTrainedModel], Answer]) -> Callable[[PreTrainedModel]
 
     @wraps(ask)
     def remembered(model: PreTrainedModel) -> Answer:
-        answers = _ANSWERS.setdefault(model, {})
+        if model not in _ANSWERS:
+            _ANSWERS[model], _STATES[model] = {}, _state(model)
+        answers = _ANSWERS[model]
         if ask not in answers:
             answers[ask] = ask(model)
         answer: Answer = answers[ask]

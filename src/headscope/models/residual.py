@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from headscope.errors import UnsupportedModelError
 from headscope.models.attention import LayerCall, causal_attention
 from headscope.models.geometry import geometry
-from headscope.models.observe import TOKENS, observe, random_tokens, run
+from headscope.models.observe import TOKENS, hooked, observe, random_tokens, run
 from headscope.models.once import once
 
 
@@ -58,12 +58,8 @@ def visits(block: nn.Module, into: list[Visit]) -> Iterator[None]:
         if arguments and isinstance(arguments[0], Tensor) and isinstance(left, Tensor):
             into.append(Visit(module, arguments[0], left))
 
-    hooks = [module.register_forward_hook(keep) for module in block.modules() if not any(module.children())]
-    try:
+    with hooked(module.register_forward_hook(keep) for module in block.modules() if not any(module.children())):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class OutputPath:

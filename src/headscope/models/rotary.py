@@ -17,13 +17,10 @@ from transformers import PreTrainedModel
 from headscope.errors import LengthError, UnsupportedModelError
 from headscope.models.attention import LayerCall
 from headscope.models.geometry import geometry
-from headscope.models.observe import CallRecorder, function_of, observe, random_tokens, run
+from headscope.models.observe import EXACT, FAILURES, CallRecorder, function_of, observe, random_tokens, run
 from headscope.models.once import once
 
 TOKENS = 16
-ALLOWED = {torch.float64: 1e-3, torch.float32: 1e-3}
-"""Relative error of a turn, of rounding alone; a wrong way is off by about 1."""
-ALLOWED_HALF = 0.02
 
 Way = Callable[[PreTrainedModel, int, Tensor, Tensor, Tensor], Tensor]
 
@@ -66,8 +63,8 @@ def verified_turn(model: PreTrainedModel, layer: int) -> Turn:
 
 
 def allowed_error(model: PreTrainedModel) -> float:
-    """Return the error of a turn that rounding explains."""
-    return ALLOWED.get(model.dtype, ALLOWED_HALF)
+    """Return the relative error of a turn that rounding explains; a wrong way is off by about 1."""
+    return 1e-3 if model.dtype in EXACT else 0.02
 
 
 @once
@@ -131,7 +128,7 @@ def _compared(
 ) -> Turn:
     try:
         turned = WAYS[way](model, layer, here[layer], before, after)
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
+    except FAILURES:
         return Turn(way, float("inf"))  # this model's code is called otherwise
     expected = there[layer]
     error = float((turned - expected).norm() / expected.norm().clamp(min=1e-20))
@@ -202,7 +199,7 @@ def same_factors(model: PreTrainedModel, layer: int, tokens: int, more: int) -> 
             angles(model, layer, torch.tensor([*range(min(tokens, TOKENS)), last - 1], device=device))
             for last in (tokens, more)
         ]
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
+    except FAILURES:
         return True  # not the usual embedding: the comparison of turns shows what it does
     return all(torch.equal(short[:-1], long[:-1]) for short, long in zip(*pairs, strict=True))
 

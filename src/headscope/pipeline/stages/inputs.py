@@ -62,7 +62,7 @@ def load_model(spec: Mapping[str, Any], parents: Parents, probes: bool = False) 
     loaded = load(asset.folder, spec["dtype"], spec["device"], spec["device_map"], spec["rope"])
     findings = None if spec["rope"] else findings_of(json.loads((asset.folder / "manifest.json").read_text("utf-8")))
     findings = findings_on(loaded.model) if findings is None else findings
-    refuse(loaded.model, [finding for finding in findings if probes or not finding.probes])
+    refuse(loaded.model, findings, probes)
     return loaded
 
 
