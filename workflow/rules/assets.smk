@@ -1,7 +1,7 @@
 # Models and texts. A local rule: it runs where the internet is.
 use rule stage as assets with:
     output:
-        outputs("assets"),
+        output("assets"),
     log:
         log_file("assets"),
     message:

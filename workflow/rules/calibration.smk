@@ -1,7 +1,7 @@
 # Thresholds and rankings for the target sparsities.
 use rule stage as calibration with:
     output:
-        outputs("calibration"),
+        output("calibration"),
     log:
         log_file("calibration"),
     message:

@@ -1,15 +1,26 @@
 # What the rules share. All parameters come from the plan: a rule finds its job by the key in its path.
+import atexit
 import json
+import os
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.settings import ExecMode
 
 from headscope.errors import HeadscopeError
+from headscope.pipeline import lifeline
 from headscope.pipeline.config.compose import find_root
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.plan.stages import STAGES
+from headscope.pipeline.plan.unfinished import (
+    remaining,
+    set_aside,
+    unfinished,
+)
+from headscope.pipeline.store.runs import at_work
 
 try:
     PLAN = planning.build(
@@ -22,12 +33,27 @@ except HeadscopeError as error:
 # For the text of the report, which is made when prompts are done.
 config["left_out"] = [each.reason for each in PLAN.left_out()]
 
+# What is missing or damaged is what runs. Snakemake sees no input of a job that is done, so it remembers nothing
+# that counts: neither its metadata nor the time of a file.
+UNFINISHED = unfinished(PLAN)
+IS_MAIN = workflow.exec_mode == ExecMode.DEFAULT  # not within a job of a cluster
+if IS_MAIN:
+    if parent := os.environ.get("HEADSCOPE_RUN"):
+        lifeline.end_with(int(parent), group=True)
+    for address, reason in UNFINISHED.items():
+        if reason.harmful:
+            said = f"headscope: {address} {reason.words}; it is made again"
+            print(said, file=sys.stderr)
+    if not workflow.output_settings.dryrun:
+        set_aside(PLAN, UNFINISHED)
+
 RESULTS = PLAN.results
 NODES = {node.key: node for node in [*PLAN, *PLAN.tracks.values()]}
 FIGURES = sorted({name for point in PLAN.points for name in point.figures})
 
 # Progress shows on the terminal and stays in the log; a failed stage fails the pipe (Snakemake sets pipefail).
-SHELL = "{params.command} 2>&1 | tee {log:q}"
+# A stage ends when the Snakemake that started it, the parent of this shell, has ended.
+SHELL = "HEADSCOPE_PARENT=$PPID {params.command} 2>&1 | tee {log:q}"
 
 
 wildcard_constraints:
@@ -40,15 +66,52 @@ def stage_of(wildcards):
     return STAGES[NODES[wildcards.key].stage]
 
 
-def outputs(stage, **spec):
-    """Return the declared files of a stage; the command renames the whole folder into place."""
-    return [f"{RESULTS}/{stage}/{{key}}/{name}" for name in STAGES[stage].files(spec)]
+def claim():
+    """Record what this run makes, for other runs and `headscope gc`; the record goes with the process."""
+    made = {
+        str(Path(file).parent.relative_to(RESULTS))
+        for job in workflow.dag.needrun_jobs()
+        for file in job.output
+    }
+    hydra = " ".join((config.get("hydra") or "").split())
+    record = ExitStack()
+    atexit.register(record.close)
+    try:
+        record.enter_context(
+            at_work(Path(RESULTS), f"headscope run {hydra}".strip(), sorted(made))
+        )
+    except HeadscopeError as error:
+        fail(error)
+
+
+def fail(problem):
+    """End Snakemake with one line that `headscope run` repeats at the end."""
+    print(f"headscope: {problem}", file=sys.stderr)
+    raise WorkflowError(str(problem))
+
+
+def refuse_gaps():
+    """Fail if Snakemake was asked for the whole plan and takes it for done, and it is not."""
+    settings = workflow.dag_settings
+    if settings.until or settings.omit_from or settings.targets:
+        return
+    if gaps := remaining(PLAN, unfinished(PLAN)):
+        fail(f"{gaps}; run the same command again")
+
+
+def output(stage):
+    """Return the file that a job ends with: the command renames the whole folder into place."""
+    return f"{RESULTS}/{stage}/{{key}}/provenance.json"
 
 
 def inputs(wildcards):
-    """Return the parents' files, ancient: an address says all that made a file, its time says nothing."""
+    """Return what a job waits for: its parents that are to be made."""
     parents = NODES[wildcards.key].parents
-    return [ancient(file) for parent in parents for file in PLAN.files(parent)]
+    return [
+        f"{PLAN.folder(parent)}/provenance.json"
+        for parent in parents
+        if parent.address in UNFINISHED
+    ]
 
 
 def caption(figure):
@@ -90,17 +153,17 @@ def gpus(wildcards):
     return int(stage_of(wildcards).gpu and on_gpu)
 
 
+def results():
+    """Return the file that each job of the plan ends with."""
+    return [f"{PLAN.folder(node)}/provenance.json" for node in NODES.values()]
+
+
 def copies():
     """Return each plain-named copy as its marker, whose name carries the key: another key is a missing file."""
-    return [f"{RESULTS}/figures/{copy}.key" for copy in PLAN.copies()]
+    return [str(PLAN.marker(copy)) for copy in PLAN.copies()]
 
 
-def pictures(wildcards):
-    """Return the files that a plain-named copy is made of."""
+def figure_of(wildcards):
+    """Return the node that a plain-named copy is made of."""
     copy = f"{wildcards.point}/{wildcards.figure}--{wildcards.digest}"
-    return PLAN.files(PLAN.copies()[copy])[:-1]
-
-
-def tracked():
-    """Return one marker for each experiment of the plan, if tracking is on."""
-    return [file for node in PLAN.tracks.values() for file in PLAN.files(node)]
+    return PLAN.copies()[copy]

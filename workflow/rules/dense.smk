@@ -1,7 +1,7 @@
 # The dense model's greedy answers.
 use rule stage as dense with:
     output:
-        outputs("dense"),
+        output("dense"),
     log:
         log_file("dense"),
     message:

@@ -8,13 +8,13 @@ for figure in FIGURES:
             inputs,
         output:
             report(
-                outputs("figures", figure=figure)[0],
+                f"{RESULTS}/figures/{{key}}/{figure}.png",
                 caption=caption(figure),
                 category="Figures",
                 subcategory=figure,
                 labels={"figure": figure, "of": "{key}"},
             ),
-            outputs("figures", figure=figure)[1:],
+            output("figures"),
         log:
             log_file("figures"),
         wildcard_constraints:

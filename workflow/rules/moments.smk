@@ -1,7 +1,7 @@
 # Key moments of a text other than the prompt.
 use rule stage as moments with:
     output:
-        outputs("moments"),
+        output("moments"),
     log:
         log_file("moments"),
     message:

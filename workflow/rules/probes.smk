@@ -1,7 +1,7 @@
 # Queries of the calibration prompts, for rules that choose outliers.
 use rule stage as probes with:
     output:
-        outputs("probes"),
+        output("probes"),
     log:
         log_file("probes"),
     message:

@@ -1,7 +1,7 @@
 # Prompts of one task, length and tokenizer.
 use rule stage as prompts with:
     output:
-        outputs("prompts"),
+        output("prompts"),
     log:
         log_file("prompts"),
     message:

@@ -1,7 +1,11 @@
 # Plain-named copies of figures; a marker's name says which address they are copies of.
 rule publish:
     input:
-        pictures,
+        lambda wildcards: (
+            f"{PLAN.folder(figure_of(wildcards))}/provenance.json"
+            if figure_of(wildcards).address in UNFINISHED
+            else []
+        ),
     output:
         f"{RESULTS}/figures/{{point}}/{{figure}}--{{digest}}.key",
     log:
@@ -14,9 +18,10 @@ rule publish:
         runtime=5,
     params:
         folder=lambda wildcards, input: f"{RESULTS}/figures/{wildcards.point}",
-        key=lambda wildcards, input: Path(input[0]).parent.name,
+        key=lambda wildcards, input: figure_of(wildcards).key,
+        files=lambda wildcards, input: PLAN.files(figure_of(wildcards))[:-1],
     message:
         "copy: {wildcards.point}/{wildcards.figure}"
     shell:
-        "( rm -f {params.folder:q}/{wildcards.figure}--*.key && cp {input:q} {params.folder:q}/"
+        "( rm -f {params.folder:q}/{wildcards.figure}--*.key && cp {params.files:q} {params.folder:q}/"
         " && echo {params.key} > {output:q} ) 2> {log:q}"

@@ -13,8 +13,9 @@ from pathlib import Path
 from headscope.errors import AssetError, ConfigError, LengthError
 from headscope.pipeline.commands.benchmark_averages import summary
 from headscope.pipeline.commands.benchmark_score import TaskScore, score_files
-from headscope.pipeline.commands.run import snakemake
 from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.plan.unfinished import unfinished
+from headscope.pipeline.scheduler import snakemake
 from headscope.pipeline.store.files import atomic_file
 
 
@@ -42,9 +43,10 @@ def _export(folder: Path, options: Sequence[str]) -> int:
     plan.check()
     if folder.exists():
         raise ConfigError(f"{folder} exists; name a folder that does not")
-    missing = [node for node in plan.nodes["prompts"].values() if not plan.is_done(node)]
+    reasons = unfinished(plan)
+    missing = [node for node in plan.nodes["prompts"].values() if node.address in reasons]
     if missing:
-        targets = [file for node in missing for file in plan.files(node)]
+        targets = [plan.files(node)[-1] for node in missing]
         code = subprocess.run(snakemake(options, ["--", *targets]), cwd=plan.root).returncode
         if code:
             return code

@@ -20,6 +20,7 @@ from headscope.models.loading import load_folder
 from headscope.pipeline.assets.model import fetch
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.plan.slices import without_null
+from headscope.pipeline.plan.unfinished import unfinished
 
 PACKAGES = ("headscope", "torch", "transformers")
 REFUSED = "refused"
@@ -65,7 +66,7 @@ def _fetched_by_name(plan: planning.Plan, out: Path) -> Path:
     """Return the folder of a plan's model: where a run has put it, or else fetched to `out`."""
     specs = {node: json.loads(node.spec) for node in plan.nodes["assets"].values()}
     [node] = [node for node, spec in specs.items() if spec["kind"] == "model"]
-    if not plan.is_done(node):
+    if node.address in unfinished(plan):
         return fetch(specs[node]["source"], out)
     asset = plan.root / plan.folder(node)
     model: str = json.loads((asset / "manifest.json").read_text(encoding="utf-8"))["model"]

@@ -3,28 +3,31 @@
 Options are in Hydra's grammar (`experiment=smoke window.recent=64,128`); options after `--` go to Snakemake.
 """
 
-import re
-import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from subprocess import PIPE, STDOUT
 
 import yaml
 
-from headscope.errors import ConfigError
+from headscope.errors import AssetError, ConfigError
 from headscope.pipeline.config.compose import compose, find_root
 from headscope.pipeline.config.options import Option, options
 from headscope.pipeline.config.overrides import groups
 from headscope.pipeline.config.schema import MISSING
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.plan.plan import Plan
+from headscope.pipeline.plan.unfinished import remaining, unfinished
 from headscope.pipeline.progress import clock
+from headscope.pipeline.scheduler import run, snakemake
 
-STEPS = re.compile(r"^(\d+) of (\d+) steps \(\d+%\) done")
-NO_RESULTS = ("-n", "--dry-run", "--dryrun", "--unlock", "--dag", "--rulegraph", "--filegraph", "--summary", "--lint")
+NO_RESULTS = (
+    *("-n", "--dry-run", "--dryrun", "--unlock", "--dag", "--rulegraph", "--filegraph", "--summary", "--lint"),
+    *("-h", "--help", "-v", "--version", "-l", "--list", "--list-rules", "--report"),
+)
+PARTS = ("-U", "--until", "-O", "--omit-from")
+"""Options of Snakemake that leave out a part of the plan."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,11 +45,26 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"unknown option {flags[0]}; options of Snakemake follow a `--`: headscope run -- {flags[0]}")
     plan = planning.build(overrides)
     plan.check()
-    start = time.monotonic()
-    command = snakemake(overrides, passed)
-    if any(word in NO_RESULTS for word in passed):
+    return _run(plan, overrides, passed)
+
+
+def _run(plan: Plan, overrides: Sequence[str], passed: Sequence[str]) -> int:
+    """Run Snakemake; return 0 if all that it was asked for is there, whatever Snakemake says."""
+    start, command = time.monotonic(), snakemake(overrides, passed)
+    flags = {word.partition("=")[0] for word in passed}
+    if flags & set(NO_RESULTS):
         return subprocess.run(command, cwd=plan.root).returncode
-    return _watched(plan, command) or _report(plan, overrides) or _say(plan, time.monotonic() - start)
+    code = run(command, plan.root)
+    gaps = remaining(plan, unfinished(plan))
+    if gaps and not code and flags & set(PARTS):
+        print(f"headscope: {gaps}; {' '.join(passed)} left them out, so there is no report", file=sys.stderr)
+    elif gaps:
+        print(f"headscope: {gaps}; run the same command again", file=sys.stderr)
+        return code or 1
+    elif not code:
+        _report(plan, overrides)
+        _say(plan, time.monotonic() - start)
+    return code
 
 
 def _help(root: Path) -> str:
@@ -84,48 +102,28 @@ def _show_config(words: list[str]) -> int:
     return 0
 
 
-def snakemake(overrides: Sequence[str], passed: Sequence[str]) -> list[str]:
-    """Return the command of Snakemake on an experiment, by the interpreter that runs this."""
-    # Snakemake strips quotation marks from both ends of a value, be they of two different overrides; spaces keep them.
-    words = f" {shlex.join(overrides)} " if overrides else ""
-    return [sys.executable, "-m", "snakemake", "--config", f"hydra={words}", *passed]
-
-
-def _watched(plan: Plan, command: Sequence[str]) -> int:
-    """Run Snakemake; print after each job the time that is left, and at the end the errors again."""
-    start, errors = time.monotonic(), []
-    with subprocess.Popen(command, cwd=plan.root, stdout=PIPE, stderr=STDOUT, text=True, bufsize=1) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                print(line, end="", file=sys.stderr, flush=True)
-                if line.startswith("headscope: ") and "warning" not in line:
-                    errors.append(line)
-                if steps := STEPS.match(line):
-                    done, total, seconds = int(steps[1]), int(steps[2]), time.monotonic() - start
-                    left = clock(seconds / done * (total - done))
-                    eta = f"headscope: {done} of {total} jobs in {clock(seconds)}, about {left} left"
-                    print(eta, file=sys.stderr, flush=True)
-        except KeyboardInterrupt:  # Snakemake got it too and ends its jobs
-            process.wait()
-            raise
-    if process.returncode:  # again, below Snakemake's long words
-        print("".join(dict.fromkeys(errors)), end="", file=sys.stderr)
-    return process.returncode
-
-
 def report_file(plan: Plan) -> Path:
     """Return the path of a plan's report: beside the plain-named figures of its experiment."""
     return plan.root / plan.results / "figures" / plan.points[0].config.name / "report.html"
 
 
-def _report(plan: Plan, overrides: Sequence[str]) -> int:
-    """Make one HTML file of all figures with their captions; only Snakemake's errors are printed."""
-    command = snakemake(overrides, ["--report", str(report_file(plan)), "--quiet", "all"])
-    return subprocess.run(command, cwd=plan.root, stdout=subprocess.DEVNULL).returncode
+def _report(plan: Plan, overrides: Sequence[str]) -> None:
+    """Make one HTML file of all figures with their captions; it appears whole or not at all.
+
+    Raises:
+        AssetError: Snakemake cannot make it.
+    """
+    report = report_file(plan)
+    part = report.with_name(f".{report.name}")  # Snakemake wants the ending
+    command = snakemake(overrides, ["--report", str(part), "--quiet", "all"])
+    made = subprocess.run(command, cwd=plan.root, capture_output=True, text=True, errors="replace")
+    if made.returncode or not part.is_file():
+        words = (made.stderr.strip() or "Snakemake made none and said nothing").splitlines()
+        raise AssetError(f"all results are made, but the report {report} is not: {words[-1]}")
+    part.replace(report)
 
 
-def _say(plan: Plan, seconds: float) -> int:
+def _say(plan: Plan, seconds: float) -> None:
     """Print the last lines: the results, their folders, and the tasks that could not be drawn."""
     figures = plan.root / plan.results / "figures"
     print(f"\n{len(list(plan))} results in {clock(seconds)} under {plan.root / plan.results}")
@@ -133,4 +131,3 @@ def _say(plan: Plan, seconds: float) -> int:
         print(f"figures  {figures / point.name}: {', '.join(point.figures)} (.pdf .png .csv)")
     print(f"report   {report_file(plan)}")
     print("".join(f"left out {each.reason}\n" for each in plan.left_out()), end="")
-    return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -13,13 +14,15 @@ from typing import Any
 import yaml
 
 from headscope.errors import ConfigError
+from headscope.pipeline.lifeline import end_with
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import KEY, key_digest, modules
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.store import left_out, provenance
-from headscope.pipeline.store.files import atomic_folder
+from headscope.pipeline.store.files import atomic_folder, results_root
 from headscope.pipeline.store.left_out import LeftOut
 from headscope.pipeline.store.parents import Parents
+from headscope.pipeline.store.runs import at_work
 
 
 def main(stage: str, arguments: Sequence[str]) -> int:
@@ -35,7 +38,10 @@ def main(stage: str, arguments: Sequence[str]) -> int:
         raise ConfigError(f"the spec of {stage} is no JSON: {error}") from error
     # Snakemake ends jobs with SIGTERM; an exception lets the temporary folder be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    run(stage, spec, values.out, values.parents)
+    if parent := os.environ.get("HEADSCOPE_PARENT"):
+        end_with(int(parent))
+    with at_work(results_root(values.out), f"{stage}/{values.out.name}"):
+        run(stage, spec, values.out, values.parents)
     return 0
 
 

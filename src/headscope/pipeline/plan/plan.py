@@ -14,7 +14,7 @@ from headscope.pipeline.config.options import from_plain
 from headscope.pipeline.config.schema import Config, Tracking
 from headscope.pipeline.plan.node import Node, ancestors
 from headscope.pipeline.plan.nodes import figures
-from headscope.pipeline.plan.stages import RESULT_STAGES, STAGES
+from headscope.pipeline.plan.stages import RESULT_STAGES
 from headscope.pipeline.store import left_out
 from headscope.pipeline.store.files import canonical
 from headscope.pipeline.store.left_out import LeftOut
@@ -59,17 +59,18 @@ class Plan:
         """Yield all nodes that make results, stage by stage."""
         return (node for by_key in self.nodes.values() for node in by_key.values())
 
+    @property
+    def addresses(self) -> list[str]:
+        """Return the addresses of all nodes, tracking included."""
+        return [node.address for node in [*self, *self.tracks.values()]]
+
     def folder(self, node: Node) -> Path:
         """Return a node's folder, relative to the root."""
         return Path(self.results) / node.address
 
     def files(self, node: Node) -> list[str]:
         """Return a node's declared files, relative to the root."""
-        return [f"{self.folder(node)}/{name}" for name in STAGES[node.stage].files(json.loads(node.spec))]
-
-    def is_done(self, node: Node) -> bool:
-        """Return True if a node's declared files exist; `verify` looks at their content."""
-        return all(Path(self.root, file).exists() for file in self.files(node))
+        return [f"{self.folder(node)}/{name}" for name in node.files]
 
     def left_out(self) -> list[LeftOut]:
         """Return the tasks that could not be drawn at a length, as far as prompts are done."""
@@ -84,6 +85,10 @@ class Plan:
             for figure, node in point.figures.items()
         }
 
+    def marker(self, copy: str) -> Path:
+        """Return the file, relative to the root, whose name says which figure a plain-named copy is of."""
+        return Path(self.results, "figures", f"{copy}.key")
+
     def check(self) -> None:
         """Refuse a plan that is sure to fail, before any job runs.
 
@@ -91,6 +96,8 @@ class Plan:
             ConfigError: the results folder cannot be written, or a local file that a job would read does not exist.
         """
         _check_results(Path(self.results).absolute())
+        if (memory := self.root / ".snakemake").exists() and not memory.is_dir():
+            raise ConfigError(f"{memory} is a file, where Snakemake keeps a folder; delete it: nothing in it counts")
         for node in self.nodes["assets"].values():
             _check_local_files(json.loads(node.spec))
 

@@ -47,7 +47,7 @@ def results_root(out: Path) -> Path:
     return out.parent.parent
 
 
-def _sibling(final: Path) -> Path:
+def sibling(final: Path) -> Path:
     """Name a hidden path beside `final`, on the same file system, so that a rename is atomic."""
     return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
 
@@ -80,13 +80,13 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     Raises:
         AssetError: the disk is full or `final` cannot be written.
     """
-    folder = _sibling(final)
+    folder = sibling(final)
     try:
         with _clear_errors(final):
             folder.mkdir(parents=True)
             yield folder
             if final.exists():
-                old = _sibling(final)
+                old = sibling(final)
                 final.rename(old)
                 folder.rename(final)
                 shutil.rmtree(old)
@@ -103,7 +103,7 @@ def atomic_file(final: Path) -> Iterator[Path]:
     Raises:
         AssetError: the disk is full or `final` cannot be written.
     """
-    path = _sibling(final)
+    path = sibling(final)
     try:
         with _clear_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
