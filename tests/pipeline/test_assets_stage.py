@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from headscope.benchmarks.prose import packaged_prose
 from headscope.errors import AssetError
 from headscope.models.loading import load
 from headscope.pipeline.stages import assets
+from headscope.pipeline.store import provenance
 from headscope.pipeline.store.files import atomic_folder, sha256_file
+from headscope.pipeline.store.intact import problem
 from headscope.pipeline.store.parents import Parents
 
 RANDOM = {
@@ -66,6 +69,7 @@ def test_a_local_gguf_file_is_converted(tmp_path: Path, name: str) -> None:
     for index, path in enumerate([file, file.parent]):
         out = make(tmp_path, {"type": "folder", "path": str(path)}, EXPECTED, f"model{index}")
         assert manifest(out)["model"] == "model" and (out / "model" / "model.safetensors").is_file()
+        assert manifest(out)["copied"] == {str(file): sha256_file(file)}
 
 
 def test_one_of_several_gguf_files_must_be_named(tmp_path: Path) -> None:
@@ -85,6 +89,10 @@ def test_a_local_folder_is_hashed_and_used_where_it_lies(tmp_path: Path) -> None
     assert manifest(out)["model"] == str(model)
     assert manifest(out)["files"]["model.safetensors"] == sha256_file(model / "model.safetensors")
     assert load(out, "float32", "cpu").name == "model"
+    provenance.write(out, provenance.collect(out, "code", {}, time.time()))
+    assert problem(out) is None
+    (model / "added_tokens.json").write_text("{}")
+    assert problem(out) == f"{model}/added_tokens.json was not there when the model was fetched"
 
 
 def test_a_folder_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:

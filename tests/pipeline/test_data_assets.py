@@ -101,8 +101,10 @@ def test_a_mirror_is_read_instead_of_the_network(tmp_path: Path) -> None:
     for name, text in {"b.txt": "B", "a.txt": "A"}.items():
         (tmp_path / "mirror" / "mine" / name).write_text(text)
     mirror = {"source": "url", "url": "http://nowhere.invalid/x", "mirror": str(tmp_path / "mirror")}
-    path, _ = make(tmp_path, **mirror, sha256=sha256(b"AB"))
+    path, manifest = make(tmp_path, **mirror, sha256=sha256(b"AB"))
     assert path.read_bytes() == b"AB"
+    folder = (tmp_path / "mirror" / "mine").resolve()
+    assert manifest["copied"] == {f"{folder}/a.txt": sha256(b"A"), f"{folder}/b.txt": sha256(b"B")}
     with pytest.raises(AssetError, match="wrong SHA-256"):
         make(tmp_path, **mirror, sha256="00")
     with pytest.raises(AssetError, match=r"mirror .* has no other/\* or more; add it there"):
@@ -116,6 +118,7 @@ def test_a_mirrors_single_file_or_folder_is_used_where_it_lies(tmp_path: Path) -
     assert path == tmp_path / "mirror" / "data" and manifest["files"] == {"x.jsonl": sha256(b"{}\n")}
     path, manifest = make(tmp_path, source="hub", mirror=str(tmp_path / "mirror"), local=["data/x.jsonl"])
     assert path == tmp_path / "mirror" / "data" / "x.jsonl" and set(manifest["files"]) == {"x.jsonl"}
+    assert manifest["outside"] == {str(path): sha256(b"{}\n")}
 
 
 def test_a_data_set_of_the_hub_comes_through_its_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +135,8 @@ def test_a_data_set_of_the_hub_comes_through_its_own_cache(tmp_path: Path, monke
 
 def test_a_file_of_this_machine_is_copied(tmp_path: Path) -> None:
     (tmp_path / "given.jsonl").write_text("{}\n")
-    path, _ = make(tmp_path, source="file", path=str(tmp_path / "given.jsonl"))
+    path, manifest = make(tmp_path, source="file", path=str(tmp_path / "given.jsonl"))
     assert path.name == "content" and path.read_text() == "{}\n"
+    assert manifest["copied"] == {str(tmp_path / "given.jsonl"): sha256(b"{}\n")}
     with pytest.raises(AssetError, match=r"gone\.jsonl does not exist"):
         make(tmp_path, source="file", path=str(tmp_path / "gone.jsonl"))

@@ -1,11 +1,10 @@
-import json
 import shutil
 
 import pytest
 from toy_nodes import install, make, write_spec
 
 from headscope.pipeline.store import verify as module
-from headscope.pipeline.store.verify import external_files, finished, leftovers, verify
+from headscope.pipeline.store.verify import finished, leftovers, verify
 
 
 @pytest.fixture
@@ -42,14 +41,7 @@ def test_a_deleted_and_an_added_file_are_found(pair):
 
 def test_lost_provenance_is_found(pair):
     (pair[0] / "provenance.json").write_text("{")
-    assert problems(pair[0]) == ["has no readable provenance.json"]
-
-
-def test_a_child_of_other_bytes_is_found(pair):
-    provenance = json.loads((pair[0] / "provenance.json").read_text())
-    provenance["files"]["manifest.json"] = "0" * 64
-    (pair[0] / "provenance.json").write_text(json.dumps(provenance))
-    assert problems(pair[1]) == [f"was made from other bytes of assets/{pair[0].name} than lie there now"]
+    assert problems(pair[0]) == ["provenance.json cannot be read (JSONDecodeError)"]
 
 
 def test_a_child_outlives_a_collected_parent(pair):
@@ -75,13 +67,3 @@ def test_empty_and_temporary_folders_are_no_results(pair, tmp_path):
     (tmp_path / "oracle" / ".vt--0123456789.abc.tmp").mkdir()
     assert set(finished(tmp_path)) == set(pair)
     assert [path.name for path in leftovers(tmp_path)] == [".vt--0123456789.abc.tmp"]
-
-
-def test_weights_outside_the_results_are_checked(tmp_path):
-    weights = tmp_path / "hub"
-    weights.mkdir()
-    (weights / "a").write_text("a")
-    manifest = {"model": str(weights), "files": {"a": "0" * 64, "b": "0" * 64}}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    found = [finding.problem for finding in external_files(tmp_path)]
-    assert found == [f"{weights / 'a'} has changed since it was fetched", f"{weights / 'b'} is missing"]

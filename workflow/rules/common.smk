@@ -42,7 +42,7 @@ if IS_MAIN:
         lifeline.end_with(int(parent), group=True)
     for address, reason in UNFINISHED.items():
         if reason.harmful:
-            said = f"headscope: {address} {reason.words}; it is made again"
+            said = f"headscope: {address}: {reason.words}; it is made again"
             print(said, file=sys.stderr)
     if not workflow.output_settings.dryrun:
         set_aside(PLAN, UNFINISHED)

@@ -1,7 +1,7 @@
 """Files of benchmarks: from an address, the hub, or a local copy.
 
 A file's part of `manifest.json`: `path` (beside it, or absolute where a local copy serves as it lies), `files` (SHA-256
-by name) and `sha256` over all of them.
+by name) and `sha256` over all of them, `outside` and `copied` (see `provenance.outside_files`).
 """
 
 import shutil
@@ -28,13 +28,22 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
         AssetError: the file cannot be fetched, is missing in the local copy, or has another SHA-256.
     """
     source, file = spec["source"], out / CONTENT
+    originals = {str(original): sha256_file(original) for original in _originals(spec) if original.is_file()}
     bring = _mirrored if spec.get("mirror") else {"url": _urls, "hub": _hub, "file": _copy}[source]
     path = bring(spec, file)
     if path.is_file():
         _check(path, spec)
     names = [path.name] if path.is_file() else sorted(member.name for member in path.iterdir() if member.is_file())
     folder = path.parent if path.is_file() else path
-    return {"path": CONTENT if path == file else str(path), "source": source, **hashes(folder, names)}
+    place = {"path": CONTENT, "copied": originals} if path == file else {"path": str(path)}
+    return {"source": source, **hashes(folder, names, out), **place}
+
+
+def _originals(spec: dict[str, Any]) -> list[Path]:
+    """Return the files of this machine that an asset is read or copied from; an empty list for one that is fetched."""
+    if spec.get("mirror"):
+        return mirror_paths(Path(spec["mirror"]).expanduser().resolve(), spec["local"])
+    return [Path(spec["path"]).expanduser().absolute()] if spec["source"] == "file" else []
 
 
 def mirror_paths(mirror: Path, local: Iterable[str]) -> list[Path]:
@@ -46,10 +55,10 @@ def mirror_paths(mirror: Path, local: Iterable[str]) -> list[Path]:
 
 
 def _mirrored(spec: dict[str, Any], file: Path) -> Path:
-    mirror = Path(spec["mirror"]).expanduser().resolve()
-    files = mirror_paths(mirror, spec["local"])
+    files = _originals(spec)
     if not files:
-        raise AssetError(f"{spec['name']}: the mirror {mirror} has no {' or '.join(spec['local'])}; add it there")
+        mirror, wanted = Path(spec["mirror"]).expanduser().resolve(), " or ".join(spec["local"])
+        raise AssetError(f"{spec['name']}: the mirror {mirror} has no {wanted}; add it there")
     if len(files) == 1:
         return files[0]
     with file.open("wb") as joined:
@@ -61,7 +70,7 @@ def _mirrored(spec: dict[str, Any], file: Path) -> Path:
 
 def _copy(spec: dict[str, Any], file: Path) -> Path:
     """Copy a file of this machine: its owner may change it."""
-    original = Path(spec["path"]).expanduser()
+    [original] = _originals(spec)
     if not original.is_file():
         raise AssetError(f"{spec['name']}: {original} does not exist")
     shutil.copyfile(original, file)

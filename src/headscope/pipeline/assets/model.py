@@ -1,7 +1,8 @@
 """Models: fetched, converted if they are GGUF files, and compared with the sizes that the experiment expects.
 
 A model's part of `manifest.json`: source type, revision, `model` (the folder `model/` beside it, or the absolute path
-where the weights lie), `files` (SHA-256 by name) and `sha256` over all of them, `checked` (see `model_check`).
+where the weights lie), `files` (SHA-256 by name) and `sha256` over all of them, `outside` and `copied` (see
+`provenance.outside_files`), `checked` (see `model_check`).
 """
 
 import tempfile
@@ -15,7 +16,7 @@ from headscope.models.geometry import geometry
 from headscope.models.weights import check_tensors
 from headscope.pipeline.assets.model_check import checked
 from headscope.pipeline.assets.model_files import fetch_from_hub, fetch_gguf
-from headscope.pipeline.store.files import hashes
+from headscope.pipeline.store.files import hashes, sha256_file
 
 
 def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -26,6 +27,8 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
         UnsupportedModelError: the model's attention is not implemented.
     """
     source = spec["source"]
+    gguf = _own_gguf(source)
+    copied = {} if gguf is None else {str(gguf): sha256_file(gguf)}
     folder = fetch(source, out / "model")
     config = read_config(folder)
     _check_expected(config, spec["expect"], folder)
@@ -36,7 +39,8 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
         "source": source["type"],
         "model": "model" if folder == out / "model" else str(folder),
         "revision": folder.name if source["type"] == "hub" else None,
-        **hashes(folder, model_files(folder)),
+        **hashes(folder, model_files(folder), out),
+        "copied": copied,
     }
 
 
@@ -62,15 +66,25 @@ def _hub(source: dict[str, Any], model: Path) -> Path:
 
 def _folder(source: dict[str, Any], model: Path) -> Path:
     """Use a folder where it lies, or convert a GGUF file: the path itself, or the only one in the folder."""
+    if file := _own_gguf(source):
+        return _convert(file, model)
     folder = Path(source["path"]).expanduser().resolve()
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.[gG][gG][uU][fF]"))
-    if files and not any(folder.glob("*.safetensors")):
-        if len(files) > 1:
-            names = ", ".join(file.name for file in files)
-            raise AssetError(f"model folder {folder} has several GGUF files ({names}); name one in model.source.path")
-        return _convert(files[0], model)
     model_files(folder)
     return folder
+
+
+def _own_gguf(source: dict[str, Any]) -> Path | None:
+    """Return the GGUF file of a folder source; None for other sources, and for a folder with safetensors."""
+    if source["type"] != "folder":
+        return None
+    folder = Path(source["path"]).expanduser().resolve()
+    files = [folder] if folder.is_file() else sorted(folder.glob("*.[gG][gG][uU][fF]"))
+    if not files or any(folder.glob("*.safetensors")):
+        return None
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise AssetError(f"model folder {folder} has several GGUF files ({names}); name one in model.source.path")
+    return files[0]
 
 
 def _convert(gguf: Path, model: Path) -> Path:

@@ -23,4 +23,4 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     made: str | dict[str, str] = getattr(import_module(module), function)()
     text = made if isinstance(made, str) else json.dumps(made, sort_keys=True)
     (out / "content").write_text(text, encoding="utf-8")
-    return {"path": "content", "source": spec["source"], **hashes(out, ["content"])}
+    return {"path": "content", "source": spec["source"], **hashes(out, ["content"], out)}

@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{'done' if done[node.address] else 'missing':<8} {node.address}")
     for address, reason in reasons.items():
         if reason.harmful:
-            print(f"{address} {reason.words}")
+            print(f"{address}: {reason.words}")
     counts = ", ".join(
         f"{stage} {sum(done[node.address] for node in nodes.values())}/{len(nodes)}"
         for stage, nodes in plan.nodes.items()

@@ -13,16 +13,20 @@ from typing import Any
 
 import yaml
 
-from headscope.errors import ConfigError
+from headscope.errors import AssetError, ConfigError
 from headscope.pipeline.lifeline import end_with
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import KEY, key_digest, modules
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.store import left_out, provenance
 from headscope.pipeline.store.files import atomic_folder, results_root
+from headscope.pipeline.store.intact import problems
 from headscope.pipeline.store.left_out import LeftOut
 from headscope.pipeline.store.parents import Parents
 from headscope.pipeline.store.runs import at_work
+
+LARGE = 64 << 20
+"""Bytes from which a file is trusted by its size and time: every job would hash the whole model otherwise."""
 
 
 def main(stage: str, arguments: Sequence[str]) -> int:
@@ -52,6 +56,7 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
 
     Raises:
         ConfigError: the folder's key is not that of this slice, these parents and this code.
+        AssetError: a parent is not what its job made.
     """
     start = time.time()
     code = code_digest(*modules(stage, spec))
@@ -61,6 +66,7 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
             f"{out.name} does not address these options with this code: the code has changed since the plan"
             " was made; run the same command again"
         )
+    read = {f"{parent.parent.name}/{parent.name}": _files_of(parent) for parent in parents}
     with atomic_folder(out) as folder:
         if reason := _left_out(spec, Parents(parents)):
             left_out.write(folder, reason)
@@ -69,7 +75,22 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
         else:
             import_module(f"headscope.pipeline.stages.{stage}").run(spec, folder, Parents(parents))
         (folder / provenance.SPEC).write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
-        provenance.write(folder, provenance.collect(folder, code, parents, start))
+        provenance.write(folder, provenance.collect(folder, code, read, start))
+
+
+def _files_of(parent: Path) -> dict[str, str]:
+    """Hash the files of a parent, but trust large ones whose size and time are unchanged; return all digests.
+
+    Raises:
+        AssetError: a file, or a model's or benchmark's file outside the results, is not the recorded one.
+    """
+    if wrong := next(problems(parent, hash_below=LARGE), None):
+        raise AssetError(
+            f"{parent.parent.name}/{parent.name}: {wrong}; to make it and its descendants anew, run headscope verify "
+            "--delete and then the same command again"
+        )
+    files: dict[str, str] = provenance.read(parent)["files"]
+    return files
 
 
 def _left_out(spec: dict[str, Any], parents: Parents) -> LeftOut | None:

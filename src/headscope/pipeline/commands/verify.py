@@ -4,11 +4,11 @@ Exit code 1 if a result is damaged. Sound results of older code or other options
 """
 
 from collections.abc import Sequence
-from itertools import chain
 
 from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.plan.unfinished import unfinished
 from headscope.pipeline.progress import progress
-from headscope.pipeline.store.verify import external_files, finished, verify
+from headscope.pipeline.store.verify import finished, verify
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -16,16 +16,12 @@ def main(arguments: Sequence[str]) -> int:
     plan = planning.build(arguments)
     results = plan.root / plan.results
     folders = list(finished(results))
-    findings = [
-        finding
-        for folder in progress(folders, "verify")
-        for finding in chain(verify(folder), external_files(folder) if folder.parent.name == "assets" else ())
-    ]
+    findings = [finding for folder in progress(folders, "verify") for finding in verify(folder)]
     damaged = [finding for finding in findings if finding.harmful]
     for finding in damaged:
         print(f"damaged  {finding.folder.relative_to(results)}: {finding.problem}")
     known = {node.address for node in plan}
-    missing = [node.address for node in plan if not plan.is_done(node)]
+    missing = unfinished(plan)
     other = sum(f"{folder.parent.name}/{folder.name}" not in known for folder in folders)
     old = len({finding.folder for finding in findings} - {finding.folder for finding in damaged})
     print(f"{len(folders)} results: {len({finding.folder for finding in damaged})} damaged, {old} of older code")

@@ -7,7 +7,6 @@ from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.store import provenance
 from headscope.pipeline.store.files import sha256_file, sibling
 from headscope.pipeline.store.intact import problem
-from headscope.pipeline.store.provenance import Provenance
 
 
 class Reason(NamedTuple):
@@ -28,25 +27,20 @@ def unfinished(plan: Plan) -> dict[str, Reason]:
     A job is done if its folder is what was written, its parents are done, and it was made from what they hold now.
     """
     reasons: dict[str, Reason] = {}
-    records: dict[str, Provenance] = {}
     for node in [*plan, *plan.tracks.values()]:
-        if reason := _reason(plan, node, reasons, records):
+        if reason := _reason(plan, node, reasons):
             reasons[node.address] = reason
     return reasons
 
 
-def _reason(plan: Plan, node: Node, reasons: dict[str, Reason], records: dict[str, Provenance]) -> Reason | None:
+def _reason(plan: Plan, node: Node, reasons: dict[str, Reason]) -> Reason | None:
     folder = plan.root / plan.folder(node)
     if not (folder / provenance.FILE).exists():
-        return Reason("is missing", harmful=False)
+        return Reason("missing", harmful=False)
     if damage := problem(folder, node.files):
-        return Reason(f"is damaged: {damage}", harmful=True)
+        return Reason(damage, harmful=True)
     if parent := next((parent for parent in node.parents if parent.address in reasons), None):
-        return Reason(f"is made from {parent.address}, which is to be made", harmful=False)
-    records[node.address] = provenance.read(folder)
-    for parent in node.parents:
-        if records[node.address]["parents"].get(parent.address) != records[parent.address]["files"]:
-            return Reason(f"was made from other bytes of {parent.address} than lie there now", harmful=True)
+        return Reason(f"made from {parent.address}, which is made again", harmful=False)
     return None
 
 

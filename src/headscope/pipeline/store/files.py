@@ -36,10 +36,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hashes(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Return the digest of each file and one over all of them, in the form of a manifest."""
+def hashes(folder: Path, names: Sequence[str], out: Path) -> dict[str, Any]:
+    """Return the part of the manifest in `out` about its files: each one's SHA-256, and one over all of them.
+
+    Files outside `out` are used where they lie; `outside` has them again by absolute path.
+    """
     files = {name: sha256_file(folder / name) for name in progress(names, f"hashing {folder.name}")}
-    return {"files": files, "sha256": digest(files, 64)}
+    inside = folder.is_relative_to(out)
+    outside = {} if inside else {str(folder.absolute() / name): sha256 for name, sha256 in files.items()}
+    return {"files": files, "sha256": digest(files, 64), "outside": outside}
 
 
 def results_root(out: Path) -> Path:

@@ -7,13 +7,18 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from headscope.pipeline.store.files import sha256_file
+from headscope.errors import AssetError
+from headscope.models.folder import model_files
+from headscope.pipeline.store.files import atomic_file, sha256_file
+from headscope.pipeline.store.sealed import read_sealed, write_sealed
 from headscope.source import SOURCE
 
 FILE = "provenance.json"
@@ -22,19 +27,23 @@ Provenance = dict[str, Any]
 PACKAGES = ("headscope", "torch", "transformers", "safetensors", "numpy", "datasets", "pyarrow", "wonderwords")
 
 
-def collect(folder: Path, code: str, parents: Sequence[Path], start: float) -> Provenance:
+def collect(folder: Path, code: str, parents: Mapping[str, Mapping[str, str]], start: float) -> Provenance:
     """Collect the provenance of a finished folder.
 
     Args:
         folder: the folder; its files are hashed.
         code: digest of the code that made it.
-        parents: the folders that it was made from; their files' hashes come from their own provenance.
+        parents: SHA-256 of the files that it was made from, by address and name, as they were read.
         start: Unix time of the job's start.
     """
+    files = hash_files(folder)
+    # A file outside that was written while the job ran may be newer than its digest: it is hashed again later.
+    outside = {name: stat for name, stat in stats(folder, outside_files(folder)).items() if stat[1] < start * 1e9}
     return {
         "code": code,
-        "files": hash_files(folder),
-        "parents": {f"{parent.parent.name}/{parent.name}": read(parent).get("files", {}) for parent in parents},
+        "files": files,
+        "stat": {**stats(folder, files), **outside},
+        "parents": dict(parents),
         "git": git_state(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -51,18 +60,61 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 
-def read(folder: Path) -> Provenance:
-    """Return a folder's provenance, or an empty one if it cannot be read."""
+def outside_files(folder: Path) -> dict[str, str | None]:
+    """Return the SHA-256 of files outside an asset's folder, by absolute path, as its manifest has them.
+
+    They are the files that are used where they lie (`outside`), and the sources of copies (`copied`) that still exist.
+    A file that has come into a model folder of the user's since, and would be loaded with the others, has None.
+    """
     try:
-        provenance = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        copied = {name: sha256 for name, sha256 in manifest.get("copied", {}).items() if Path(name).exists()}
+        added = dict.fromkeys(_files_in_use(manifest))
+        return {**added, **manifest.get("outside", {}), **copied}
+    except (OSError, ValueError, AttributeError):  # no asset, or the manifest is damaged, which its digest tells
         return {}
-    return provenance if isinstance(provenance, dict) else {}
+
+
+def _files_in_use(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the files that make a model in a folder of the user's."""
+    if manifest.get("source") != "folder" or not manifest["outside"]:
+        return []
+    folder = Path(manifest["model"])
+    with suppress(AssetError):  # of a missing file, which is recorded
+        return [str(folder / name) for name in model_files(folder)]
+    return []
+
+
+def stats(folder: Path, names: Iterable[str]) -> dict[str, list[int]]:
+    """Return size and modification time in ns of those files that exist; names may be absolute."""
+    files = {name: folder / name for name in names}
+    read = {name: file.stat() for name, file in files.items() if file.is_file()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in read.items()}
+
+
+def read(folder: Path) -> Provenance:
+    """Return a folder's provenance, which callers must not change.
+
+    Raises:
+        AssetError: it is missing, damaged or of an unknown format.
+    """
+    try:
+        stat = (folder / FILE).stat()
+    except OSError as error:
+        raise AssetError(f"{folder / FILE} is missing") from error
+    return _read(folder / FILE, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _read(file: Path, mtime_ns: int, size: int) -> Provenance:
+    """Read a file once for as long as it stays the same: every child of a folder asks for it."""
+    return read_sealed(file)
 
 
 def write(folder: Path, provenance: Mapping[str, Any]) -> None:
     """Write a folder's provenance."""
-    (folder / FILE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    with atomic_file(folder / FILE) as path:
+        write_sealed(path, provenance)
 
 
 def git_state() -> dict[str, Any] | None:

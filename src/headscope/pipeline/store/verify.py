@@ -1,18 +1,17 @@
 """Checks that a result is what its address says: files, parents and code against its provenance."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from headscope.errors import HeadscopeError
+from headscope.errors import AssetError, HeadscopeError
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import KEY, key_digest, modules
 from headscope.pipeline.plan.stages import RESULT_STAGES
 from headscope.pipeline.store import provenance
-from headscope.pipeline.store.files import sha256_file
+from headscope.pipeline.store.intact import EVERY_FILE, problems
 
 
 @dataclass(frozen=True)
@@ -46,32 +45,15 @@ def leftovers(results: Path) -> Iterator[Path]:
 
 def verify(folder: Path) -> Iterator[Finding]:
     """Compare one result with its provenance, its parents, its address and the present code."""
-    recorded = provenance.read(folder)
-    if not recorded:
-        yield Finding(folder, "has no readable provenance.json")
+    wrong = list(problems(folder, hash_below=EVERY_FILE))
+    yield from (Finding(folder, problem) for problem in wrong)
+    try:
+        recorded = provenance.read(folder)
+    except AssetError:
         return
-    yield from _files(folder, recorded["files"])
-    yield from _parents(folder, recorded["parents"])
+    unknown = sorted(provenance.hash_files(folder).keys() - recorded["files"].keys())
+    yield from (Finding(folder, f"{name} was not made by the stage") for name in unknown)
     yield from _address(folder, recorded)
-
-
-def _files(folder: Path, recorded: dict[str, str]) -> Iterator[Finding]:
-    present = provenance.hash_files(folder)
-    for name in sorted(recorded.keys() | present.keys()):
-        if name not in present:
-            yield Finding(folder, f"{name} is missing")
-        elif name not in recorded:
-            yield Finding(folder, f"{name} was not made by the stage")
-        elif present[name] != recorded[name]:
-            yield Finding(folder, f"{name} has changed since it was made")
-
-
-def _parents(folder: Path, recorded: dict[str, dict[str, str]]) -> Iterator[Finding]:
-    """Report parents with other bytes; a parent that gc has removed is no fault."""
-    for address, files in recorded.items():
-        parent = folder.parents[1] / address
-        if parent.is_dir() and provenance.read(parent).get("files", files) != files:
-            yield Finding(folder, f"was made from other bytes of {address} than lie there now")
 
 
 def _address(folder: Path, recorded: provenance.Provenance) -> Iterator[Finding]:
@@ -87,17 +69,3 @@ def _address(folder: Path, recorded: provenance.Provenance) -> Iterator[Finding]
         yield Finding(folder, "its address is not that of its spec, parents and code")
     elif code != recorded["code"]:
         yield Finding(folder, "was made by other code than the present", harmful=False)
-
-
-def external_files(folder: Path) -> Iterator[Finding]:
-    """Compare model files outside the results (in the hub's cache, in a user's folder) with the manifest."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # reported with the folder's own files
-    model = Path(manifest.get("model", ""))
-    for name, sha256 in manifest.get("files", {}).items() if model.is_absolute() else ():
-        if not (model / name).is_file():
-            yield Finding(folder, f"{model / name} is missing")
-        elif sha256_file(model / name) != sha256:
-            yield Finding(folder, f"{model / name} has changed since it was fetched")
