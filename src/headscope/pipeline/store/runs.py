@@ -8,8 +8,6 @@ by the next reader. Nobody here can tell what goes on at another machine, so its
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from headscope.errors import ConfigError
+from headscope.pipeline.lifeline import started
 from headscope.pipeline.store.files import atomic_file
 
 FOLDER = ".runs"
@@ -60,7 +59,7 @@ def working(results: Path) -> list[Work]:
     works = []
     for file in sorted((results / FOLDER).glob("*.json")):
         work = _read(file)
-        if work.host == socket.gethostname() and work.started != _started(work.pid):
+        if work.host == socket.gethostname() and work.started != started(work.pid):
             file.unlink(missing_ok=True)
         else:
             works.append(work)
@@ -74,7 +73,7 @@ def at_work(results: Path, what: str, claims: Sequence[str] = ()) -> Iterator[No
     Raises:
         ConfigError: another run is making some of `claims`.
     """
-    own = Work(socket.gethostname(), os.getpid(), _started(os.getpid()), time.strftime("%F %T"), what, tuple(claims))
+    own = Work(socket.gethostname(), os.getpid(), started(os.getpid()), time.strftime("%F %T"), what, tuple(claims))
     _refuse(results, own, working(results))
     file = results / FOLDER / own.name
     with atomic_file(file) as path:
@@ -109,17 +108,3 @@ def _read(file: Path) -> Work:
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"cannot be read ({type(error).__name__})"
     return Work("an unknown machine", 0, "", "an unknown time", f"{file} {problem}; delete it if nothing runs")
-
-
-def _started(pid: int) -> str:
-    """Return what is unique to a living process of this machine; an empty text if there is none."""
-    try:
-        if sys.platform == "linux":
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-            # The name, in brackets, may hold spaces. State Z: ended, and its parent has not asked yet.
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            return "" if fields[0] == "Z" else f"{boot} {fields[19]}"
-        words = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-        return words.stdout.strip()
-    except (OSError, IndexError):
-        return ""

@@ -1,0 +1,218 @@
+"""What a plan lacks is made, however it was lost; nothing ends with status 0 and a gap. The stages are stand-ins."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+SMALL = "experiment=smoke benchmark.ruler.tasks=[fwe] criterion=[dense,oracle,qada] figure=[roc,summary]"
+RUN = [sys.executable, "-m", "headscope", "run", *SMALL.split()]
+WAIT = ("import time", 'while Path("wait").exists():', "    time.sleep(0.05)")
+
+
+def headscope(project, *words, code=0):
+    done = subprocess.run([*RUN, *words], cwd=project.root, env=project.environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stderr.splitlines() if code else done.stdout.splitlines()
+
+
+def gaps(project):
+    """Addresses that the plan lacks, as `headscope plan` says."""
+    command = [sys.executable, "-m", "headscope", "plan", *SMALL.split()]
+    said = subprocess.run(command, cwd=project.root, env=project.environment, capture_output=True, text=True).stdout
+    return [line.split()[1] for line in said.splitlines() if line.startswith("missing")]
+
+
+def folders(project, stage):
+    return sorted((project.root / "results" / stage).glob("[!.]*--*"))
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory):
+    """A copy of the project that is done, and whose calibrations wait while a file `wait` exists."""
+    from project import Project
+
+    project = Project(tmp_path_factory.mktemp("waiting")).stub_stages()
+    project.inject("calibration", *WAIT)
+    headscope(project)
+    return project
+
+
+@contextmanager
+def in_the_middle(project, command=RUN):
+    """A run that waits in its calibrations, started as a terminal starts it."""
+    (project.root / "wait").touch()
+    for folder in folders(project, "calibration"):
+        shutil.rmtree(folder)
+    process = subprocess.Popen(
+        command,
+        cwd=project.root,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while len(list(project.root.glob("results/calibration/.*.tmp"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    try:
+        yield process
+    finally:
+        (project.root / "wait").unlink()
+        process.stdout.close()
+        for orphan in workers(project):
+            orphan.kill()
+        process.wait()
+
+
+def workers(project):
+    """Processes that work in the project."""
+    return [
+        process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == os.path.realpath(project.root)
+    ]
+
+
+def wait_for_the_end_of_all(project):
+    deadline = time.monotonic() + 60
+    while workers(project) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert workers(project) == []
+
+
+@pytest.mark.parametrize("how", ["kill the command", "end the command", "interrupt it", "kill Snakemake"])
+def test_nothing_lives_on_after_a_killed_run_and_the_same_command_goes_on(waiting, how):
+    with in_the_middle(waiting) as process:
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 1
+        if how == "kill Snakemake":
+            children[0].kill()
+        else:
+            signals = {"kill": signal.SIGKILL, "end": signal.SIGTERM, "interrupt": signal.SIGINT}
+            process.send_signal(signals[how.split()[0]])
+        wait_for_the_end_of_all(waiting)
+        assert process.wait() not in (0, None)
+    assert not list(waiting.root.glob("results/calibration/.*.tmp"))
+    headscope(waiting)
+    assert gaps(waiting) == []
+
+
+def test_a_calibration_killed_under_plain_snakemake_is_made_by_the_same_command_without_unlocking(waiting):
+    """Snakemake once forced the interrupted job alone, and ended with status 0 without what follows from it."""
+    for stage in ("evaluation", "figures"):
+        shutil.rmtree(waiting.root / "results" / stage)
+    with in_the_middle(waiting, waiting.command(SMALL)) as process:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    waiting.run(SMALL)
+    assert gaps(waiting) == []
+    assert len(list((waiting.root / "results/figures/smoke").glob("*.png"))) == 2
+
+
+def test_two_runs_do_not_make_the_same_results_at_the_same_time(waiting):
+    with in_the_middle(waiting):
+        error = headscope(waiting, code=1)[-2]
+        assert error.startswith("headscope: another run is making ")
+        assert f"headscope run {SMALL}; wait for its end" in error
+        assert waiting.planned(f"{SMALL} seed=7")["prompts"] == 1
+    headscope(waiting)
+
+
+def test_a_deleted_result_is_made_again_though_its_children_are_there(waiting):
+    shutil.rmtree(folders(waiting, "dense")[0])
+    headscope(waiting)
+    assert gaps(waiting) == []
+
+
+def test_a_damaged_result_is_made_again_with_what_follows_from_it(waiting):
+    file = folders(waiting, "oracle")[0] / "masses.parquet"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"?")
+    waiting.run(SMALL)
+    assert file.read_bytes() == content
+    assert gaps(waiting) == []
+
+
+def test_damage_is_named_by_a_dry_run_that_changes_nothing(waiting):
+    file = folders(waiting, "oracle")[0] / "masses.parquet"
+    content = file.read_bytes()
+    file.write_bytes(b"?")
+    said = waiting.run(SMALL, "-n")
+    assert f"oracle/{file.parent.name}: masses.parquet has changed since it was made; it is made again" in said
+    assert file.read_bytes() == b"?"
+    file.write_bytes(content)
+    assert waiting.planned(SMALL) == {}
+
+
+def test_a_plain_named_figure_that_was_changed_or_lost_is_copied_again(waiting):
+    plain = waiting.root / "results/figures/smoke"
+    (plain / "roc.png").write_bytes(b"?")
+    (plain / "summary.csv").unlink()
+    waiting.run(SMALL)
+    assert gaps(waiting) == [] and (plain / "summary.csv").is_file()
+    assert (plain / "roc.png").read_bytes() == next(plain.parent.glob("roc-*/roc.png")).read_bytes()
+
+
+@pytest.mark.parametrize("garbage", ["none", "files", "a file"])
+def test_snakemakes_own_folder_may_be_lost_or_garbled(waiting, garbage):
+    memory = waiting.root / ".snakemake"
+    if garbage == "files":
+        for file in [path for path in memory.rglob("*") if path.is_file()]:
+            file.write_bytes(b"\x00{")
+    else:
+        shutil.rmtree(memory, ignore_errors=True)
+    if garbage == "a file":
+        memory.touch()
+        assert headscope(waiting, code=2)[-1].startswith(f"headscope: {memory} is a file")
+        memory.unlink()
+    shutil.rmtree(folders(waiting, "dense")[0])
+    headscope(waiting)
+    assert gaps(waiting) == []
+
+
+def test_a_part_of_a_plan_ends_with_a_message(waiting):
+    shutil.rmtree(folders(waiting, "dense")[0])
+    done = subprocess.run(
+        [*RUN, "--", "--until", "assets"], cwd=waiting.root, env=waiting.environment, capture_output=True, text=True
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 0
+    assert "results are missing: dense/" in last and "--until assets left them out, so there is no report" in last
+    headscope(waiting)
+
+
+def test_a_report_that_cannot_be_made_ends_with_a_message(waiting):
+    report = waiting.root / "results/figures/smoke/report.html"
+    report.unlink(missing_ok=True)
+    caption = waiting.root / "workflow/report/workflow.rst"
+    text = caption.read_text()
+    caption.write_text("{{ undefined.attribute }}")
+    last = headscope(waiting, code=2)[-1]
+    assert last.startswith(f"headscope: all results are made, but the report {report} is not: ")
+    assert not list(report.parent.glob("*report*"))
+    caption.write_text(text)
+    headscope(waiting)
+    assert report.is_file()
+
+
+def test_the_record_of_a_run_that_was_killed_here_goes_and_that_of_another_machine_is_named(waiting):
+    missing = folders(waiting, "dense")[0]
+    shutil.rmtree(missing)
+    records = waiting.root / "results/.runs"
+    values = {"pid": 1, "started": "long ago", "since": "2026-01-01", "what": "headscope run", "format": 1}
+    values["claims"] = [f"dense/{missing.name}"]
+    (records / "here-1.json").write_text(json.dumps({**values, "host": socket.gethostname()}))
+    (records / "far-1.json").write_text(json.dumps({**values, "host": "far"}))
+    error = headscope(waiting, code=1)[-2]
+    assert "process 1 on far since 2026-01-01" in error and "far-1.json" in error
+    assert [file.name for file in records.iterdir()] == ["far-1.json"]
+    (records / "far-1.json").unlink()
+    headscope(waiting)
