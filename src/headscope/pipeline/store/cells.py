@@ -83,6 +83,12 @@ def _named(key: str, ending: str, content: bytes) -> str:
     return f"{key}--{hashlib.sha256(content).hexdigest()[:16]}{ending}"
 
 
+def is_of_another_format(folder: Path) -> bool:
+    """Return True if the cells of a context were written in a format that this version does not know."""
+    content = read_intact(folder / CONTEXT)
+    return content is not None and json.loads(content).get("format") != FORMAT
+
+
 def read_intact(file: Path) -> bytes | None:
     """Return the bytes of a cell, or of a context's description, if they are what its name or folder says."""
     named = NAME.fullmatch(file.name)
