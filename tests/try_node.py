@@ -1,4 +1,5 @@
-import sys, time, subprocess, os
+import sys
+import time
 
 sys.path.insert(0, "/work/wt/slurm20/tests/workflow")
 import slurm_node

@@ -1,8 +1,10 @@
+import json
 import shutil
 
 import pytest
 from toy_nodes import install, make, write_spec
 
+from headscope.pipeline.store import provenance
 from headscope.pipeline.store import verify as module
 from headscope.pipeline.store.verify import Kind, finished, leftovers, made_from, verify
 
@@ -42,6 +44,14 @@ def test_a_deleted_and_an_added_file_are_found(pair):
 def test_lost_provenance_is_found(pair):
     (pair[0] / "provenance.json").write_text("{")
     assert problems(pair[0]) == ["provenance.json cannot be read (JSONDecodeError)"]
+
+
+def test_a_result_of_a_version_without_formats_is_only_named(pair):
+    recorded = provenance.read(pair[0])
+    (pair[0] / "provenance.json").write_text(json.dumps(recorded))
+    assert [finding.kind for finding in verify(pair[0])] == [Kind.OLD]
+    (pair[0] / "provenance.json").write_text(json.dumps({"sha256": "0", **recorded}))
+    assert [finding.kind for finding in verify(pair[0])] == [Kind.DAMAGED]
 
 
 def test_a_child_outlives_a_collected_parent(pair):

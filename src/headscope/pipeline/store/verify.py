@@ -13,6 +13,7 @@ from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.store import provenance
 from headscope.pipeline.store.intact import EVERY_FILE, problems
 from headscope.pipeline.store.parents import Parent
+from headscope.pipeline.store.sealed import UnsealedError
 
 
 class Kind(Enum):
@@ -53,12 +54,16 @@ def leftovers(results: Path) -> Iterator[Path]:
 
 def verify(folder: Path) -> Iterator[Finding]:
     """Compare one result with its provenance, its parents, its address and the present code; hash all files."""
-    damages = list(problems(folder, hash_below=EVERY_FILE))
-    yield from (Finding(folder, damage) for damage in damages)
     try:
         recorded = provenance.read(folder)
-    except AssetError:
+    except UnsealedError as error:
+        yield Finding(folder, str(error), Kind.OLD)
         return
+    except AssetError as error:
+        yield Finding(folder, str(error).removeprefix(f"{folder}/"))
+        return
+    damages = list(problems(folder, hash_below=EVERY_FILE))
+    yield from (Finding(folder, damage) for damage in damages)
     for name in sorted(provenance.hash_files(folder).keys() - recorded["files"].keys()):
         yield Finding(folder / name, "no stage made it", Kind.UNKNOWN)
     if not damages:
