@@ -1,5 +1,4 @@
-import sys
-import time
+import sys, time, subprocess, os
 
 sys.path.insert(0, "/work/wt/slurm20/tests/workflow")
 import slurm_node
