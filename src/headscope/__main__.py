@@ -17,6 +17,9 @@ COMMANDS = {
     "docs": "write docs/criteria.md and docs/options.md from conf/ and the schema",
 }
 
+FLAGS = {"plan": (), "verify": ("--delete",), "diff": (), "gc": ("--delete",), "docs": ()}
+"""Commands that take options in Hydra's grammar, and the flags of each."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; an error that a user can act on is one line on stderr and exit code 2.
@@ -49,7 +52,11 @@ def _dispatch(words: list[str]) -> int:
         return 0 if words else 2
     command, rest = words[0], words[1:]
     if command in COMMANDS:
-        return int(import_module(f"headscope.pipeline.commands.{command}").main(rest))
+        module = import_module(f"headscope.pipeline.commands.{command}")
+        if command in FLAGS and {"-h", "--help"} & set(rest):
+            print(module.__doc__)
+            return 0
+        return int(module.main(_checked(command, rest) if command in FLAGS else rest))
     from headscope.pipeline.commands import stage
     from headscope.pipeline.config.options import nearest
     from headscope.pipeline.plan.stages import STAGES
@@ -57,6 +64,20 @@ def _dispatch(words: list[str]) -> int:
     if command not in STAGES:
         raise ConfigError(f"unknown command {command!r}; did you mean {nearest(command, [*COMMANDS, *STAGES])!r}?")
     return stage.main(command, rest)
+
+
+def _checked(command: str, words: list[str]) -> list[str]:
+    """Return a command's words without `-m`: here sweeps need no flag.
+
+    Raises:
+        ConfigError: a flag is unknown.
+    """
+    words = [word for word in words if word not in ("-m", "--multirun")]
+    for word in words:
+        if word.startswith("-") and word not in FLAGS[command]:
+            known = " and ".join(["--help", *FLAGS[command]])
+            raise ConfigError(f"unknown option {word} of {command}, which knows {known}")
+    return words
 
 
 def _usage() -> str:

@@ -121,6 +121,7 @@ def variants():
     chosen = ["calibration.length=1024", "calibration.tasks=[fwe,niah_single_1]", "calibration.prompts=1"]
     yield ["experiment=smoke", "criterion=[oracle]", "benchmark.ruler.lengths=[1024,1025]", *chosen]
     yield ["experiment=smoke", "scope=prompt", "chunk=64"]
+    yield ["experiment=smoke", "versions.torch=2.12.0", "versions.transformers=5.20.0"]
 
 
 def test_every_option_reaches_some_slice(build, monkeypatch):

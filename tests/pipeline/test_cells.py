@@ -50,4 +50,32 @@ def test_a_shard_that_could_not_be_written_leaves_nothing(tmp_path) -> None:
     cells = Cells(tmp_path, "evaluation", {})
     with pytest.raises(TypeError):
         cells.add_rows("p", {"a": {"text": object()}})
-    assert list((cells.folder / "p").iterdir()) == []
+    assert not cells.folder.exists()
+
+
+def damages(content: bytes) -> dict[str, bytes]:
+    middle = len(content) // 2
+    flipped = bytes([content[middle] ^ 1])
+    return {"truncated": content[:-1], "empty": b"", "flipped": content[:middle] + flipped + content[middle + 1 :]}
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "flipped"])
+def test_a_damaged_cell_is_dropped_alone_and_said_in_one_line(tmp_path, capsys, how) -> None:
+    cells = Cells(tmp_path, "evaluation", {})
+    cells.add_rows("p", {"a1": ROWS["a1"]})
+    cells.add_rows("p", {"b2": ROWS["b2"]})
+    for key in ("x", "y"):
+        cells.add_arrays("p", key, {"bulk": np.arange(3)})
+    for pattern in ("*.json", "x--*.safetensors"):
+        file = sorted((cells.folder / "p").glob(pattern))[0]
+        file.write_bytes(damages(file.read_bytes())[how])
+    assert len(cells.rows("p")) == 1 and set(cells.arrays("p", ["x", "y"])) == {"y"}
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("is damaged: dropped, and computed again" in line for line in lines)
+    assert len(list((cells.folder / "p").iterdir())) == 2
+
+
+def test_cells_of_another_format_are_not_met(tmp_path, monkeypatch) -> None:
+    Cells(tmp_path, "evaluation", {}).add_rows("p", ROWS)
+    monkeypatch.setattr("headscope.pipeline.store.cells.FORMAT", 2)
+    assert Cells(tmp_path, "evaluation", {}).rows("p") == {}

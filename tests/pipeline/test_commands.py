@@ -4,14 +4,21 @@ import pytest
 from toy_nodes import install, make, write_spec
 
 from headscope import __main__ as cli
-from headscope.pipeline.commands import diff
+from headscope.pipeline.commands import diff, gc
 from headscope.pipeline.commands.run import snakemake
 from headscope.pipeline.config import compose
+from headscope.pipeline.store.runs import at_work
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(compose, "CACHE", tmp_path / "compose")
+
+
+@pytest.fixture
+def one_experiment(monkeypatch):
+    """Let gc plan one experiment alone, which takes seconds less."""
+    monkeypatch.setattr(gc, "groups", lambda _: {"experiment": ["smoke"]})
 
 
 def test_plan_lists_jobs_done_and_missing(tmp_path, capsys):
@@ -21,19 +28,7 @@ def test_plan_lists_jobs_done_and_missing(tmp_path, capsys):
     assert lines[-1].startswith(f"0 of 23 jobs done under {tmp_path}")
 
 
-def test_verify_fails_on_a_damaged_result_and_counts_others(tmp_path, monkeypatch, capsys):
-    install(monkeypatch, write_spec)
-    folder = make(tmp_path, "first", {"kind": "data"})
-    words = ["verify", "experiment=smoke", f"results={tmp_path}"]
-    assert cli.main(words) == 0
-    (folder / "manifest.json").write_text("")
-    capsys.readouterr()
-    assert cli.main(words) == 1
-    text = capsys.readouterr().out
-    assert f"damaged  assets/{folder.name}: manifest.json has changed" in text
-    assert "1 results belong to no job of it" in text
-
-
+@pytest.mark.usefixtures("one_experiment")
 def test_gc_lists_first_and_deletes_when_told(tmp_path, monkeypatch, capsys):
     install(monkeypatch, write_spec)
     folder = make(tmp_path, "first", {"kind": "data"})
@@ -43,6 +38,7 @@ def test_gc_lists_first_and_deletes_when_told(tmp_path, monkeypatch, capsys):
     assert list((tmp_path / "assets").iterdir()) == []
 
 
+@pytest.mark.usefixtures("one_experiment")
 def test_gc_keeps_what_an_experiment_or_a_named_option_needs(tmp_path, capsys):
     addresses = []
     for words in (["experiment=smoke"], ["experiment=smoke", "window.recent=64"]):
@@ -55,6 +51,91 @@ def test_gc_keeps_what_an_experiment_or_a_named_option_needs(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("     0.0 MiB  ") and len(addresses) == 4
     cli.main(["gc", f"results={tmp_path}", "experiment=smoke window.recent=64"])
     assert capsys.readouterr().out.startswith("0 results")
+
+
+@pytest.mark.parametrize("words", [["gc", "--delete"], ["verify", "--delete", "experiment=smoke"]])
+@pytest.mark.usefixtures("one_experiment")
+def test_nothing_is_deleted_while_a_job_works_on_the_results(tmp_path, monkeypatch, capsys, words):
+    install(monkeypatch, write_spec)
+    folder = make(tmp_path, "first", {"kind": "data"})
+    (folder / "manifest.json").write_text("")
+    temporary = folder.with_name(".second--0123456789.abc.tmp")
+    temporary.mkdir()
+    with at_work(tmp_path, "oracle/x--0123456789"):
+        assert cli.main([*words, f"results={tmp_path}"]) == 2
+        assert "nothing is deleted, because" in capsys.readouterr().err and folder.exists()
+        assert cli.main(["gc", f"results={tmp_path}"]) == 0
+        assert temporary.name not in capsys.readouterr().out
+    assert cli.main([*words, f"results={tmp_path}"]) == 0 and not folder.exists()
+
+
+@pytest.mark.usefixtures("one_experiment")
+def test_gc_lists_everything_before_it_deletes_anything(tmp_path, monkeypatch, capsys):
+    install(monkeypatch, write_spec)
+    folders = [make(tmp_path, name, {"kind": "data"}) for name in ("first", "second")]
+    monkeypatch.setattr(gc, "delete", lambda *_: pytest.fail("deleted"))
+    with pytest.raises(pytest.fail.Exception):
+        cli.main(["gc", "--delete", f"results={tmp_path}"])
+    text = capsys.readouterr().out
+    assert all(f"{folder}\n" in text for folder in folders)
+
+
+def test_an_experiment_that_cannot_be_planned_keeps_gc_from_deleting(tmp_path, monkeypatch, capsys):
+    install(monkeypatch, write_spec)
+    folder = make(tmp_path, "first", {"kind": "data"})
+    monkeypatch.setattr(gc, "groups", lambda _: {"experiment": ["smoke", "broken"]})
+    assert cli.main(["gc", "--delete", f"results={tmp_path}"]) == 2
+    assert "broken" in capsys.readouterr().err and folder.exists()
+
+
+ODD = [
+    (["diff", "experiment='x", "b"], "close what is open"),
+    (["gc", "experiment='x"], "close what is open"),
+    (["diff", "{folder}", "{folder}/nothing"], "nothing is no folder; diff compares two folders"),
+    (["diff", "{folder}", "{folder}"], "is not a finished"),
+    (["diff", "{garbled}", "{garbled}"], "spec.yaml cannot be read"),
+    (["diff", "a"], "diff compares two"),
+    (["verify", "--deleet"], "unknown option --deleet of verify, which knows --help and --delete"),
+    (["plan", "-n"], "unknown option -n of plan"),
+    (["diff", "-x", "a", "b"], "unknown option -x of diff"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), ODD)
+def test_odd_words_and_folders_are_one_line(tmp_path, capsys, words, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "garbled").mkdir()
+    (tmp_path / "garbled" / "spec.yaml").write_bytes(b"\xff: [")
+    places = {name: tmp_path / name for name in ("folder", "garbled")}
+    assert cli.main([word.format(**places) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_folders_without_provenance_are_one_line_to_diff(tmp_path, monkeypatch, capsys):
+    install(monkeypatch, write_spec)
+    folder = make(tmp_path, "first", {"kind": "data"})
+    (folder / "provenance.json").write_text("{")
+    assert cli.main(["diff", str(folder), str(folder)]) == 2
+    assert "provenance.json cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["plan", "verify", "diff", "gc"])
+def test_help_says_what_a_command_does(command, capsys):
+    assert cli.main([command, "--help"]) == 0
+    assert f"`headscope {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["file", "nothing"])
+@pytest.mark.usefixtures("one_experiment")
+def test_a_results_folder_that_is_none_is_no_traceback(tmp_path, capsys, kind):
+    place = tmp_path / "results"
+    if kind == "file":
+        place.touch()
+    assert cli.main(["verify", "-m", "experiment=smoke", f"results={place}"]) == 1
+    assert "plan: 0 of 29 present" in capsys.readouterr().out
+    assert cli.main(["plan", "-m", "experiment=smoke", f"results={place}"]) == 0
+    assert cli.main(["gc", f"results={place}"]) == 0
 
 
 def cli_plan(words):

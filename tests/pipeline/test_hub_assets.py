@@ -128,3 +128,13 @@ def test_an_unknown_repository_or_revision_is_refused_by_name(hub: Hub, tmp_path
         fetch(tmp_path, revision="no-such-branch")
     with pytest.raises(AssetError, match="not a name"):
         fetch(tmp_path, id="not a name")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_is_damaged_in_the_cache_is_fetched_again(hub: Hub, tmp_path: Path, name: str) -> None:
+    snapshot = Path(json.loads((fetch(tmp_path) / "manifest.json").read_text())["model"])
+    content = hub.files[name]
+    (snapshot / name).resolve().write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    hub.fetched.clear()
+    assert json.loads((fetch(tmp_path) / "manifest.json").read_text())["model"] == str(snapshot)
+    assert hub.fetched == [name] and (snapshot / name).read_bytes() == content

@@ -76,10 +76,10 @@ def test_provenance_that_is_lost_garbled_edited_or_of_another_format_is_a_proble
     assert problem(pair[0].with_name("nothing--0123456789")) == "provenance.json is missing"
 
 
-def test_a_child_of_other_bytes_is_a_problem(pair):
+def test_a_child_of_other_bytes_is_told(pair):
     recorded = provenance.read(pair[0])
     provenance.write(pair[0], {**recorded, "files": {**recorded["files"], "manifest.json": "0" * 64}})
-    assert problem(pair[1]) == f"was made from other bytes of assets/{pair[0].name} than lie there now"
+    assert problem(pair[1]) == f"made from other bytes of assets/{pair[0].name} than lie there now"
 
 
 @pytest.mark.parametrize("how", ["outside", "copied"])

@@ -1,7 +1,10 @@
 """The stages that run a model, on the smoke experiment's random one: in one process, so that torch loads once."""
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,10 @@ from headscope.pipeline.commands import stage
 from headscope.pipeline.plan import plan
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.stages import evaluation, oracle
+from headscope.pipeline.store import provenance
 from headscope.pipeline.store.tables import read_estimates, read_margins, read_masses
+from headscope.pipeline.store.verify import verify
+from headscope.pipeline.store.verify_copies import cell_files, verify_cell
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ["experiment=smoke", "benchmark.ruler.lengths=[640]"]
@@ -51,6 +57,34 @@ def results(tmp_path_factory) -> Path:
         if node.stage != "figures":
             make(node, folder)
     return folder
+
+
+def test_a_flipped_byte_in_any_file_of_any_stage_and_in_any_cell_is_named(results: Path, tmp_path: Path) -> None:
+    mine = copied(results, tmp_path)
+    planned = plan.build(OVERRIDES, ROOT)
+    folders = {stage_name: next(iter(of.values())).address for stage_name, of in planned.nodes.items() if of}
+    for folder in (mine / address for stage_name, address in folders.items() if stage_name != "figures"):
+        assert list(verify(folder)) == []
+        for file in (path for path in folder.rglob("*") if path.is_file()):
+            with flipped(file):
+                assert list(verify(folder)), file
+    for cell in cell_files(mine):
+        assert list(verify_cell(cell)) == []
+        with flipped(cell):
+            assert list(verify_cell(cell)), cell
+
+
+@contextmanager
+def flipped(file: Path) -> Iterator[None]:
+    """Flip a bit in the middle of a file, and leave its times as they are."""
+    content, stat = file.read_bytes(), file.stat()
+    middle = len(content) // 2
+    file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    provenance._read.cache_clear()  # of this process, which has read it before
+    yield
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def rows_of(results: Path, task: str, *overrides: str) -> list[dict]:
@@ -149,6 +183,8 @@ def test_calibration_shares_nothing_with_evaluation_but_static_oracle(results: P
             _scramble_evaluation_rows(
                 mine / node.address / "estimates" / f"{name}.parquet", "bulk", mine / node.address
             )
+        files = provenance.hash_files(mine / node.address)  # as if the stage had made these
+        provenance.write(mine / node.address, {**provenance.read(mine / node.address), "files": files})
     for node in nodes("calibration"):
         shutil.rmtree(mine / node.address)
         after = (make(node, mine) / "calibration.json").read_text()

@@ -1,10 +1,12 @@
+import json
 import shutil
 
 import pytest
 from toy_nodes import install, make, write_spec
 
+from headscope.pipeline.store import provenance
 from headscope.pipeline.store import verify as module
-from headscope.pipeline.store.verify import finished, leftovers, verify
+from headscope.pipeline.store.verify import Kind, finished, leftovers, made_from, verify
 
 
 @pytest.fixture
@@ -36,12 +38,20 @@ def test_a_garbled_file_of_the_same_size_is_found(pair):
 
 def test_a_deleted_and_an_added_file_are_found(pair):
     (pair[0] / "manifest.json").rename(pair[0] / "other.json")
-    assert problems(pair[0]) == ["manifest.json is missing", "other.json was not made by the stage"]
+    assert problems(pair[0]) == ["manifest.json is missing", "no stage made it"]
 
 
 def test_lost_provenance_is_found(pair):
     (pair[0] / "provenance.json").write_text("{")
     assert problems(pair[0]) == ["provenance.json cannot be read (JSONDecodeError)"]
+
+
+def test_a_result_of_a_version_without_formats_is_only_named(pair):
+    recorded = provenance.read(pair[0])
+    (pair[0] / "provenance.json").write_text(json.dumps(recorded))
+    assert [finding.kind for finding in verify(pair[0])] == [Kind.OLD]
+    (pair[0] / "provenance.json").write_text(json.dumps({"sha256": "0", **recorded}))
+    assert [finding.kind for finding in verify(pair[0])] == [Kind.DAMAGED]
 
 
 def test_a_child_outlives_a_collected_parent(pair):
@@ -59,7 +69,7 @@ def test_a_result_of_older_code_is_sound_but_named(pair, monkeypatch):
     monkeypatch.setattr(module, "code_digest", lambda *_: "other")
     findings = list(verify(pair[0]))
     assert [finding.problem for finding in findings] == ["was made by other code than the present"]
-    assert not findings[0].harmful
+    assert findings[0].kind is Kind.OLD
 
 
 def test_empty_and_temporary_folders_are_no_results(pair, tmp_path):
@@ -67,3 +77,10 @@ def test_empty_and_temporary_folders_are_no_results(pair, tmp_path):
     (tmp_path / "oracle" / ".vt--0123456789.abc.tmp").mkdir()
     assert set(finished(tmp_path)) == set(pair)
     assert [path.name for path in leftovers(tmp_path)] == [".vt--0123456789.abc.tmp"]
+
+
+def test_damage_is_followed_to_every_descendant_also_through_missing_ones():
+    parents = {"a": [], "b": ["a"], "c": ["b"], "d": ["c", "x"], "e": ["x"], "x": []}
+    assert made_from({"a"}, parents) == {"b": "a", "c": "a", "d": "a"}
+    assert made_from({"a", "c"}, parents) == {"b": "a", "d": "c"}
+    assert made_from(set(), parents) == {}

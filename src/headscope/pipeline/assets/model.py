@@ -2,7 +2,7 @@
 
 A model's part of `manifest.json`: source type, revision, `model` (the folder `model/` beside it, or the absolute path
 where the weights lie), `files` (SHA-256 by name) and `sha256` over all of them, `outside` and `copied` (see
-`provenance.outside_files`), `checked` (see `model_check`).
+`provenance.outside_files`), `checked` (see `model_check`) with `versions`.
 """
 
 import tempfile
@@ -17,6 +17,7 @@ from headscope.models.weights import check_tensors
 from headscope.pipeline.assets.model_check import checked
 from headscope.pipeline.assets.model_files import fetch_from_hub, fetch_gguf
 from headscope.pipeline.store.files import hashes, sha256_file
+from headscope.pipeline.store.versions import releases
 
 
 def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     check_tensors(folder, config)
     return {
         "checked": checked(folder),
+        "versions": releases(),
         "source": source["type"],
         "model": "model" if folder == out / "model" else str(folder),
         "revision": folder.name if source["type"] == "hub" else None,

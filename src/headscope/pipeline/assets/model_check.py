@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from headscope.models.check import Finding, refuse
 from headscope.models.folder import weight_files
+from headscope.pipeline.store.versions import releases
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,8 +49,8 @@ def findings_on(model: "PreTrainedModel") -> list[Finding]:
 
 
 def findings_of(manifest: Mapping[str, Any]) -> list[Finding] | None:
-    """Return what a manifest says was compared; None: nothing yet."""
-    findings = manifest.get("checked")
+    """Return what a manifest says was compared; None: nothing yet with the releases of this machine."""
+    findings = manifest["checked"] if manifest.get("versions") == releases() else None
     return None if findings is None else [Finding(**finding) for finding in findings]
 
 

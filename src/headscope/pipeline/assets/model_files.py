@@ -10,7 +10,7 @@ from typing import Any
 
 from headscope.errors import AssetError
 from headscope.models.folder import model_files, read_config
-from headscope.pipeline.assets.hub import hub_errors, hub_file, hub_token
+from headscope.pipeline.assets.hub import hub_errors, hub_file, hub_token, is_whole
 from headscope.pipeline.progress import progress
 from headscope.pipeline.store.files import sha256_file
 
@@ -101,11 +101,14 @@ def fetch_from_hub(repository: str, revision: str | None) -> Path:
 
 
 def _snapshot(repository: str, revision: str | None, patterns: list[str]) -> Path:
-    """Download the files of one revision that match."""
+    """Download the files of one revision that match; those that are damaged in the cache, again."""
     from huggingface_hub import snapshot_download
 
     with hub_errors(f"hub model {repository} at revision {revision or 'main'}"):
         folder = snapshot_download(
             repository, revision=revision, allow_patterns=patterns, ignore_patterns=IGNORED, token=hub_token()
         )
+    for file in (file for pattern in patterns for file in Path(folder).glob(pattern)):
+        if not is_whole(file):
+            hub_file(repository, file.name, Path(folder).name, "model")
     return Path(folder)

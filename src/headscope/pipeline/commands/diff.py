@@ -4,28 +4,32 @@ A and B are override strings (`"experiment=smoke window.recent=64"`) or folders 
 """
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from headscope.errors import ConfigError
+from headscope.pipeline.config.overrides import split
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.store import provenance
+from headscope.pipeline.store.parents import Parent
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print the differences; exit code 1 if there are any."""
     if len(arguments) != 2:
         raise ConfigError("diff compares two: headscope diff 'experiment=smoke' 'experiment=smoke window.recent=64'")
-    if all(Path(word).is_dir() for word in arguments):
+    there = [Path(word).is_dir() for word in arguments]
+    if any(there) and not all(there):
+        raise ConfigError(
+            f"{arguments[there.index(False)]} is no folder; diff compares two folders, or two experiments"
+        )
+    if all(there):
         lines = list(folders(*map(Path, arguments)))
     else:
-        lines = list(plans(*(planning.build(shlex.split(word)) for word in arguments)))
+        lines = list(plans(*(planning.build(split(word)) for word in arguments)))
     print("\n".join(lines) if lines else "no difference")
     return 1 if lines else 0
 
@@ -48,7 +52,7 @@ def plans(first: Plan, second: Plan) -> Iterator[str]:
 
 def folders(first: Path, second: Path) -> Iterator[str]:
     """Describe how two finished folders differ: slice, code, parents, environment, files."""
-    specs = [yaml.safe_load((folder / provenance.SPEC).read_text(encoding="utf-8")) for folder in (first, second)]
+    specs = [Parent(folder).spec for folder in (first, second)]
     yield from (f"spec {line}" for line in _changed("", *specs))
     a, b = provenance.read(first), provenance.read(second)
     for part in ("code", "git", "python", "packages", "hardware", "parents", "files"):

@@ -24,6 +24,7 @@ from headscope.pipeline.store.intact import problems
 from headscope.pipeline.store.left_out import LeftOut
 from headscope.pipeline.store.parents import Parents
 from headscope.pipeline.store.runs import at_work
+from headscope.pipeline.store.versions import release
 
 LARGE = 64 << 20
 """Bytes from which a file is trusted by its size and time: every job would hash the whole model otherwise."""
@@ -55,7 +56,8 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
     A job on a task that cannot be drawn makes its declared files empty, without loading a model.
 
     Raises:
-        ConfigError: the folder's key is not that of this slice, these parents and this code.
+        ConfigError: the folder's key is not that of this slice, these parents and this code; the slice names other
+            releases of packages than this machine has.
         AssetError: a parent is not what its job made.
     """
     start = time.time()
@@ -66,6 +68,7 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
             f"{out.name} does not address these options with this code: the code has changed since the plan"
             " was made; run the same command again"
         )
+    _check_versions(spec)
     read = {f"{parent.parent.name}/{parent.name}": _files_of(parent) for parent in parents}
     with atomic_folder(out) as folder:
         if reason := _left_out(spec, Parents(parents)):
@@ -76,6 +79,20 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
             import_module(f"headscope.pipeline.stages.{stage}").run(spec, folder, Parents(parents))
         (folder / provenance.SPEC).write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
         provenance.write(folder, provenance.collect(folder, code, read, start))
+
+
+def _check_versions(spec: dict[str, Any]) -> None:
+    """Refuse to compute with other releases than those of the address.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    for package, planned in spec.get("versions", {}).items():
+        if planned != (here := release(package)):
+            raise ConfigError(
+                f"the plan is for {package} {planned}, and this machine has {here}; install {package}=={planned}, or "
+                f"plan with versions.{package}={here}"
+            )
 
 
 def _files_of(parent: Path) -> dict[str, str]:

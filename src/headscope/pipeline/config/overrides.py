@@ -1,6 +1,7 @@
 """Override strings in Hydra's grammar: `window.recent=64`, `criterion=[dense,qada]`, `seed=1,2,3`."""
 
 import itertools
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,18 @@ def check_words(words: Sequence[str], root: Path) -> None:
                 if name not in known[group]:
                     near, every = nearest(name, known[group]), ", ".join(known[group])
                     raise ConfigError(f"unknown {group} {name!r}; did you mean {near!r}? (there are: {every})")
+
+
+def split(text: str) -> list[str]:
+    """Split a text into override strings, as a shell does.
+
+    Raises:
+        ConfigError: a quotation is open.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"cannot read the options {text!r}: {str(error).lower()}; close what is open") from error
 
 
 def option_of(word: str) -> str:

@@ -249,6 +249,14 @@ class Tracking:
 
 
 @dataclass
+class Versions:
+    """Releases that jobs compute with: part of the address of all that runs the model; a job with others is refused."""
+
+    torch: str | None = option(None, "null: the one that is installed where the plan is made")
+    transformers: str | None = option(None, "null: the one that is installed where the plan is made")
+
+
+@dataclass
 class Config:
     """The root of the configuration."""
 
@@ -273,5 +281,6 @@ class Config:
     calibration: Calibration = field(default_factory=Calibration)
     criterion: dict[str, Criterion] = option({}, "criteria by name")
     figure: dict[str, Figure] = option({}, "figures by name")
+    versions: Versions = field(default_factory=Versions)
     tracking: Tracking = field(default_factory=Tracking)
     points: list[str] = option([], "override strings; their union is one experiment")

@@ -3,11 +3,12 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headscope.errors import ConfigError
+from headscope.errors import AssetError, ConfigError
 from headscope.pipeline.assets.data import mirror_paths
 from headscope.pipeline.config.compose import compose, find_root
 from headscope.pipeline.config.options import from_plain
@@ -74,7 +75,10 @@ class Plan:
 
     def left_out(self) -> list[LeftOut]:
         """Return the tasks that could not be drawn at a length, as far as prompts are done."""
-        reasons = [left_out.read(self.root / self.folder(node)) for node in self.nodes["prompts"].values()]
+        reasons = []
+        for node in self.nodes["prompts"].values():
+            with suppress(AssetError):  # a damaged folder is made anew
+                reasons.append(left_out.read(self.root / self.folder(node)))
         return [reason for reason in reasons if reason]
 
     def copies(self) -> dict[str, Node]:

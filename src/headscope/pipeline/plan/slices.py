@@ -15,6 +15,7 @@ from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.config.schema import Config, Criterion
 from headscope.pipeline.plan.cells import Cell, calibration_cells
 from headscope.pipeline.plan.node import Spec, asks_probes
+from headscope.pipeline.store.versions import ENGINE, release
 
 CHUNK = 256
 """Tokens of a chunk of `scope=prompt`, unless the option says another number."""
@@ -54,7 +55,10 @@ class Slices:
         self._deciding = {"window": without_null(config.window), **self.chunk}
         model = config.model
         rope = None if model.rope is None else without_null(model.rope)
-        self._compute = {"dtype": model.dtype, "device": model.device, "device_map": model.device_map, "rope": rope}
+        # Filled here and not where options are composed, because compositions are cached.
+        self._versions = {name: getattr(config.versions, name) or release(name) for name in ENGINE}
+        where = {"dtype": model.dtype, "device": model.device, "device_map": model.device_map}
+        self._compute = {**where, "rope": rope, "versions": self._versions}
         calibration = {"tasks": config.calibration.tasks, "prompts": config.calibration.prompts}
         self._calibration = {name: value for name, value in calibration.items() if value is not None}
 
@@ -107,6 +111,7 @@ class Slices:
             "samples": without_null(benchmark.samples),
             "chat_template": benchmark.chat_template,
             "positions": self.config.model.positions,
+            "versions": {"transformers": self._versions["transformers"]},
         }
 
     def dense(self, cell: Cell) -> Spec:

@@ -60,7 +60,8 @@ def load_model(spec: Mapping[str, Any], parents: Parents, probes: bool = False) 
     """
     asset = parents.one("assets", kind="model")
     loaded = load(asset.folder, spec["dtype"], spec["device"], spec["device_map"], spec["rope"])
-    findings = None if spec["rope"] else findings_of(json.loads((asset.folder / "manifest.json").read_text("utf-8")))
+    manifest = json.loads((asset.folder / "manifest.json").read_text("utf-8"))
+    findings = None if spec["rope"] else findings_of(manifest)
     findings = findings_on(loaded.model) if findings is None else findings
     refuse(loaded.model, findings, probes)
     return loaded
@@ -86,7 +87,7 @@ def open_cells(kind: str, spec: Mapping[str, Any], loaded: LoadedModel, out: Pat
     """Open a stage's cells, whose context is the model, how it computes, where criteria decide, and `modules`' code."""
     context = {
         "model": loaded.sha256,
-        **{name: spec[name] for name in ("dtype", "device", "rope", "window", "chunk") if name in spec},
+        **{name: spec[name] for name in ("dtype", "device", "rope", "versions", "window", "chunk") if name in spec},
         "code": code_digest(*modules),
     }
     return Cells(results_root(out), kind, context)

@@ -1,4 +1,4 @@
-"""Whether a finished folder still is what its job made, and whether its parents still are what that job read."""
+"""Whether a finished folder still is what its job made, and its parents what that job read."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -69,8 +69,11 @@ def _changed(file: Path, sha256: str) -> bool:
 
 
 def _parents(folder: Path, recorded: Provenance) -> Iterator[str]:
-    """Report parents with other bytes; a parent that gc has removed is no fault."""
+    """Report parents with other bytes than when the folder was made.
+
+    A parent that gc has removed is no fault, and one without readable provenance has a problem of its own.
+    """
     for address, files in recorded["parents"].items():
-        with suppress(AssetError):  # the parent's own problem
+        with suppress(AssetError):
             if provenance.read(folder.parents[1] / address)["files"] != files:
-                yield f"was made from other bytes of {address} than lie there now"
+                yield f"made from other bytes of {address} than lie there now"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headscope.errors import LengthError
+from headscope.errors import AssetError, LengthError
 
 FILE = "left_out.json"
 
@@ -40,9 +40,16 @@ def of_error(spec: Mapping[str, Any], error: LengthError) -> LeftOut:
 
 
 def read(folder: Path) -> LeftOut | None:
-    """Return why a finished folder has no rows; None if its task was drawn."""
+    """Return why a finished folder has no rows; None if its task was drawn.
+
+    Raises:
+        AssetError: the reason cannot be read.
+    """
     file = folder / FILE
-    return LeftOut(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    try:
+        return LeftOut(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise AssetError(f"{file} cannot be read ({type(error).__name__}); make the folder anew") from error
 
 
 def write(folder: Path, left_out: LeftOut) -> None:

@@ -29,12 +29,17 @@ class Parent:
         """Read the slice that made the folder from its `spec.yaml`.
 
         Raises:
-            AssetError: there is no `spec.yaml`, so the folder is not finished.
+            AssetError: there is no `spec.yaml`, so the folder is not finished, or it cannot be read.
         """
         path = self.folder / "spec.yaml"
         if not path.is_file():
             raise AssetError(f"{self.folder} is not a finished {self.stage} folder: it has no spec.yaml; run it again")
-        spec: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise AssetError(f"{path} cannot be read ({type(error).__name__}); make the folder anew") from error
+        if not isinstance(spec, dict):
+            raise AssetError(f"{path} holds no options; make the folder anew")
         return spec
 
     @cached_property

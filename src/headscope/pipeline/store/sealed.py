@@ -16,6 +16,10 @@ FORMAT = 1
 """Version of the fields of sealed files; a release that changes them counts on."""
 
 
+class UnsealedError(AssetError):
+    """A file was written by a version of headscope that did not seal it yet."""
+
+
 def write_sealed(file: Path, content: Mapping[str, Any]) -> None:
     """Write `content` in the order of its keys, one a line."""
     file.write_text(_sealed(content), encoding="utf-8")
@@ -26,6 +30,7 @@ def read_sealed(file: Path) -> dict[str, Any]:
 
     Raises:
         AssetError: the file is missing, is not byte for byte what was written, or has an unknown format.
+        UnsealedError: it has none yet.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -36,6 +41,8 @@ def read_sealed(file: Path) -> dict[str, Any]:
         raise AssetError(f"{file} cannot be read ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise AssetError(f"{file} is garbled")
+    if not {"format", "sha256"} & content.keys():
+        raise UnsealedError(f"{file} was written by an older version of headscope")
     version = content.pop("format", None)
     if version != FORMAT:
         raise AssetError(f"{file} has format {version!r}, and this version of headscope knows {FORMAT} alone")

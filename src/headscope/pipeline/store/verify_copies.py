@@ -1,0 +1,59 @@
+"""Checks of what lies beside the results: cells, and plain-named copies of figures."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from headscope.errors import AssetError
+from headscope.pipeline.plan.node import KEY
+from headscope.pipeline.store import provenance
+from headscope.pipeline.store.cells import is_of_another_format, read_intact
+from headscope.pipeline.store.files import sha256_file
+from headscope.pipeline.store.verify import Finding, Kind
+
+MARKER = re.compile(r"(?P<figure>\w+)--(?P<digest>[0-9a-f]{10})\.key")
+PICTURES = (".pdf", ".png", ".csv")
+
+
+def cell_files(results: Path) -> list[Path]:
+    """List all files of cells; of cells in another format only the folder."""
+    folders = [path for path in sorted((results / "cells").glob("*/*")) if path.is_dir()]
+    return [file for folder in folders for file in ([folder] if is_of_another_format(folder) else _files(folder))]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def verify_cell(path: Path) -> Iterator[Finding]:
+    """Compare a cell, or the description of a context, with the digest in its name."""
+    if path.is_dir():
+        yield Finding(path, "holds cells of another format", Kind.OLD)
+    elif read_intact(path) is None:
+        yield Finding(path, "is not what was written")
+
+
+def verify_copies(results: Path) -> Iterator[Finding]:
+    """Compare the plain-named copies of figures with what their markers name, if gc has not removed that."""
+    markers = [path for path in sorted((results / "figures").rglob("*.key")) if MARKER.fullmatch(path.name)]
+    known = {marker.with_name(marker.name.partition("--")[0] + ending) for marker in markers for ending in PICTURES}
+    for marker in markers:
+        yield from _copies(results, marker)
+    for path in sorted((results / "figures").rglob("*")):
+        in_node = any(KEY.fullmatch(folder.name) for folder in path.parents)
+        if path.suffix in PICTURES and path not in known and not in_node:
+            yield Finding(path, "is the copy of no figure", Kind.UNKNOWN)
+
+
+def _copies(results: Path, marker: Path) -> Iterator[Finding]:
+    figure, key = marker.name.partition("--")[0], marker.read_text(encoding="utf-8", errors="replace").strip()
+    if not KEY.fullmatch(key) or f"{figure}--{key.rpartition('--')[2]}.key" != marker.name:
+        yield Finding(marker, "does not name the figure that was copied")
+        return
+    try:
+        recorded = provenance.read(results / "figures" / key)["files"]
+    except AssetError:
+        return
+    for copy in (marker.with_name(figure + ending) for ending in PICTURES):
+        if not copy.is_file() or sha256_file(copy) != recorded.get(copy.name):
+            yield Finding(marker, f"{copy.name} is not the copy of figures/{key}")
