@@ -1,0 +1,6 @@
+"""All kinds of input that the long run checks: each module of strategies lists its own."""
+
+import strategies_options
+from fuzzing import Kind
+
+KINDS: list[Kind] = [*strategies_options.KINDS]
