@@ -42,19 +42,27 @@ class Ends:
 
     Attributes:
         counts: results, refusals and faults.
-        faults: an input and its number by each fault's last line and place.
+        faults: by type and place of a fault: its number, its shortest input and what was raised there.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
-    faults: dict[str, tuple[str, int]] = field(default_factory=dict)
+    faults: dict[str, tuple[int, str, str]] = field(default_factory=dict)
 
-    def add_fault(self, fault: str, value: Any) -> None:
+    def add_fault(self, error: Exception, value: Any) -> None:
         self.counts["faults"] += 1
-        example, number = self.faults.get(fault, (repr(value), 0))
-        self.faults[fault] = min(example, repr(value), key=len), number + 1
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        fault = f"{type(error).__name__} in {place.filename.rpartition('/')[2]}, {place.name}"
+        message = " ".join(str(error).split())
+        number, example, words = self.faults.get(fault, (0, repr(value), message))
+        if len(repr(value)) < len(example):
+            example, words = repr(value), message
+        self.faults[fault] = number + 1, example, words
 
     def __str__(self) -> str:
-        return "\n".join(f"{number} x {fault}\n    {example[:200]}" for fault, (example, number) in self.faults.items())
+        return "\n".join(
+            f"- {number} x {fault}: {words[:150]}\n  {example[:200]}"
+            for fault, (number, example, words) in self.faults.items()
+        )
 
 
 def run(kind: Kind, inputs: int, seed: int = 0) -> Ends:
@@ -77,11 +85,9 @@ def run(kind: Kind, inputs: int, seed: int = 0) -> Ends:
             if len(str(error).splitlines()) == 1:
                 ends.counts["refusals"] += 1
             else:
-                ends.add_fault("a refusal is not one line", value)
+                ends.add_fault(error, value)
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            last = traceback.format_exception_only(error)[-1].strip()[:100]
-            ends.add_fault(f"{last} ({place.filename.rpartition('/')[2]}, {place.name})", value)
+            ends.add_fault(error, value)
         else:
             ends.counts["results"] += 1
 
