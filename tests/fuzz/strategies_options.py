@@ -45,9 +45,9 @@ ODD = [
 
 
 def paths(option: Option) -> st.SearchStrategy[str]:
-    """Return strategies for the path of an option, its free name chosen among the experiment's."""
+    """Return strategies for the path of an option, its free name mostly one of the experiment's."""
     names = NAMES.get(option.path.split(".")[0], ["squad", "prose"])
-    return st.sampled_from([option.path.replace("*", name) for name in [*names, "other"]])
+    return st.sampled_from([option.path.replace("*", name) for name in [*names, *names, "other"]])
 
 
 def typos(word: str) -> st.SearchStrategy[str]:
@@ -112,28 +112,30 @@ def right(option: Option) -> st.SearchStrategy[str]:
 @st.composite
 def overrides(draw: st.DrawFn) -> str:
     """Draw one override: an option or a group, mostly spelt right, with a value that mostly fits it."""
-    prefix = draw(st.sampled_from([*[""] * 12, "+", "++", "~", "~", "+++", " "]))
+    mostly = draw(st.sampled_from([True, True, False]))
+    prefix = (
+        draw(st.sampled_from([*[""] * 9, "+", "++", "~"])) if mostly else draw(st.sampled_from(["", "~", "+++", " "]))
+    )
     match draw(st.sampled_from(["option"] * 6 + ["group"] * 3 + ["head", "typo", "text"])):
         case "option":
             option = draw(st.sampled_from(options()))
-            key, value = draw(paths(option)), draw(right(option) if draw(st.booleans()) else anything)
+            key, value = draw(paths(option)), draw(right(option) if mostly else anything)
         case "group":
             key = draw(st.sampled_from(list(GROUPS)))
             choice = st.sampled_from(GROUPS[key])
             choices = st.one_of(choice, choice.map("[{}]".format), choice.flatmap(typos))
-            value = draw(choices if draw(st.booleans()) else anything)
-            key += draw(st.sampled_from(["", "", "", "@", "@_global_", "@model", f"@criterion.qada.{key}", f"@:{key}"]))
+            value = draw(choices if mostly else anything)
+            places = ["", "", "", "@", "@_global_", "@model", f"@criterion.qada.{key}", f"@:{key}"]
+            key += draw(st.sampled_from(places))
         case "head":
             key = draw(paths(draw(st.sampled_from(options())))).rpartition(".")[0]
-            value = draw(anything)
+            value = draw(dicts if mostly else anything)
         case "typo":
             key, value = draw(paths(draw(st.sampled_from(options()))).flatmap(typos)), draw(anything)
         case _:
-            key, value = (
-                draw(st.one_of(st.text(max_size=10), st.sampled_from(["hydra.run.dir", "a.b.c"]))),
-                draw(anything),
-            )
-    return prefix + key + draw(st.sampled_from(["=", "=", "=", "=", "=", "=", "", " = ", "=="])) + value
+            key = draw(st.one_of(st.text(max_size=10), st.sampled_from(["hydra.run.dir", "a.b.c"])))
+            value = draw(anything)
+    return prefix + key + ("=" if mostly else draw(st.sampled_from(["=", "=", "=", "", " = ", "=="]))) + value
 
 
 def check(words: list[str]) -> None:
@@ -142,7 +144,9 @@ def check(words: list[str]) -> None:
     Raises:
         AssertionError: an override was accepted and has none.
     """
-    points = plan.build(["experiment=smoke", *words], ROOT).points
+    planned = plan.build(["experiment=smoke", *words], ROOT)
+    planned.check()
+    points = planned.points
     assert points and all(point.figures for point in points), "a plan without jobs"
     for path, option, values in settings(words):
         for point in points:
@@ -176,4 +180,4 @@ def same(option: Option, value: Any, actual: Any) -> bool:
     return str(value).lower() == str(actual).lower() or float(value) == float(actual)
 
 
-KINDS = [Kind("options", st.lists(overrides(), min_size=1, max_size=2), check, ci=90, long=4000)]
+KINDS = [Kind("options", st.lists(overrides(), min_size=1, max_size=2), check, ci=100, long=4600)]
