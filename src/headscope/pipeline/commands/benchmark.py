@@ -5,6 +5,7 @@ export writes the prompts of an experiment as one JSON object a line, for any to
 
 import argparse
 import csv
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -62,7 +63,7 @@ def _export(folder: Path, options: Sequence[str]) -> int:
 
 def _score(predictions: Path, prompts: Path | None, table: Path | None) -> int:
     for path in (predictions, prompts):
-        if path is not None and not path.exists():
+        if path is not None and not os.path.exists(path):  # Path.exists raises where a name is too long
             raise AssetError(f"{path} does not exist")
     scores = score_files(predictions, prompts)
     width = max(4, *(len(score.task) for score in scores)) + 2
