@@ -11,14 +11,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fuzzing import Kind
 from hypothesis import strategies as st
 
-from headscope.errors import HeadscopeError
 from headscope.pipeline.assets.model import fetch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_gguf import write_tiny_gguf
 
+LARGEST, LONGEST = 500_000, 5
+"""Kilobytes and seconds of the CPU that a file may take; importing transformers' part for it is in them."""
 LARGE = (0, 1, 2, 7, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1)
 
 
@@ -140,10 +142,10 @@ def check_gguf(case: GgufFile) -> str:
         before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
         try:
             fetch({"type": "folder", "path": str(path)}, Path(name, "model"))
-            end = "converted"
-        except HeadscopeError as error:
-            assert "\n" not in str(error), error
-            end = f"refused: {error}"
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "more than 500 MB"
-        assert time.process_time() - start < 5, "seconds"
-        return end
+        finally:
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < LARGEST, "more memory"
+            assert time.process_time() - start < LONGEST, "seconds"
+        return "converted"
+
+
+KINDS = [Kind("GGUF files", gguf_files(), check_gguf, ci=15, long=400)]

@@ -8,9 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fuzzing import Kind
 from hypothesis import strategies as st
 
 from headscope import __main__ as cli
+from headscope.errors import HeadscopeError
 
 RULER = {"index": 0, "pred": "111", "input": "a text", "outputs": ["111"], "others": {}, "truncation": -1, "length": 9}
 LONG = {"pred": "7", "answers": ["7"], "all_classes": None, "length": 5000}
@@ -31,7 +33,8 @@ RIGHT = {
 """A row of some tasks whose answer is right."""
 MEANT = {"pred", "prediction", "response", "outputs", "answers", "references", "answer", "classes", "all_classes"}
 """Fields that a score depends on."""
-FIELDS = sorted({name for row in RIGHT.values() for name in row} | MEANT) + [
+FIELDS = [
+    *sorted({name for row in RIGHT.values() for name in row} | MEANT),
     *(
         "id",
         "index",
@@ -151,11 +154,13 @@ def check_rows(files: Predictions) -> str:
         with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
             status = cli.main(["benchmark", "score", str(file), "--csv", str(table), *options])
         if status == 2:
-            assert said.getvalue().count("\n") == 1, said.getvalue()
-            return said.getvalue()
+            raise HeadscopeError(said.getvalue().removesuffix("\n"))
         assert status == 0
         [score, *_] = csv.DictReader(table.read_text().splitlines())
         if not MEANT & files.changed and files.damage in KEEP and files.prompts is None:
             assert float(score["score"]) == 100, score
             assert int(score["samples"]) == len(files.rows) * (1 + (files.damage == "a line twice")), score
         return f"score {score['score']}"
+
+
+KINDS = [Kind("rows of predictions", predictions(), check_rows, ci=40, long=1200)]

@@ -15,8 +15,8 @@ from headscope.models.loading import load
     [
         ({"max_position_embeddings": None}, AssetError, "no config that transformers can read: .*max_position_emb"),
         ({"num_attention_heads": 0}, AssetError, "no config that transformers can read|num_attention_heads is 0"),
-        ({"num_key_value_heads": 0}, UnsupportedModelError, "num_key_value_heads is 0, not one number above 0"),
-        ({"num_hidden_layers": 0}, UnsupportedModelError, "num_hidden_layers is 0, not one number above 0"),
+        ({"num_key_value_heads": 0}, UnsupportedModelError, "num_key_value_heads is 0, not a number of 1 or more"),
+        ({"num_hidden_layers": 0}, UnsupportedModelError, "num_hidden_layers is 0, not a number of 1 or more"),
         ({"max_position_embeddings": 32}, UnsupportedModelError, "32 positions .*, no long context"),
         ({"model_type": "magic"}, AssetError, "no config that transformers can read: .*magic"),
     ],
