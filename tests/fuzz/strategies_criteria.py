@@ -73,7 +73,7 @@ def criterion_files(draw: st.DrawFn) -> CriterionFile:
     recipe = draw(st.sampled_from(RECIPES))
     metadata, tensors, _, _ = right(recipe)
     plain = json.loads(metadata["headscope"])
-    kind = draw(st.sampled_from(("plain", "plain", "plain", "tensor", "bytes", "header", "whole")))
+    kind = draw(st.sampled_from(("none", "plain", "plain", "plain", "tensor", "bytes", "header", "whole")))
     if kind == "plain":
         options = [place for place in places(plain)[1:] if place[:2] != ("model", "parameters") or len(place) == 2]
         change: Any = draw(st.sampled_from(options)), draw(ODD), draw(st.sampled_from(("set", "set", "drop", "add")))
@@ -81,6 +81,8 @@ def criterion_files(draw: st.DrawFn) -> CriterionFile:
         change = draw(st.sampled_from(sorted(tensors))), draw(st.sampled_from(TENSORS))
     elif kind == "bytes":
         change = draw(st.sampled_from(sorted(DAMAGES)) | st.integers(0, 1 << 20))
+    elif kind == "none":
+        change = None
     elif kind == "header":
         change = draw(st.sampled_from([name for name in HEADERS if not name.startswith("weights")]))
     else:
@@ -130,6 +132,8 @@ def bytes_of(case: CriterionFile) -> bytes:
             node.append(value)
     elif case.kind == "whole":
         plain = case.change
+    elif case.kind == "none":
+        return data
     elif case.kind == "tensor":
         tensors = changed_tensor(tensors, *case.change)
     elif case.kind == "header":

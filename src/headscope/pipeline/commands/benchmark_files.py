@@ -21,7 +21,7 @@ from headscope.errors import AssetError, ConfigError
 
 FORMAT_FIELD = "headscope_format"
 FORMAT = 1
-"""Of exported prompts, in a field of each; other tools' rows have none."""
+"""Of exported prompts and tables of scores, in a field of each row; other tools' rows have none."""
 
 
 def kind_of(task: str) -> str:

@@ -84,7 +84,7 @@ def _score_task(folder: str, name: str, files: Sequence[Path], prompts: Path | N
     for bucket in ("", *sorted({bucket for answer in answers for bucket in answer.target.buckets})):
         members = [pair for pair in scored if bucket in ("", *pair[0].target.buckets)]
         yield TaskScore(
-            folder,
+            folder.encode(errors="backslashreplace").decode(),  # a name that is no UTF-8 can be read, but not printed
             kind,
             name,
             bucket,
