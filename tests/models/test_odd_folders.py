@@ -43,7 +43,11 @@ def longrope(short: object, long: object) -> dict[str, object]:
             "num_hidden_layers is 10995.*at most",
         ),
         ({"num_hidden_layers": 2000, "layer_types": None}, AssetError, "makes 2000 layers, its weights are 21 tensors"),
-        ({"intermediate_size": 1 << 24}, AssetError, "makes a model of 3,[0-9,]* numbers, its weights are 37,[0-9]*; download it"),
+        (
+            {"intermediate_size": 1 << 24},
+            AssetError,
+            "makes a model of 3,[0-9,]* numbers, its weights are 37,[0-9]*; download it",
+        ),
         (
             {"intermediate_size": 2**62},
             UnsupportedModelError,
