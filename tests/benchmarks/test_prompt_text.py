@@ -38,6 +38,39 @@ def test_a_template_that_rewrites_the_text_is_refused():
         chat.assemble(RENDERING, tokenizer, chat_template=True)
 
 
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ("{{ raise_exception('a system message\n is needed') }}", r"cannot write .*TemplateError: a system message is"),
+        ("{{ tools[0].name }}" + CHATML, r"cannot write a user's turn \(UndefinedError"),
+        ("{% for %}", r"cannot write a user's turn \(TemplateSyntaxError"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", r"cannot write a user's turn \(RecursionError"),
+        ("\ud800" + CHATML, r"cannot write a user's turn \(UnicodeEncodeError"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end within 0.2 s"),
+        ("{{ [1, 2] | random }}" + CHATML, "draws at random, so that each prompt would be another one"),
+        ("{{ lipsum() }}" + CHATML, "draws at random"),
+        (CHATML + CHATML, "writes the user's text 2 times, so the question cannot be found in it"),
+        ("{{ messages[0]['content'][:9] }}", "rewrites the user's text"),
+        ("{{ raise_exception }}" + CHATML, "writes addresses of memory, which differ each time"),
+        (["x"], "is a list, not a text"),
+        ({"tool_use": CHATML}, r"cannot be chosen \(This model has multiple chat templates with no default"),
+    ],
+    ids=str,
+)
+def test_a_template_that_gives_no_certain_prompt_is_refused_by_one_line(monkeypatch, template, fault):
+    monkeypatch.setattr(chat, "SECONDS", 0.2)
+    with pytest.raises(ConfigError, match=fault) as refusal:
+        chat.assemble(RENDERING, small_tokenizer(template), chat_template=True)
+    assert "\n" not in str(refusal.value) and "set benchmark.<name>.chat_template=false" in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", [" \n Question: what?", "Question: what? \n"])
+def test_a_question_starts_at_its_first_character_where_the_template_strips_it(text):
+    tokenizer = small_tokenizer("<|im_start|>{{ messages[0]['content'] | trim }}<|im_end|>")
+    prompt = chat.assemble(Rendering("", text, "", []), tokenizer, chat_template=True)
+    assert prompt.text[prompt.question_offset :] == "Question: what?<|im_end|>"
+
+
 @pytest.mark.parametrize("today", ["{{ strftime_now('%d %b %Y') }}", "{{ date_string }}"])
 def test_a_template_that_prints_the_date_gives_the_same_bytes_tomorrow(today):
     text = chat.assemble(RENDERING, small_tokenizer(today + CHATML), chat_template=True).text

@@ -116,9 +116,9 @@ def test_an_expert_that_does_not_fit_is_named(tmp_path: Path, message: str, faul
         read_model(tmp_path)
 
 
-def test_a_model_that_generates_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_generates_no_text_is_refused(asset: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="clip_text_model has no causal language model"):
-        check_tensors(tmp_path, CLIPTextConfig())
+        check_tensors(asset / "model", CLIPTextConfig())
 
 
 def test_a_damaged_file_is_refused_before_loading(asset: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import time
 
@@ -88,6 +89,8 @@ def test_the_files_of_all_official_scripts_are_known_by_their_places(score, tmp_
         ("trec", {"all_classes": "City"}),
         ("v2", {"answers": ["B"]}),
         ("v2", {"answers": "B", "pred": "The correct answer is (B)."}),
+        ("qasper_e", {"dataset": "qasper"}),
+        ("vt", {"task": "my own word", "headscope_format": 1}),
     ],
     ids=str,
 )
@@ -122,6 +125,13 @@ def test_a_field_of_another_type_is_read_as_what_it_obviously_means(score, task,
         ("trec", {"all_classes": ["Date"]}, "no reference is one of the 1 classes"),
         ("v2", {"answer": "(B)"}, "field 'answer' is '(B)', not A or B or C or D"),
         ("v2", {"length": "tiny"}, "field 'length' is 'tiny', not short or medium or long"),
+        ("vt", {"index": -1}, "field 'index' is -1, not a whole number"),
+        ("qasper_e", {"length": -5000}, "field 'length' is -5000, not a whole number"),
+        ("trec", {"all_classes": ["City", "Date", "City"]}, "field 'all_classes' names 'City' twice"),
+        ("trec", {"all_classes": ["City", ""]}, "field 'all_classes' names '' twice or no class by it"),
+        ("vt", {"task": "niah_single_1"}, "field 'task' is 'niah_single_1', the file is named for 'vt'; rename it"),
+        ("qasper", {"dataset": "hotpotqa"}, "field 'dataset' is 'hotpotqa', the file is named for 'qasper'"),
+        ("vt", {"headscope_format": 2}, "field 'headscope_format' is 2, this headscope reads 1; install the one that"),
     ],
     ids=str,
 )
@@ -129,6 +139,37 @@ def test_any_other_field_is_refused_by_file_line_and_field(score, task, fields, 
     status, _, printed = score({f"{task}.jsonl": [ROWS[task], {**ROWS[task], **fields}]})
     assert status == 2 and printed.count("\n") == 1
     assert f"{task}.jsonl, line 2: {complaint}" in printed
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (b'{"pred": "222", "pred": "111", "outputs": ["111"]}', "is no JSON (field 'pred' is there twice)"),
+        (b'{"pred": "111", "outputs": ["111"', "is no JSON (Expecting"),
+        (b'{"pred": "111", "outputs": ["caf\xe9"]}', "is no JSON ('utf-8' codec can't decode"),
+        (b'{"a\\nb": 1, "' + b"x" * 9000 + b'": 1}', "has none of pred, prediction; it has a b, xxx"),
+    ],
+    ids=["a field twice", "half a line", "Latin-1", "strange names"],
+)
+def test_a_damaged_line_is_refused_by_one_short_line(score, tmp_path, line, complaint):
+    score({"vt.jsonl": [RULER]})
+    (tmp_path / "p" / "vt.jsonl").write_bytes(json.dumps(RULER).encode() + b"\n" + line)
+    status, _, printed = score({})
+    assert status == 2 and printed.count("\n") == 1 and len(printed) < 500
+    assert f"vt.jsonl, line 2 {complaint}" in printed
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "folder", "none.jsonl"])
+def test_what_is_no_file_is_refused_by_one_line(tmp_path, capsys, name):
+    (tmp_path / "folder" / "vt.jsonl").mkdir(parents=True)
+    assert cli.main(["benchmark", "score", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_folder_whose_name_is_no_text_is_scored(score, tmp_path):
+    files = {os.fsdecode(b"x\xff/vt.jsonl"): [RULER]}
+    status, scores, printed = score(files)
+    assert status == 0 and scores == {("vt", ""): 100} and "x\\udcff" in printed
 
 
 def test_a_reference_that_its_metric_cannot_read_is_refused_by_line(score):

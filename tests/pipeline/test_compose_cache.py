@@ -10,6 +10,7 @@ from headscope.errors import ConfigError
 from headscope.heads import registry
 from headscope.heads.registry import EstimatorOption
 from headscope.pipeline.config import calibration_checks, checks, compose, criterion_checks, estimator_options
+from headscope.pipeline.config.composition import composed
 from headscope.pipeline.config.options import options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +62,9 @@ def test_a_new_yaml_renews(root: Path) -> None:
     assert composed_again(root)
 
 
-@pytest.mark.parametrize("name", ["schema.py", "options.py", "overrides.py", "composition.py"])
+@pytest.mark.parametrize(
+    "name", ["schema.py", "options.py", "overrides.py", "override_checks.py", "composition.py", "yaml_files.py"]
+)
 def test_code_that_composes_renews(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     [file] = [file for file in compose.COMPOSED_BY if file.name == name]
     edited = root / name
@@ -116,8 +119,49 @@ def test_a_default_that_a_kind_declares_is_given_to_a_cached_composition(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [file] = (root / compose.CACHE).glob("*.json")
-    assert json.loads(file.read_text())["criterion"]["qada"]["estimator"]["clusters"] is None
+    assert json.loads(file.read_text())["config"]["criterion"]["qada"]["estimator"]["clusters"] is None
     [(_, config)] = compose.compose(SMOKE, root)
     assert config["criterion"]["qada"]["estimator"] == registry.completed(
         {"name": "gaussian_prompt", "kind": "gaussian", "covariance": "full", "moments": "prompt"}
     )
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "[]", "{}", '{"config": {}}', "[" * 100_000, "\x00", "\udc80"])
+def test_a_damaged_file_of_the_cache_is_composed_again(root: Path, content: str) -> None:
+    [file] = (root / compose.CACHE).glob("*.json")
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert composed_again(root)
+
+
+def test_a_value_that_was_changed_in_the_cache_is_composed_again(root: Path) -> None:
+    [file] = (root / compose.CACHE).glob("*.json")
+    file.write_text(file.read_text().replace('"recent": 128', '"recent": 129'))
+    assert composed_again(root)
+
+
+def test_a_file_of_another_composition_is_composed_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [file] = (root / compose.CACHE).glob("*.json")
+    monkeypatch.setattr(compose, "composed", composed)
+    compose.compose([*SMOKE, "seed=1"], root)
+    [other] = set((root / compose.CACHE).glob("*.json")) - {file}
+    shutil.copy2(other, file)
+    monkeypatch.setattr(compose, "composed", composes)
+    assert composed_again(root)
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "composed", composed)
+    expected = compose.compose(SMOKE, root)
+    shutil.rmtree(root / "results/.cache")
+    (root / "results/.cache").write_text("a file")
+    assert compose.compose(SMOKE, root) == expected
+
+
+def test_nothing_that_reads_the_environment_is_served_from_the_cache(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compose, "composed", composed)
+    for seed in "12":
+        monkeypatch.setenv("SEED", seed)
+        with pytest.raises(ConfigError, match="may differ between a plan and its jobs"):
+            compose.compose([*SMOKE, "seed=${oc.env:SEED}"], root)

@@ -13,6 +13,7 @@ from snakemake_interface_executor_plugins.settings import ExecMode
 from headscope.errors import HeadscopeError
 from headscope.pipeline import lifeline
 from headscope.pipeline.config.compose import find_root
+from headscope.pipeline.config.overrides import split
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.plan.unfinished import (
@@ -24,7 +25,7 @@ from headscope.pipeline.store.runs import at_work
 
 try:
     PLAN = planning.build(
-        shlex.split(config.get("hydra") or ""), find_root(Path(workflow.basedir))
+        split(config.get("hydra") or ""), find_root(Path(workflow.basedir))
     )
     PLAN.check()
 except HeadscopeError as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from headscope.benchmarks.jsonl import text_of, texts_of, whole_of
+from headscope.benchmarks.jsonl import named, text_of, texts_of, whole_of
 from headscope.benchmarks.longbench.subsets import BUCKETS
 from headscope.benchmarks.longbench.v2 import ALLOWED
 from headscope.errors import AssetError
@@ -143,6 +143,8 @@ def _classes(row: Row, references: Sequence[str], where: str) -> list[str]:
     classes = _agreed({name: row.get(name) or None for name in CLASSES}, CLASSES, texts_of, where)
     if classes is None:
         raise AssetError(f"{where}: field 'all_classes' is missing or empty; give the classes to choose from")
+    if wrong := [name for name in classes if not name.strip() or classes.count(name) > 1]:
+        raise AssetError(f"{where}: field 'all_classes' names {wrong[0]!r:.40} twice or no class by it; name each once")
     if not set(classes) & set(references):
         raise AssetError(
             f"{where}: no reference is one of the {len(classes)} classes, so that no answer could be right; give "
@@ -205,4 +207,4 @@ def _missing(row: Row, names: Sequence[str], where: str, remedy: str = "") -> As
     for name in names:
         if name in row:
             return AssetError(f"{where}: field {name!r} is null; write its value (an empty answer is an empty text)")
-    return AssetError(f"{where} has none of {', '.join(names)}; it has {', '.join(row) or 'nothing'}{remedy}")
+    return AssetError(f"{where} has none of {', '.join(names)}; it has {named(row)}{remedy}")

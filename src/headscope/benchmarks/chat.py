@@ -1,6 +1,11 @@
 """Assembles the full string of a prompt: chat template around the user's turn, answer prefix after it."""
 
+import random
+import re
+import sys
 from dataclasses import dataclass
+from time import monotonic
+from types import FrameType
 from typing import Any
 
 from headscope.benchmarks.task import Rendering
@@ -10,6 +15,12 @@ from headscope.errors import ConfigError
 # transformers passes no function on to a template, so the second is defined in the template itself.
 TODAY = "26 Jul 2024"
 FIXED_CLOCK = "{% macro strftime_now(format) %}" + TODAY + "{% endmacro %}"
+ADDRESS = re.compile(" at 0x[0-9a-f]{6}")
+SECONDS = 5
+"""That a template may take for a text of one letter."""
+
+_ENDING: set[str] = set()
+"""Templates that were tried."""
 
 
 @dataclass(frozen=True)
@@ -28,41 +39,92 @@ def assemble(rendering: Rendering, tokenizer: Any, chat_template: bool) -> Promp
     template may strip white space from the ends of the user's text, as those of Llama 3 do.
 
     Raises:
-        ConfigError: the tokenizer has no chat template, or it rewrites the user's text.
+        ConfigError: the tokenizer has no chat template, or it fails, does not end, writes another text each time, or
+            does not write the user's text once, as it is.
     """
-    turn = _user_turn(rendering.text, tokenizer) if chat_template else _first_token(tokenizer) + rendering.text
-    start = _start(rendering.text, turn)
-    if start is None:
-        raise ConfigError(
-            f"the chat template of {tokenizer.name_or_path} rewrites the user's text, so the question cannot be found "
-            "in it; set chat_template=false"
-        )
-    return Prompt(turn + rendering.answer_prefix, start + rendering.question_offset, len(turn))
+    if not chat_template:
+        first = _first_token(tokenizer)
+        turn, start, visible = first + rendering.text, len(first), len(first)
+    else:
+        template = _template(tokenizer)
+        _refuse_endless(tokenizer, template)
+        turn = _user_turn(rendering.text, tokenizer, template)
+        visible, stripped = _place(rendering.text, turn, tokenizer)
+        start = visible - stripped
+    question = max(start + rendering.question_offset, visible)
+    return Prompt(turn + rendering.answer_prefix, question, len(turn))
 
 
-def _start(text: str, turn: str) -> int | None:
-    """Return the offset in `turn` of the text's first character, also where the template stripped it."""
-    for part in (text, text.strip()):
-        if (start := turn.find(part)) >= 0:
-            return start - text.index(part)
-    return None
+def _place(text: str, turn: str, tokenizer: Any) -> tuple[int, int]:
+    """Return the offset in `turn` of the text's first character that is there, and how many the template stripped."""
+    part = text if text in turn else text.strip()
+    times = turn.count(part) if part else 1
+    if times != 1:
+        how = "rewrites the user's text" if not times else f"writes the user's text {times} times"
+        raise _refusal(tokenizer, f"{how}, so the question cannot be found in it")
+    if ADDRESS.search(turn.replace(part, "")):
+        raise _refusal(tokenizer, "writes addresses of memory, which differ each time")
+    return turn.index(part), text.index(part)
 
 
-def _user_turn(text: str, tokenizer: Any) -> str:
-    """Return `text` as a user's turn, up to where the model starts to speak."""
+def _template(tokenizer: Any) -> str:
+    """Return the tokenizer's chat template, with a clock that stands still."""
     if not tokenizer.chat_template:
-        raise ConfigError(f"{tokenizer.name_or_path} has no chat template; set benchmark.<name>.chat_template=false")
-    template = tokenizer.get_chat_template()
-    if "strftime_now" in template:
-        template = FIXED_CLOCK + template
-    turn: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}],
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=True,
-        date_string=TODAY,
-    )
+        name = tokenizer.name_or_path
+        raise ConfigError(f"{name} has no chat template; set benchmark.<name>.chat_template=false")
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:  # it has several, and none is the default
+        raise _refusal(tokenizer, f"cannot be chosen ({' '.join(str(error).split()):.200})") from error
+    if not isinstance(template, str):
+        raise _refusal(tokenizer, f"is a {type(template).__name__}, not a text")
+    return FIXED_CLOCK + template if "strftime_now" in template else template
+
+
+def _user_turn(text: str, tokenizer: Any, template: str) -> str:
+    """Return `text` as a user's turn, up to where the model starts to speak."""
+    draws = random.getstate()
+    try:
+        turn: str = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=True,
+            date_string=TODAY,
+        )
+        turn.encode()
+    except Exception as error:  # a template is a program of the model's maker and raises what it likes
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+        raise _refusal(tokenizer, f"cannot write a user's turn ({reason})") from error
+    if random.getstate() != draws:
+        random.setstate(draws)
+        raise _refusal(tokenizer, "draws at random, so that each prompt would be another one")
     return turn
+
+
+def _refuse_endless(tokenizer: Any, template: str) -> None:
+    """Try a template once for a text of one letter: nothing bounds its loops."""
+    if template in _ENDING:
+        return
+    last, before = monotonic() + SECONDS, sys.gettrace()
+
+    def stop(frame: FrameType, *_: Any) -> Any:
+        """Raise in the template's own code; Python calls this at each line that runs."""
+        if frame.f_code.co_filename == "<template>" and monotonic() > last:
+            raise TimeoutError(f"it does not end within {SECONDS} s")
+        return stop
+
+    sys.settrace(stop)
+    try:
+        _user_turn("a", tokenizer, template)
+    finally:
+        sys.settrace(before)
+    _ENDING.add(template)
+
+
+def _refusal(tokenizer: Any, fault: str) -> ConfigError:
+    name = f"the chat template of {tokenizer.name_or_path}"
+    return ConfigError(f"{name} {fault}; set benchmark.<name>.chat_template=false, or give the model another one")
 
 
 def _first_token(tokenizer: Any) -> str:

@@ -1,6 +1,7 @@
 """Files of one JSON object a line, as benchmarks and predictions come, and checks of their fields."""
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,12 +19,15 @@ def read_jsonl(path: Path) -> Rows:
     """Return the objects of a file by line; empty lines have none.
 
     Raises:
-        AssetError: the file is missing, or a line is no JSON object; the message names file and line.
+        AssetError: the file is missing or cannot be read, or a line is no JSON object; the message names file and line.
     """
-    if not path.is_file():
-        raise AssetError(f"{path} does not exist; give a file of one JSON object a line")
-    with path.open("rb") as lines:
-        return parse_jsonl(lines, str(path))
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
+        raise AssetError(f"{path} does not exist or is no file; give a file of one JSON object a line")
+    try:
+        with path.open("rb") as lines:
+            return parse_jsonl(lines, str(path))
+    except OSError as error:
+        raise AssetError(f"{path} cannot be read ({error.strerror}); give a file that can") from error
 
 
 def parse_jsonl(lines: Iterable[bytes], name: str) -> Rows:
@@ -47,29 +51,58 @@ def parse_json(content: bytes, where: str) -> Any:
     """Return the value of a JSON text; `where` names it in messages.
 
     Raises:
-        AssetError: the content is no JSON.
+        AssetError: the content is no JSON, or an object has two fields of one name.
     """
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:  # the latter: brackets nested thousands deep
         raise AssetError(f"{where} is no JSON ({error}); repair it or fetch the file again") from error
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; of two fields of one name Python's own reader takes the last one."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in fields if names.count(name) > 1)
+        raise ValueError(f"field {double!r:.40} is there twice")
+    return fields
+
+
 def require(row: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]], where: str) -> None:
-    """Refuse a row that lacks one of its fields, or has one of another type; `where` names the row.
+    """Refuse a row that lacks one of its fields, or has one of another type or no text at all; `where` names the row.
 
     Raises:
         AssetError: naming the place and the field.
     """
     for name, types in fields.items():
         if name not in row:
-            raise AssetError(f"{where} has no field {name!r}; it has {', '.join(sorted(row)) or 'none'}")
+            raise AssetError(f"{where} has no field {name!r}; it has {named(sorted(row))}")
         if not isinstance(row[name], types):
             expected = types[0] if isinstance(types, tuple) else types
             raise AssetError(
                 f"{where}: field {name!r} is a {type(row[name]).__name__}, not a {expected.__name__}; repair it or "
                 "fetch the file again"
             )
+        refuse_half_characters(row[name], f"{where}: field {name!r}")
+
+
+def refuse_half_characters(value: Any, where: str) -> None:
+    """Refuse texts with half of a surrogate pair, which JSON can spell but no tokenizer or table takes.
+
+    Raises:
+        AssetError: `where` names the value.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise AssetError(f"{where} holds half a character ({half!r}); repair it or fetch the file again") from error
+
+
+def named(fields: Iterable[str]) -> str:
+    """List the names of fields in one line that is not too long."""
+    return f"{', '.join(' '.join(name.split()) for name in fields):.200}" or "none"
 
 
 def text_of(value: Any, where: str) -> str:
@@ -113,11 +146,11 @@ def whole_of(value: Any, where: str) -> int:
     """Return a whole number; its digits as a text count too. Arguments as in `text_of`.
 
     Raises:
-        AssetError: the value is anything else.
+        AssetError: the value is anything else, or negative.
     """
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value):
         return int(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1 >= 0:
         return int(value)
     raise AssetError(f"{where} is {_described(value)}, not a whole number; write its digits")
 

@@ -1,14 +1,18 @@
 """A calibrated criterion as one safetensors file: tensors, and all else as JSON in its metadata.
 
+A digest over both is beside them: a file that was damaged or edited would decide, but otherwise than it was calibrated.
+
 Shapes: L full-attention layers, H query heads, P probes, D head_dim, N parameters, S sampled numbers of each.
 """
 
+import hashlib
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,8 +26,8 @@ from headscope.heads.calibration.maps import LayerMap
 if TYPE_CHECKING:
     from headscope.inference.criterion import AdaptiveCriterion
 
-FORMAT = 4
-KEY = "headscope"
+FORMAT = 5
+KEY, DIGEST = "headscope", "sha256"
 PROBES = ("queries", "weight")
 WEIGHTS = "weights"
 
@@ -52,7 +56,8 @@ def save(criterion: "AdaptiveCriterion", path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            save_file(_tensors(criterion), temporary, {KEY: json.dumps(plain)})
+            text, tensors = json.dumps(plain), _tensors(criterion)
+            save_file(tensors, temporary, {KEY: text, DIGEST: digest(text, tensors)})
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -72,26 +77,42 @@ def _tensors(criterion: "AdaptiveCriterion") -> dict[str, Tensor]:
     return tensors
 
 
+def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over a file's JSON and its tensors, with their names, types and shapes, in hex."""
+    whole = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        whole.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The metadata and all tensors.
+    """Return the metadata and all tensors, as they were saved.
 
     Raises:
-        AssetError: there is no such file, it is damaged, or of another format.
+        AssetError: there is no such file, it is damaged or was edited, or it is of another format.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         raise AssetError(f"{path} does not exist; make it with headscope.calibrate(...).save({str(path)!r})")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if KEY not in metadata:
-                raise AssetError(f"{path} holds no criterion; give a file that headscope.calibrate(...).save wrote")
-            plain = json.loads(metadata[KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, ValueError) as error:
-        raise AssetError(f"{path} is damaged: {error}; calibrate again") from error
-    if plain.get("format") != FORMAT:
-        raise AssetError(
-            f"{path} has format {plain.get('format')} of headscope {plain.get('headscope')}, this is {__version__} and"
-            f" reads format {FORMAT}; calibrate again, or install that version"
-        )
+        if KEY not in metadata:
+            raise AssetError(f"{path} holds no criterion; give a file that headscope.calibrate(...).save wrote")
+        plain = json.loads(metadata[KEY])
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise AssetError(f"{path} is damaged: {' '.join(str(error).split()):.200}; calibrate again") from error
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        _refuse_format(path, plain if isinstance(plain, dict) else {})
+    if metadata.get(DIGEST) != digest(metadata[KEY], tensors):
+        raise AssetError(f"{path} is damaged or was edited: it is not what headscope saved; calibrate again")
     return plain, tensors
+
+
+def _refuse_format(path: Path, plain: Mapping[str, Any]) -> NoReturn:
+    writer = f"{plain.get('format')!r:.40} of headscope {plain.get('headscope', 'of an unknown version')!s:.40}"
+    raise AssetError(
+        f"{path} has format {' '.join(writer.split())}, this is {__version__} and reads format {FORMAT}; calibrate "
+        "again, or install that version"
+    )

@@ -1,9 +1,10 @@
 """A folder that holds a model: config.json, safetensors, a fast tokenizer. Never remote code, never pickles."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from headscope.models.geometry import refuse_unsupported
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+KINDS = (".safetensors", ".json", ".jinja", ".model", ".txt")
+OBJECTS = (
+    *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    INDEX,
+)
+"""Files that transformers reads as JSON objects; some it leaves out without a word where they are none."""
 
 
 @contextmanager
@@ -31,7 +38,8 @@ def model_files(folder: Path) -> list[str]:
     """Return the names of the files that make the model: weights, configs, tokenizer.
 
     Raises:
-        AssetError: config.json or weights are missing; pickles and adapters are no weights.
+        AssetError: config.json or weights are missing, a link is broken or a file of JSON damaged; pickles and adapters
+            are no weights.
     """
     if not folder.is_dir():
         raise AssetError(f"model folder {folder} does not exist")
@@ -47,8 +55,24 @@ def model_files(folder: Path) -> list[str]:
     missing = sorted(name for name in weight_files(folder) if not (folder / name).is_file())
     if missing:
         raise AssetError(f"model folder {folder} lacks {', '.join(missing)}; download or merge it again")
-    kinds = (".safetensors", ".json", ".jinja", ".model", ".txt")
-    return sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix in kinds)
+    paths = sorted(path for path in folder.iterdir() if path.suffix in KINDS)
+    for path in paths:
+        if not path.is_file():
+            raise AssetError(f"{path} is a folder or a broken link, not a file; download it again, or remove it")
+        if path.name in OBJECTS:
+            _read_json(path)
+    _check_stop_tokens(folder / "generation_config.json")
+    return [path.name for path in paths]
+
+
+def _check_stop_tokens(file: Path) -> None:
+    """Refuse stop tokens that are no numbers: an answer would never end."""
+    tokens = _read_json(file).get("eos_token_id") if file.is_file() else None
+    several = tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
+    if wrong := [token for token in several if isinstance(token, bool) or not isinstance(token, int)]:
+        raise AssetError(
+            f"{file}: eos_token_id {wrong[0]!r:.40} is no number of a token; repair it or download it again"
+        )
 
 
 def weight_files(folder: Path) -> set[str]:
@@ -60,9 +84,12 @@ def weight_files(folder: Path) -> set[str]:
     index = folder / INDEX
     if not index.is_file():
         return {WHOLE}
-    files = _read_json(index).get("weight_map")
+    files: Any = _read_json(index).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise AssetError(f"{index} has no weight_map; download it again")
+    for file in files.values():
+        if not isinstance(file, str) or not re.fullmatch(r"[^/\\\x00-\x1f]+\.safetensors", file):
+            raise AssetError(f"{index} names {file!r:.80}, not a *.safetensors beside it; download it again")
     if (folder / WHOLE).is_file() and WHOLE not in files.values():
         raise AssetError(f"{folder} has weights twice, in {WHOLE} and in the files of {INDEX}; move one away")
     return set(files.values())
@@ -123,7 +150,7 @@ def _refuse_adapter(folder: Path) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets nested thousands deep
         raise AssetError(f"{path} is no JSON: {error}; download it again") from error
     if not isinstance(content, dict):
         raise AssetError(f"{path} is a {type(content).__name__}, not a JSON object; download it again")
@@ -140,6 +167,7 @@ def read_tokenizer(folder: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer("a")  # some options are read only here
     except Exception as error:  # the tokenizers library raises bare Exception on a damaged file
         reason = str(error).partition("\n")[0]
         raise AssetError(
@@ -175,7 +203,7 @@ def refuse_unembedded(tokenizer: Any, config: Any, folder: Path) -> None:
 def _around(tokenizer: Any) -> set[int]:
     """Return the tokens that the tokenizer and its chat template put around a text."""
     ids = set(tokenizer("a")["input_ids"])
-    if tokenizer.chat_template:
-        message = [{"role": "user", "content": "a"}]
+    message = [{"role": "user", "content": "a"}]
+    with suppress(Exception):  # a template that cannot write this is refused where a prompt asks for it
         ids |= set(tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"])
     return ids | {i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headscope.errors import UnsupportedModelError
+from headscope.models.config_numbers import refuse_wrong_numbers
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -94,13 +95,24 @@ def refuse_unsupported(config: Any) -> None:
 
     Raises:
         UnsupportedModelError: an encoder-decoder, soft-capped scores, learned sinks, layers that are neither full nor
-            sliding attention, no layer with full attention, or a size that is no single number.
+            sliding attention, no layer with full attention, a size that is no single number, or another wrong number.
     """
     text = config.get_text_config(decoder=True)
+    if isinstance(text, dict):
+        raise UnsupportedModelError(
+            f"model type {config.model_type}: transformers does not read its text_config; repair its config.json, or "
+            "choose another model"
+        )
+    refuse_wrong_numbers(text)
     reason = _reason(config, text)
     if reason:
         raise UnsupportedModelError(f"model type {config.model_type}: {reason}; choose another model")
-    geometry(config)
+    sizes = geometry(config)
+    if sizes.heads % sizes.kv_heads:
+        raise UnsupportedModelError(
+            f"model type {config.model_type}: num_attention_heads is {sizes.heads}, no multiple of its "
+            f"num_key_value_heads, {sizes.kv_heads}; repair its config.json, or choose another model"
+        )
 
 
 def _reason(config: Any, text: Any) -> str | None:

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from headscope.errors import AssetError
+from headscope.errors import AssetError, HeadscopeError
 from headscope.models.folder import quiet
+from headscope.models.geometry import refuse_unsupported
 from headscope.models.gguf_tokenizer import check_tokenizer, set_special_tokens
-from headscope.models.weights import read_model
+from headscope.models.weights import empty_model, read_model
 
 
 def convert(gguf: Path, out: Path) -> None:
@@ -23,6 +24,7 @@ def convert(gguf: Path, out: Path) -> None:
             tokenizer of it than the file says, or the copy computes something else.
     """
     fields = read_fields(gguf)
+    _refuse_size(gguf)
     print(f"converting {gguf.name} once, which takes minutes for a large model", file=sys.stderr, flush=True)
     try:
         with quiet():
@@ -30,10 +32,10 @@ def convert(gguf: Path, out: Path) -> None:
         set_special_tokens(tokenizer, fields)
         check_tokenizer(tokenizer, fields, gguf)
         model = read_model(gguf, dtype=torch.bfloat16, **_dequantised())
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise AssetError(
-            f"{gguf} cannot be converted: {' '.join(str(error).split())}; choose another file or a safetensors model"
-        ) from error
+    except (HeadscopeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise _unconvertible(gguf, error) from error
     expected = _logits(model)
     _forget_quantisation(model)
     with quiet():
@@ -54,13 +56,32 @@ def read_fields(gguf: Path) -> dict[str, Any]:
 
     try:
         fields = {name: field.contents() for name, field in GGUFReader(gguf).fields.items()}
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, OSError) as error:
         raise AssetError(
             f"{gguf} is truncated or no GGUF file; download it again, or name the folder of a safetensors model"
         ) from error
     if fields.get("split.count", 1) > 1:
         raise AssetError(f"{gguf} is one of {fields['split.count']} parts; merge them (llama-gguf-split --merge) first")
     return fields
+
+
+def _refuse_size(gguf: Path) -> None:
+    """Refuse a file whose fields say a larger model than its tensors make."""
+    from gguf import GGUFReader
+
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    except Exception as error:  # transformers reads the fields as they are
+        raise _unconvertible(gguf, error) from error
+    refuse_unsupported(config)
+    tensors = GGUFReader(gguf).tensors
+    empty_model(config, len(tensors), sum(int(tensor.n_elements) for tensor in tensors), gguf)
+
+
+def _unconvertible(gguf: Path, error: Exception) -> AssetError:
+    reason = " ".join(str(error).split())
+    return AssetError(f"{gguf} cannot be converted: {reason:.300}; choose another file or a safetensors model")
 
 
 def _dequantised() -> dict[str, Any]:

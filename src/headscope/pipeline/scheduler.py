@@ -21,8 +21,9 @@ GRACE = 60  # seconds in which Snakemake ends its jobs, and cancels those of a c
 
 def snakemake(overrides: Sequence[str], passed: Sequence[str]) -> list[str]:
     """Return the command of Snakemake on an experiment, by the interpreter that runs this."""
-    # Snakemake strips quotation marks from both ends of a value, be they of two different overrides; spaces keep them.
-    words = f" {shlex.join(overrides)} " if overrides else ""
+    # Snakemake reads a value as YAML, where `: ` makes a mapping and ` #` a comment, and strips quotation marks from
+    # its ends. An empty word, in spaces, is no YAML in front of others: they arrive as they are.
+    words = f" '' {shlex.join(overrides)} " if overrides else ""
     return [sys.executable, "-m", "snakemake", "--config", f"hydra={words}", *passed]
 
 

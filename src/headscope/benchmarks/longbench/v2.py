@@ -62,11 +62,15 @@ def read_template(path: Path) -> Template:
     """Return the official zero-shot prompt, 0shot.txt.
 
     Raises:
-        AssetError: the file is missing, or its placeholders are not the official ones.
+        AssetError: the file is missing or no text, or its placeholders are not the official ones.
     """
     if not path.is_file():
         raise AssetError(f"{path} does not exist; give LongBench-v2's 0shot.txt")
-    return dollar_style(path.read_text(encoding="utf-8"), set(VALUES), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise AssetError(f"{path} is no UTF-8 ({error}); give LongBench-v2's 0shot.txt") from error
+    return dollar_style(text, set(VALUES), str(path))
 
 
 def read_questions(path: Path) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from headscope.benchmarks.jsonl import read_jsonl, require
+from headscope.benchmarks.jsonl import read_jsonl, refuse_half_characters, require, whole_of
 from headscope.benchmarks.registry import find, module_of
 from headscope.benchmarks.row import Request, Row
 from headscope.benchmarks.sampling import Sample
@@ -38,7 +38,7 @@ def rows(request: Request, path: Path) -> list[Row]:
     return rows
 
 
-def read(path: Path, task: str, count: int) -> dict[int, tuple[Any, Rendering]]:
+def read(path: Path, task: str, count: int) -> dict[int, tuple[int, Rendering]]:
     """Return the first `count` samples of a file by line, each with the file's own index; every line is checked.
 
     That index is for needle tasks a place in the text, and not unique. The question is a text's last line.
@@ -47,7 +47,7 @@ def read(path: Path, task: str, count: int) -> dict[int, tuple[Any, Rendering]]:
         AssetError: as `rows`.
     """
     rows = read_jsonl(path).items()
-    samples = {line: (row.get("index"), _rendering(row, task, f"{path}, line {line}")) for line, row in rows}
+    samples = {line: _sample(row, task, f"{path}, line {line}") for line, row in rows}
     if len(samples) < count:
         raise AssetError(
             f"{path} ends at line {max(samples, default=0)} with {len(samples)} samples of {task}, but {count} are "
@@ -56,17 +56,21 @@ def read(path: Path, task: str, count: int) -> dict[int, tuple[Any, Rendering]]:
     return dict(islice(samples.items(), count))
 
 
-def _rendering(row: dict[str, Any], task: str, where: str) -> Rendering:
+def _sample(row: dict[str, Any], task: str, where: str) -> tuple[int, Rendering]:
     require(row, {"index": object, "input": str, "outputs": list}, where)
     text, prefix, outputs = row["input"], row.get("answer_prefix"), row["outputs"]
-    if not isinstance(prefix, str | None) or not outputs or not all(isinstance(output, str) for output in outputs):
+    texts = [output for output in outputs if isinstance(output, str) and output.strip()]
+    if not isinstance(prefix, str | None) or not outputs or texts != outputs:
         raise AssetError(
-            f"{where}: 'answer_prefix' is no text, or 'outputs' no list of texts; give the file as RULER wrote it"
+            f"{where}: 'answer_prefix' is no text, or 'outputs' no list of texts with something in them; give the file "
+            "as RULER wrote it"
         )
+    refuse_half_characters(prefix, f"{where}: field 'answer_prefix'")
     if prefix is None:
         text, prefix = _without_prefix(text, task, where)
     question = text.rstrip("\n").rfind("\n") + 1
-    return Rendering(text[:question], text[question:], prefix, outputs)
+    rendering = Rendering(text[:question], text[question:], prefix, outputs)
+    return whole_of(row["index"], f"{where}: field 'index'"), rendering
 
 
 def _without_prefix(text: str, task: str, where: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, TypeVar
 
-from headscope.benchmarks.jsonl import parse_json
+from headscope.benchmarks.jsonl import parse_json, refuse_half_characters
 from headscope.benchmarks.task import Split, split_of
 from headscope.errors import AssetError
 
@@ -96,18 +96,25 @@ def hotpotqa(content: bytes) -> Library:
         titles = {places.setdefault(text, len(places)): title for title, text in titled}
         gold = [place for place, title in titles.items() if title in _gold_titles(record)]
         answers = [_get(record, "answer", str, at)]
+        if not answers[0].strip():
+            raise AssetError(f"{at}: field 'answer' is empty; give the original file")
         questions.append(Question(_get(record, "question", str, at), answers, gold or list(titles), list(titles), []))
     return Library(list(places), questions)
 
 
 def _answers(record: dict[str, Any], where: str) -> list[str]:
-    return [_get(answer, "text", str, at) for at, answer in _items(record, "answers", where)]
+    """Return the right answers; an empty one would occur in any text."""
+    answers = [_get(answer, "text", str, at) for at, answer in _items(record, "answers", where)]
+    if not answers or not all(map(str.strip, answers)):
+        raise AssetError(f"{where}: field 'answers' is empty or holds an empty text; give the original file")
+    return answers
 
 
 def _titled(paragraph: Any, where: str) -> tuple[str, str]:
     """Return a paragraph's title, and its document: the title over the sentences."""
     match paragraph:
         case [str(title), [*sentences]] if all(isinstance(sentence, str) for sentence in sentences):
+            refuse_half_characters(paragraph, where)
             return title, f"{title}\n{''.join(sentences)}"
     raise AssetError(f"{where} is no pair of a title and its sentences; give the original file")
 
@@ -133,4 +140,6 @@ def _get(node: Any, field: str, kind: type[Kind], where: str) -> Kind:
         raise AssetError(
             f"{where}: field {field!r} is a {type(value).__name__}, not a {kind.__name__}; give the original file"
         )
+    if isinstance(value, str):
+        refuse_half_characters(value, f"{where}: field {field!r}")
     return value

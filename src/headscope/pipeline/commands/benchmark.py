@@ -5,6 +5,7 @@ export writes the prompts of an experiment as one JSON object a line, for any to
 
 import argparse
 import csv
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from headscope.errors import AssetError, ConfigError, LengthError
 from headscope.pipeline.commands.benchmark_averages import summary
+from headscope.pipeline.commands.benchmark_files import FORMAT, FORMAT_FIELD
 from headscope.pipeline.commands.benchmark_score import TaskScore, score_files
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.plan.unfinished import unfinished
@@ -62,7 +64,7 @@ def _export(folder: Path, options: Sequence[str]) -> int:
 
 def _score(predictions: Path, prompts: Path | None, table: Path | None) -> int:
     for path in (predictions, prompts):
-        if path is not None and not path.exists():
+        if path is not None and not os.path.exists(path):  # Path.exists raises where a name is too long
             raise AssetError(f"{path} does not exist")
     scores = score_files(predictions, prompts)
     width = max(4, *(len(score.task) for score in scores)) + 2
@@ -78,7 +80,7 @@ def _score(predictions: Path, prompts: Path | None, table: Path | None) -> int:
         print(f"the official metric failed on {failed} answers, which score 0")
     if table is not None:
         with atomic_file(table) as path, path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(TaskScore)])
+            writer = csv.DictWriter(file, [FORMAT_FIELD, *(field.name for field in fields(TaskScore))])
             writer.writeheader()
-            writer.writerows(asdict(score) for score in scores)
+            writer.writerows({FORMAT_FIELD: FORMAT, **asdict(score)} for score in scores)
     return 0

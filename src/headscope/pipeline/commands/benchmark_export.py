@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from headscope.pipeline.commands.benchmark_files import FORMAT, FORMAT_FIELD
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.store.files import atomic_folder
@@ -54,6 +55,7 @@ def _row(spec: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     """Return a prompt in RULER's field names; the model reads `input` and then `answer_prefix`."""
     same = ("length", "max_new_tokens", "min_new_tokens", "stop_text", "metric", "classes", "bucket", "truncated", "id")
     return {
+        FORMAT_FIELD: FORMAT,
         "index": row["index"],
         "task": spec["task"],
         "kind": spec["kind"],

@@ -8,6 +8,7 @@ Files are those that the official scripts write, or `<task>.jsonl` with the id o
 """
 
 import re
+from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,10 @@ from headscope.benchmarks import registry
 from headscope.benchmarks.answers import Key, Target, keys_of, read_target
 from headscope.benchmarks.jsonl import read_jsonl
 from headscope.errors import AssetError, ConfigError
+
+FORMAT_FIELD = "headscope_format"
+FORMAT = 1
+"""Of exported prompts and tables of scores, in a field of each row; other tools' rows have none."""
 
 
 def kind_of(task: str) -> str:
@@ -51,6 +56,26 @@ def place(file: Path, root: Path) -> tuple[str, str]:
     return "" if folder == Path() else folder.as_posix(), stem
 
 
+def rows_of(file: Path, task: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each row of a task's file, after the words that say where it is.
+
+    Raises:
+        AssetError: a row is of a format that this headscope does not know, or says that it is another task's.
+    """
+    for number, row in read_jsonl(file).items():
+        where = f"{file}, line {number}"
+        if row.get(FORMAT_FIELD, FORMAT) != FORMAT:
+            raise AssetError(
+                f"{where}: field {FORMAT_FIELD!r} is {row[FORMAT_FIELD]!r:.40}, this headscope reads {FORMAT}; install "
+                "the one that wrote it, or export again"
+            )
+        for name in ("task", "dataset"):
+            other = row.get(name)
+            if isinstance(other, str) and other in _kinds() and other.removesuffix("_e") != task.removesuffix("_e"):
+                raise AssetError(f"{where}: field {name!r} is {other!r}, the file is named for {task!r}; rename it")
+        yield where, row
+
+
 def prompts_of(folder: str, name: str, task: Any, prompts: Path) -> dict[Key, Target]:
     """Return the exported prompts of a task by each of their names.
 
@@ -65,8 +90,8 @@ def prompts_of(folder: str, name: str, task: Any, prompts: Path) -> dict[Key, Ta
             "one folder that they belong to"
         )
     targets: dict[Key, Target] = {}
-    for number, row in read_jsonl(files[0]).items():
-        target = read_target(row, task, f"{files[0]}, line {number}")
+    for where, row in rows_of(files[0], name):
+        target = read_target(row, task, where)
         source = row.get("source")
         own = {"_id": source.get("_id")} if isinstance(source, dict) else {}
         keys = {*keys_of(row, target.where), *keys_of(own, target.where)}

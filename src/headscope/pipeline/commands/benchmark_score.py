@@ -7,10 +7,9 @@ from typing import Any
 
 from headscope.benchmarks import registry
 from headscope.benchmarks.answers import Answer, Key, Target, read_answer
-from headscope.benchmarks.jsonl import read_jsonl
 from headscope.benchmarks.scoring import Score, is_null, mean, score
 from headscope.errors import AssetError
-from headscope.pipeline.commands.benchmark_files import kind_of, place, prompts_of
+from headscope.pipeline.commands.benchmark_files import kind_of, place, prompts_of, rows_of
 from headscope.pipeline.progress import progress
 
 
@@ -78,14 +77,14 @@ def _score_task(folder: str, name: str, files: Sequence[Path], prompts: Path | N
     kind = kind_of(name)
     task = registry.find(kind, name)
     exported = {} if prompts is None else prompts_of(folder, name, task, prompts)
-    answers = [answer for file in files for answer in _read(file, task, exported)]
+    answers = [answer for file in files for answer in _read(file, name, task, exported)]
     count = len({target.where for target in exported.values()}) if exported else _official_count(task)
     answered, double = _distinct(answers, count)
     scored = [(answer, _score(kind, name, task, answer)) for answer in answers]
     for bucket in ("", *sorted({bucket for answer in answers for bucket in answer.target.buckets})):
         members = [pair for pair in scored if bucket in ("", *pair[0].target.buckets)]
         yield TaskScore(
-            folder,
+            folder.encode(errors="backslashreplace").decode(),  # a name that is no UTF-8 can be read, but not printed
             kind,
             name,
             bucket,
@@ -99,11 +98,11 @@ def _score_task(folder: str, name: str, files: Sequence[Path], prompts: Path | N
         )
 
 
-def _read(file: Path, task: Any, exported: dict[Key, Target]) -> list[Answer]:
-    rows = read_jsonl(file)
-    if not rows:
+def _read(file: Path, name: str, task: Any, exported: dict[Key, Target]) -> list[Answer]:
+    answers = [read_answer(row, task, where, exported) for where, row in rows_of(file, name)]
+    if not answers:
         raise AssetError(f"{file} is empty; give one answer a line")
-    return [read_answer(row, task, f"{file}, line {number}", exported) for number, row in rows.items()]
+    return answers
 
 
 def _score(kind: str, name: str, task: Any, answer: Answer) -> Score:

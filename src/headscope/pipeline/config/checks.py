@@ -11,10 +11,11 @@ from headscope.pipeline.config.benchmark_checks import check_benchmarks
 from headscope.pipeline.config.calibration_checks import check_calibration
 from headscope.pipeline.config.criterion_checks import check_criteria
 from headscope.pipeline.config.names import figure_file
-from headscope.pipeline.config.options import find, from_plain, leaves, nearest, refuse_unknown
+from headscope.pipeline.config.options import find, from_plain, leaves, nearest, refuse_unknown, shown
+from headscope.pipeline.config.path_checks import check_paths
 from headscope.pipeline.config.schema import Config, Model
+from headscope.pipeline.store.files import canonical
 
-NAME = re.compile(r"[A-Za-z0-9_.]+(-[A-Za-z0-9_.]+)*")  # no two hyphens: they part a folder's name from its key
 SOURCES = {  # what each type must have, and what it may have
     "gguf": (("sha256",), ("packages", "id", "file", "revision")),
     "hub": (("id",), ("revision",)),
@@ -36,19 +37,8 @@ def check(config: Mapping[str, Any]) -> None:
         else:
             option.check(path, value)
     typed = from_plain(Config, config)
-    for test in (_names, _scope, _source, _model, check_benchmarks, check_criteria, _figures, check_calibration):
+    for test in (check_paths, _scope, _source, _model, check_benchmarks, check_criteria, _figures, check_calibration):
         test(typed)
-
-
-def _names(config: Config) -> None:
-    names = {"name": config.name.split("/"), "model.name": [config.model.name]}
-    names |= {"criterion": list(config.criterion), "figure": list(config.figure), "benchmark": list(config.benchmark)}
-    names["assets.files"] = list(config.assets.files)
-    names["estimator.name"] = [c.estimator.name for c in config.criterion.values() if c.estimator is not None]
-    for option, words in names.items():
-        for word in words:
-            if not NAME.fullmatch(word):
-                raise ConfigError(f"option {option}: {word!r} must be letters, digits, '_', '.' and single '-'")
 
 
 def _scope(config: Config) -> None:
@@ -77,7 +67,7 @@ def _source(config: Config) -> None:
             f"option model.source.sha256: {source.sha256!r} is not 64 of 0-9 and a-f, as sha256sum prints"
         )
     for package in source.packages or []:
-        if not all(package.partition("/")):
+        if not all(package.partition("/")) or package.startswith("-"):
             raise ConfigError(
                 f"option model.source.packages: {package!r} must be a pip requirement, a slash and the path inside the "
                 "package (my-model==1.0/my_model/weights.gguf)"
@@ -97,10 +87,14 @@ def _model(config: Config) -> None:
 def _figures(config: Config) -> None:
     for name, figure in config.figure.items():
         known = _parameters(figure_file(name))
-        for param in figure.params:
+        for param, value in figure.params.items():
             if param not in known:
-                near = f"; did you mean {nearest(param, known)}?" if known else ""
+                near = f"; did you mean {nearest(str(param), known)}?" if known else ""
                 raise ConfigError(f"unknown option figure.{name}.params.{param}{near}")
+            try:
+                canonical(value)
+            except (ValueError, TypeError) as error:
+                raise ConfigError(f"option figure.{name}.params.{param}: {shown(value)} is no plain value") from error
 
 
 def _parameters(file: Path) -> list[str]:

@@ -1,13 +1,12 @@
 """Hydra: override strings in, checked configurations out, one for each point of a sweep.
 
 A composition takes 65 ms and every cluster job reads the plan again, so compositions are kept on disk. That is sound
-because the tracked configuration reads neither the environment nor the clock (a test says so). A composition from the
-cache is checked like a new one: a change of the checks holds at once.
+because what reads the environment or the clock is refused. A composition from the cache is checked like a new one: a
+change of the checks holds at once. A file of the cache that is damaged is composed again.
 """
 
 import hashlib
 import json
-import shlex
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
@@ -16,15 +15,19 @@ from typing import Any
 
 from headscope.errors import ConfigError
 from headscope.heads import registry
-from headscope.pipeline.config import composition, options, overrides, schema
+from headscope.pipeline.config import composition, options, override_checks, overrides, schema, yaml_files
 from headscope.pipeline.config.checks import check
 from headscope.pipeline.config.composition import composed
 from headscope.pipeline.config.estimator_options import declared
-from headscope.pipeline.config.overrides import expand, option_of, readable
+from headscope.pipeline.config.overrides import expand, option_of, readable, split
+from headscope.pipeline.config.yaml_files import texts
 from headscope.pipeline.store.files import atomic_file, digest
 
+FORMAT = 2  # of a file of the cache
 CACHE = Path("results/.cache/compose")  # under the project, wherever the results go
-COMPOSED_BY = tuple(Path(str(module.__file__)) for module in (composition, options, overrides, schema))
+COMPOSED_BY = tuple(
+    Path(str(module.__file__)) for module in (composition, options, override_checks, overrides, schema, yaml_files)
+)
 """Code that a composition depends on."""
 
 
@@ -57,7 +60,7 @@ def compose(words: Sequence[str], root: Path) -> list[tuple[str, dict[str, Any]]
     for point, sweep in expand(words):
         config = _checked(point, root)
         overridden = {option_of(word) for word in point}
-        own = [[w for w in shlex.split(text) if option_of(w) not in overridden] for text in config["points"] or [""]]
+        own = [[w for w in split(text) if option_of(w) not in overridden] for text in config["points"] or [""]]
         for mine in dict.fromkeys(map(tuple, own)):  # an override may leave several points the same
             for more, _ in expand(mine):
                 named = [readable(word) for word in [*more, *sweep] if option_of(word) != "experiment"]
@@ -77,24 +80,32 @@ def _checked(words: Sequence[str], root: Path) -> dict[str, Any]:
 
 
 def _cached(words: Sequence[str], root: Path) -> dict[str, Any]:
-    file = root / CACHE / f"{digest([fingerprint(root), list(words)], 20)}.json"
-    if file.is_file():
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return config
-    config = composed(words, root)
-    try:
-        with atomic_file(file) as path:
-            path.write_text(json.dumps(config), encoding="utf-8")
-    except Exception:  # a cache that cannot be written costs time, nothing else
-        pass
+    key = digest([FORMAT, fingerprint(root), list(words)], 20)
+    file = root / CACHE / f"{key}.json"
+    config = _read(file, key)
+    if config is None:
+        config = composed(words, root)
+        try:
+            with atomic_file(file) as path:
+                path.write_text(json.dumps({"config": config, "sha256": digest([key, config], 64)}), encoding="utf-8")
+        except Exception:  # a cache that cannot be written costs time, nothing else
+            pass
     return config
+
+
+def _read(file: Path, key: str) -> dict[str, Any] | None:
+    """Return a composition of the cache; None if there is none, or it is not as it was written."""
+    try:
+        entry = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = entry["config"]
+        return config if entry["sha256"] == digest([key, config], 64) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 @cache
 def fingerprint(root: Path) -> str:
     """Digest all that a composition depends on: the YAMLs, the schema with the options of estimators, and Hydra."""
-    yamls = sorted((root / "conf").rglob("*.yaml"))
-    files = [(str(file.relative_to(root)), file.read_text(encoding="utf-8")) for file in yamls]
     code = [file.read_text(encoding="utf-8") for file in COMPOSED_BY]
     versions = [version(name) for name in ("hydra-core", "omegaconf")]
-    return hashlib.sha256(repr([files, code, declared(), versions]).encode()).hexdigest()
+    return hashlib.sha256(repr([texts(root), code, declared(), versions]).encode()).hexdigest()

@@ -7,8 +7,10 @@ from typing import Any
 
 from headscope.errors import ConfigError
 from headscope.pipeline.config import schema
-from headscope.pipeline.config.options import find, refuse_unknown
-from headscope.pipeline.config.overrides import CHOSEN_BY_NAME, check_words, option_of
+from headscope.pipeline.config.options import find, leaves, refuse_unknown, shown
+from headscope.pipeline.config.override_checks import CHOSEN_BY_NAME, check_words
+from headscope.pipeline.config.overrides import option_of
+from headscope.pipeline.config.yaml_files import refuse_malformed
 
 
 def composed(words: Sequence[str], root: Path) -> dict[str, Any]:
@@ -20,27 +22,25 @@ def composed(words: Sequence[str], root: Path) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
     check_words(words, root)
     ConfigStore.instance().store("headscope_schema", schema.Config)
     try:
-        with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        with initialize_config_dir(str((root / "conf").absolute()), version_base="1.3"):
             typed = hydra_compose("config", overrides=[_forced(word) for word in words])
         _drop_unchosen(typed)
         if missing := sorted(OmegaConf.missing_keys(typed)):
             option = find(missing[0])
             raise ConfigError(f"option {missing[0]} must be given" + (f": {option.accepts}" if option else ""))
+        _refuse_untyped(OmegaConf.to_container(typed))
         plain = OmegaConf.to_container(typed, resolve=True)
-    except YAMLError as error:
-        raise ConfigError(f"a file of conf/ is no YAML: {' '.join(str(error).split())}") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        raise _explained(error, words) from error
-    except (AssertionError, AttributeError) as error:  # OmegaConf has no message for an option of a group that is null
-        raise _null_group(words) or error from error
+    except ConfigError:
+        raise
+    except Exception as error:  # Hydra and OmegaConf have errors of many kinds, some without a message
+        refuse_malformed(root)
+        null = _null_group(words) if isinstance(error, AssertionError | AttributeError) else None
+        raise null or _explained(error, words) from error
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}
 
@@ -54,6 +54,14 @@ def _drop_unchosen(typed: Any) -> None:
             del typed.benchmark[name]
 
 
+def _refuse_untyped(raw: Any) -> None:
+    """Refuse an interpolation in the place of a group or a list, whose type OmegaConf does not check."""
+    for path, value in leaves(raw):
+        option = find(path)
+        if isinstance(value, str) and "${" in value and (option is None or option.many or option.kind is dict):
+            raise ConfigError(f"option {path}: {shown(value)} stands for more than one value; write them out")
+
+
 def _forced(word: str) -> str:
     """Let a free mapping (a figure's params) take new names without Hydra's `+`; they were checked by name."""
     option = find(option_of(word))
@@ -62,13 +70,17 @@ def _forced(word: str) -> str:
 
 def _explained(error: Exception, words: Sequence[str]) -> ConfigError:
     """Turn Hydra's or OmegaConf's message into one line."""
+    from yaml import YAMLError
+
     cause = error.__cause__ if error.__cause__ is not None else error
     # Hydra keeps only the text of an error inside one choice of a group.
     named = re.search(r"full_key: (\S+)", str(cause))
-    path = getattr(cause, "full_key", None) or (named and named[1])
-    reason = str(cause).strip().splitlines()[0]
+    path = re.sub(r"\[\d+\]", "", getattr(cause, "full_key", None) or (named[1] if named else ""))
+    if isinstance(cause, YAMLError):
+        return ConfigError(f"a file of conf/ is no YAML: {' '.join(str(cause).split())}")
+    reason = shown(next(iter(str(cause).strip().splitlines()), type(cause).__name__))[1:-1]
     if not path:
-        return ConfigError(reason)
+        return ConfigError(f"cannot compose {shown(' '.join(words))}: {reason}")
     head, _, name = path.partition(".")
     if head in CHOSEN_BY_NAME and name and "." not in name:
         return ConfigError(f"option {path}: this experiment has no {head} {name!r}; choose it: {head}=[{name},...]")
@@ -80,7 +92,7 @@ def _explained(error: Exception, words: Sequence[str]) -> ConfigError:
             return ConfigError(f"{unknown} ({reason})")
         return ConfigError(f"option {path}: {reason}")
     value = next((word.split("=", 1)[1] for word in words if option_of(word) == path and "=" in word), None)
-    wrong = f"{value!r} is not " if value is not None else f"{reason}; it is "
+    wrong = f"{shown(value)} is not " if value is not None else f"{reason}; it is "
     return ConfigError(f"option {path}: {wrong}{option.accepts}")
 
 

@@ -25,7 +25,7 @@ def known_kind(option: str, family: registry.Family, kind: str) -> None:
 
 def figure_file(name: str) -> Path:
     """Return the file of `headscope.figures.<name>`, which must exist."""
-    file = source.source_file(f"headscope.figures.{name}")
+    file = source.source_file(f"headscope.figures.{name}") if name.isidentifier() else None
     if file is None or file.name == "__init__.py":
         known = [path.stem for path in (source.SOURCE / "figures").glob("*.py") if path.stem != "__init__"]
         raise ConfigError(f"option figure.{name}: no module headscope.figures.{name}; nearest: {nearest(name, known)}")

@@ -1,6 +1,7 @@
 """The schema as a list of options: their names, what they accept, and the nearest name to a wrong one."""
 
 import dataclasses
+import math
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from headscope.errors import ConfigError
 from headscope.pipeline.config.schema import MISSING, Config
 
 T = TypeVar("T")
+LONGEST = 1000  # characters of a text
+LARGEST = 2**53  # of whole numbers: JSON and tensors hold it
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a mapping"}
 
 
@@ -53,9 +56,13 @@ class Option:
             ConfigError: naming the option, the value and the nearest valid one.
         """
         for item in (value or []) if self.many else [value]:
+            if isinstance(item, str) and (not item.isprintable() or len(item) > LONGEST):
+                raise ConfigError(f"option {path}: {shown(item)} is no text of at most {LONGEST} printable characters")
+            if isinstance(item, float) and not math.isfinite(item):
+                raise ConfigError(f"option {path}: {item} is not {self.accepts}")
             near = self._nearest(item)
             if item is not None and near != item:
-                raise ConfigError(f"option {path}: {item!r} is not {self.accepts}; the nearest is {near}")
+                raise ConfigError(f"option {path}: {shown(item)} is not {self.accepts}; the nearest is {near}")
 
     def _nearest(self, value: Any) -> Any:
         low, high, choices = (self.metadata[name] for name in ("low", "high", "choices"))
@@ -63,6 +70,7 @@ class Option:
             return value if value in choices else nearest(str(value), choices)
         if self.kind in (int, float) and value is not None:
             value = value if low is None else max(value, low)
+            high = LARGEST if high is None and self.kind is int else high
             return value if high is None else min(value, high)
         return value
 
@@ -153,6 +161,12 @@ def _head(option: Option) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the known word that is most like `word`."""
     return get_close_matches(word, sorted(known), n=1, cutoff=0)[0]
+
+
+def shown(value: Any) -> str:
+    """Return a value as one short line of printable characters."""
+    text = ascii(value) if not str(value).isprintable() else repr(value)
+    return text if len(text) < 100 else f"{text[:70]}...{text[-20:]}"
 
 
 def leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

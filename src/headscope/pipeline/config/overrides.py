@@ -1,29 +1,62 @@
 """Override strings in Hydra's grammar: `window.recent=64`, `criterion=[dense,qada]`, `seed=1,2,3`."""
 
 import itertools
+import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from headscope.errors import ConfigError
-from headscope.pipeline.config.options import nearest, refuse_unknown
+from headscope.pipeline.config.options import find, shown
 
-CHOSEN_BY_NAME = ("benchmark", "criterion", "figure")  # groups of which an experiment has several
+LEFT_OUT = ("glob", "interval", "shuffle", "tag")  # Hydra's functions that name no points, or others each time
+MOST_POINTS = 1000
+RESOLVER = re.compile(r"\$\{[^}]*(:|\$\{)")
+"""`${oc.env:HOME}`, `${now:%Y}`: a plan is read again by every job, and must be the same there."""
+
+
+def split(text: Any) -> list[str]:
+    """Split a text into overrides as a shell does.
+
+    Raises:
+        ConfigError: a quotation mark is open, or Snakemake's command line made something else of the text.
+    """
+    if not isinstance(text, str):
+        raise ConfigError(
+            f"cannot read the options {shown(text)}: --config hydra=... is YAML to Snakemake, which takes ': ' apart;"
+            " leave out the space, or use headscope run"
+        )
+    try:
+        return [word for word in shlex.split(text) if word]
+    except ValueError as error:
+        raise ConfigError(
+            f"cannot read the options {shown(text)}: {str(error).lower()}; Snakemake strips quotation marks from both"
+            " ends and takes ' #' for a comment: put a word without them last, or use headscope run"
+        ) from error
 
 
 def expand(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     """Expand sweeps (`a=1,2`, `choice()`, `range()`) into points: all words, swept words.
 
     Raises:
-        ConfigError: Hydra cannot read an override.
+        ConfigError: Hydra cannot read an override, or a sweep has no point or too many.
     """
     axes: list[list[tuple[str, bool]]] = []
-    for override in _parse(overrides):
+    number = 1
+    for override in map(parse, overrides):
         if override.is_sweep_override():
-            axes.append([(f"{override.get_key_element()}={value}", True) for value in override.sweep_string_iterator()])
+            values = itertools.islice(override.sweep_string_iterator(), MOST_POINTS + 1)
+            axes.append([(f"{override.get_key_element()}={value}", True) for value in values])
         else:
             axes.append([(override.input_line, False)])
+        number *= len(axes[-1])
+        if not 0 < number <= MOST_POINTS:
+            raise ConfigError(
+                f"option {shown(override.input_line)}: a sweep of no points or more than {MOST_POINTS};"
+                " choose others, or several runs"
+            )
     points = list(itertools.product(*axes))
     return [([word for word, _ in point], [word for word, swept in point if swept]) for point in points]
 
@@ -35,24 +68,6 @@ def groups(root: Path) -> dict[str, list[str]]:
         folder.name: sorted(str(file.relative_to(folder))[: -len(".yaml")] for file in folder.rglob("*.yaml"))
         for folder in folders
     }
-
-
-def check_words(words: Sequence[str], root: Path) -> None:
-    """Refuse options and choices that do not exist before Hydra does, with the nearest one that does.
-
-    Raises:
-        ConfigError: naming it.
-    """
-    known = groups(root)
-    for override in _parse(words):
-        group = override.key_or_group
-        if group not in known:
-            refuse_unknown(group, {name: known[name] for name in CHOSEN_BY_NAME})
-        elif not override.is_delete():
-            for name in _names(override.value()):
-                if name not in known[group]:
-                    near, every = nearest(name, known[group]), ", ".join(known[group])
-                    raise ConfigError(f"unknown {group} {name!r}; did you mean {near!r}? (there are: {every})")
 
 
 def split(text: str) -> list[str]:
@@ -77,21 +92,63 @@ def readable(word: str) -> str:
     return "".join(char if char.isalnum() or char in "_.=-" else "_" for char in word).replace("=_", "=").rstrip("_")
 
 
-def _parse(overrides: Sequence[str]) -> list[Any]:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def parse(text: str) -> Any:
+    """Read one override in Hydra's grammar.
+
+    Raises:
+        ConfigError: it cannot be read, has no printable form, or reads the environment or the clock.
+    """
     from hydra.errors import HydraException
 
-    parsed = []
-    for text in overrides:
-        try:
-            parsed += OverridesParser.create().parse_overrides([text])
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"cannot read the option {text!r}: {reason}; write name=value, see --help") from error
-    return parsed
+    if not text.isprintable():
+        raise ConfigError(f"cannot read the option {shown(text)}: it has a character that cannot be printed")
+    refuse_resolver(f"option {shown(text)}", text)
+    try:
+        [override] = _parser().parse_overrides([text])
+        _check_texts(override)
+    except (HydraException, ValueError, ArithmeticError, RecursionError) as error:
+        lines = [line for line in str(error).splitlines() if not line.startswith("Error parsing override")]
+        reason = shown(lines[0] if lines else type(error).__name__)[1:-1]
+        if reason.startswith("LexerNoViableAlt"):
+            reason = "it has a character that needs quotation marks"
+        raise ConfigError(f"cannot read the option {shown(text)}: {reason}; write name=value, see --help") from error
+    return override
 
 
-def _names(value: Any) -> Iterable[str]:
-    if isinstance(value, Mapping):
-        return ()
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+@cache
+def _parser() -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
+
+    functions = create_functions()
+    for name in LEFT_OUT:
+        del functions.functions[name], functions.definitions[name]
+    return OverridesParser(functions)
+
+
+def _check_texts(override: Any) -> None:
+    """Refuse a number for an option that is a text, where the number would be written otherwise: 12e7, 1_000, true."""
+    swept = override.is_sweep_override()
+    values = [*itertools.islice(override.sweep_iterator(), MOST_POINTS)] if swept else [override.value()]
+    option = find(override.key_or_group)
+    if option is None or option.kind is not str:
+        return
+    for value in itertools.chain.from_iterable(each if isinstance(each, list) else [each] for each in values):
+        if isinstance(value, int | float) and str(value) not in override.input_line:
+            raise ConfigError(
+                f"option {override.key_or_group}: {shown(override.input_line)} would be the text '{value}'; quote the"
+                f" value: \"{override.key_or_group}='...'\""
+            )
+
+
+def refuse_resolver(place: str, text: str) -> None:
+    """Refuse an interpolation that reads the environment or the clock, or calls anything else.
+
+    Raises:
+        ConfigError: naming `place` and the interpolation.
+    """
+    if resolver := RESOLVER.search(text):
+        interpolation = text[resolver.start() :].partition("}")[0] + "}"
+        raise ConfigError(
+            f"{place}: what {shown(interpolation)} reads may differ between a plan and its jobs; write the value"
+            ' itself, on a command line by the shell: results="$SCRATCH/results"'
+        )

@@ -17,8 +17,11 @@ from headscope.pipeline.plan.node import Node, ancestors
 from headscope.pipeline.plan.nodes import figures
 from headscope.pipeline.plan.stages import RESULT_STAGES
 from headscope.pipeline.store import left_out
-from headscope.pipeline.store.files import canonical
+from headscope.pipeline.store.files import canonical, digest
 from headscope.pipeline.store.left_out import LeftOut
+
+SOURCES = ("conf", "src", "workflow", "config", "profiles", "tests", "docs", "bench", ".git", ".snakemake")
+LONGEST = 150  # bytes of a sweep point's readable name
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,19 @@ class Plan:
         Raises:
             ConfigError: the results folder cannot be written, or a local file that a job would read does not exist.
         """
-        _check_results(Path(self.results).absolute())
+        _check_results(self.root.resolve(), (self.root / self.results).resolve())
         if (memory := self.root / ".snakemake").exists() and not memory.is_dir():
             raise ConfigError(f"{memory} is a file, where Snakemake keeps a folder; delete it: nothing in it counts")
         for node in self.nodes["assets"].values():
             _check_local_files(json.loads(node.spec))
 
 
-def _check_results(folder: Path) -> None:
+def _check_results(root: Path, folder: Path) -> None:
+    """Check that results can be written, and not among the project's own files."""
+    if root.is_relative_to(folder) or any(folder.is_relative_to(root / part) for part in SOURCES):
+        raise ConfigError(
+            f"option results: {folder} holds the project's own files; choose another folder: results=results"
+        )
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         why = "is no folder" if not existing.is_dir() else "cannot be written"
@@ -137,8 +145,8 @@ def build(overrides: Sequence[str] = (), root: Path | None = None) -> Plan:
     root = root or find_root()
     points = _points([(name, from_plain(Config, config)) for name, config in compose(overrides, root)])
     draws = [(point.name, seed) for point in points for seed in point.seeds]
-    if len({point.name for point in points}) < len(points) or len(set(draws)) < len(draws):
-        raise ConfigError("two points of the sweep are the same; write each value once")
+    if len({point.name.casefold() for point in points}) < len(points) or len(set(draws)) < len(draws):
+        raise ConfigError("two points of the sweep are the same, or have one name; write each value once")
     first = points[0].config
     for option in ("results", "tracking"):
         if any(getattr(point.config, option) != getattr(first, option) for point in points):
@@ -147,7 +155,7 @@ def build(overrides: Sequence[str] = (), root: Path | None = None) -> Plan:
     for node in ancestors([node for point in points for node in point.figures.values()]):
         nodes[node.stage][node.key] = node
     tracks = {node.key: node for node in _tracks(points, first.tracking)}
-    return Plan(root, first.results, points, nodes, tracks)
+    return Plan(root, str(Path(first.results)), points, nodes, tracks)
 
 
 def _tracks(points: Sequence[Point], tracking: Tracking) -> Iterator[Node]:
@@ -169,6 +177,8 @@ def _points(composed: Sequence[tuple[str, Config]]) -> list[Point]:
     for members in pooled.values():
         configs = [config for _, config in members]
         swept = ",".join(word for word in members[0][0].split(",") if not word.startswith("seed="))
+        if len(swept.encode()) > LONGEST:
+            swept = f"{swept[:40]}-{digest(swept)}"
         folder = f"{configs[0].name}/{swept}" if len(pooled) > 1 and swept else configs[0].name
         points.append(Point(folder, configs[0], [config.seed for config in configs], figures(configs)))
     return points
