@@ -1,8 +1,8 @@
 """A one-node Slurm with two pretended GPUs on the loopback address, all of it in one temporary folder.
 
-Debian's packages are downloaded and unpacked, never installed: no root is needed, and a Slurm of this machine is left
-alone. The commands in the node's `bin` know its configuration, ports and libraries. The daemons end with the process
-that started them, however it ends.
+Debian's packages and Snakemake's plugin are downloaded and unpacked there, never installed: no root is needed, and a
+Slurm of this machine is left alone. The commands in the node's `bin` know its configuration, ports and libraries. The
+daemons end with the process that started them, however it ends.
 """
 
 import getpass
@@ -11,12 +11,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+# Not among the packages for tests: Snakemake imports every plugin that it finds, with pandas, at each of its starts.
+PLUGINS = ("snakemake-executor-plugin-slurm", "snakemake-executor-plugin-slurm-jobstep")
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge", "libmunge2")
 DAEMONS = ("slurmctld", "slurmd", "slurmstepd")
 
@@ -63,7 +67,7 @@ class SlurmNode:
     """A running node.
 
     Attributes:
-        bin: folder of its commands, to be put first on PATH.
+        variables: what the environment of a Snakemake that uses it must have.
     """
 
     def __init__(self, folder: Path):
@@ -71,6 +75,7 @@ class SlurmNode:
         for name in ("bin", "state", "spool"):
             (folder / name).mkdir()
         _unpack(folder)
+        _fetch_plugins(folder / "python")
         [self.plugins] = self.root.glob("usr/lib/*/slurm-wlm")
         libraries = os.pathsep.join(
             [str(self.plugins), str(self.plugins.parent), os.environ.get("LD_LIBRARY_PATH", "")]
@@ -82,6 +87,8 @@ class SlurmNode:
         (folder / "key").write_bytes(os.urandom(1024))
         (folder / "key").chmod(0o400)
         self._write_commands()
+        first = {"PATH": self.bin, "PYTHONPATH": folder / "python"}
+        self.variables = {name: f"{path}{os.pathsep}{os.environ.get(name, '')}" for name, path in first.items()}
 
     def _write_commands(self) -> None:
         """Write a script for each command of Slurm, which sets what the command must know."""
@@ -163,6 +170,16 @@ def _unpack(folder: Path) -> None:
             subprocess.run(["dpkg-deb", "-x", package, folder / "root"], check=True, capture_output=True)
     except subprocess.SubprocessError as error:
         raise Unavailable(f"Debian's packages of Slurm cannot be had: {error}") from error
+
+
+def _fetch_plugins(folder: Path) -> None:
+    """Fetch Snakemake's plugins for Slurm in the tested versions; what they need is there."""
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder]
+    command += ["-c", ROOT / "constraints.txt", *PLUGINS]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=90)
+    except subprocess.SubprocessError as error:
+        raise Unavailable(f"Snakemake's plugin for Slurm cannot be had: {error}") from error
 
 
 def _download(folder: Path, options: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -63,8 +62,6 @@ class Run:
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[SlurmNode]:
-    if find_spec("snakemake_executor_plugin_slurm") is None:
-        pytest.skip("the extra `slurm` of this package is not installed")
     try:
         with slurm_node.running() as node:
             yield node
@@ -84,7 +81,8 @@ def runs(node: SlurmNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     sweep, smoke = (Project(tmp_path_factory.mktemp(name)) for name in ("sweep", "smoke"))
     sweep.stub_stages().inject("dense", *DENSE.splitlines())
     for project, options in ((sweep, SWEEP), (smoke, SMALL)):
-        project.environment["PATH"] = f"{node.bin}{os.pathsep}{project.environment['PATH']}"
+        path = f"{project.root / 'src'}{os.pathsep}{node.variables['PYTHONPATH']}"
+        project.environment |= {**node.variables, "PYTHONPATH": path}
         project.run(options, "--until", "prompts")
     command = [sys.executable, "-m", "headscope", "run", *SMALL.split(), "--", *PROFILE, "20"]
     runs = {"sweep": on_slurm(sweep), "smoke": Run(smoke, command)}
@@ -108,10 +106,9 @@ def test_jobs_of_a_sweep_have_gpus_and_go_on_after_a_failure_and_a_time_limit(
     assert [node.state(job) for job in (failing, lasting)] == ["FAILED", "TIMEOUT"]
     assert f"SLURM-job '{lasting}' failed, SLURM status is: 'TIMEOUT'" in said
     assert not [path for path in Path(root, "results/dense").rglob("*") if path.is_file()]
-    assert project.planned(SWEEP, "--until", "dense") == {"dense": 2}
     (root / "repaired").touch()
     assert on_slurm(project).end()[0] == 0
-    assert project.planned(SWEEP, "--until", "dense") == {}
+    assert len(list(root.glob("results/dense/*/answers.parquet"))) == 2
 
 
 def test_smoke_ends_in_the_figures_of_a_run_on_this_machine(runs: dict[str, Run]) -> None:
@@ -122,4 +119,3 @@ def test_smoke_ends_in_the_figures_of_a_run_on_this_machine(runs: dict[str, Run]
     figures = run.project.root / "results/figures/smoke"
     wanted = {"report.html", *(f"score_sparsity.{end}" for end in ("csv", "pdf", "png"))}
     assert wanted <= {path.name for path in figures.iterdir()}
-    assert run.project.planned(SMALL) == {}
