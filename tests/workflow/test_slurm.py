@@ -18,14 +18,14 @@ from project import Project
 from slurm_node import SlurmNode
 
 SMALL = "experiment=smoke benchmark.ruler.tasks=[fwe] criterion=[dense,local] figure=[score_sparsity]"
-SWEEP = f"{SMALL} model.device=cuda seed=1,2"
+SWEEP = f"{SMALL} criterion=[dense,qada_random_words] model.device=cuda seed=1,2"
 PROFILE = ["--workflow-profile", "profiles/slurm", "--latency-wait", "10", "--slurm-init-seconds-before-status-checks"]
 
 # Two seeds meet, so that both run at once. Then one fails, and one goes on until its time limit ends it.
-DENSE = """\
+MOMENTS = """\
 import os, time
 from headscope.errors import AssetError
-seed = parents.one("prompts").spec["seed"]
+seed = spec["seed"]
 (out / "half").touch()
 def wait(*files):
     for _ in range(1200):
@@ -70,22 +70,23 @@ def node() -> Iterator[SlurmNode]:
 
 
 def on_slurm(project: Project) -> Run:
-    """Start the dense answers of the sweep."""
-    command = project.command(SWEEP, "--until", "dense", *PROFILE, "15")
+    """Start the moments of the sweep: its only jobs that want a GPU and nothing but the model."""
+    command = project.command(SWEEP, "--until", "moments", *PROFILE, "15")
     return Run(project, [word for word in command if word != "-c2"])
 
 
 @pytest.fixture(scope="module")
 def runs(node: SlurmNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
-    """The two runs, just started; their prompts were made on this machine."""
+    """The two runs, just started."""
     sweep, smoke = (Project(tmp_path_factory.mktemp(name)) for name in ("sweep", "smoke"))
-    sweep.stub_stages().inject("dense", *DENSE.splitlines())
-    for project, options in ((sweep, SWEEP), (smoke, SMALL)):
+    for project in (sweep, smoke):
         path = f"{project.root / 'src'}{os.pathsep}{node.variables['PYTHONPATH']}"
         project.environment |= {**node.variables, "PYTHONPATH": path}
-        project.run(options, "--until", "prompts")
+    sweep.stub_stages().inject("moments", *MOMENTS.splitlines())
+    runs = {"sweep": on_slurm(sweep)}
+    smoke.run(SMALL, "--until", "prompts")  # on this machine: what it made is used by the cluster
     command = [sys.executable, "-m", "headscope", "run", *SMALL.split(), "--", *PROFILE, "20"]
-    runs = {"sweep": on_slurm(sweep), "smoke": Run(smoke, command)}
+    runs["smoke"] = Run(smoke, command)
     yield runs
     for run in runs.values():
         run.process.kill()
@@ -105,10 +106,10 @@ def test_jobs_of_a_sweep_have_gpus_and_go_on_after_a_failure_and_a_time_limit(
     assert status == 1 and "headscope: the file x is damaged; fetch it again\n" in said
     assert [node.state(job) for job in (failing, lasting)] == ["FAILED", "TIMEOUT"]
     assert f"SLURM-job '{lasting}' failed, SLURM status is: 'TIMEOUT'" in said
-    assert not [path for path in Path(root, "results/dense").rglob("*") if path.is_file()]
+    assert not [path for path in Path(root, "results/moments").rglob("*") if path.is_file()]
     (root / "repaired").touch()
     assert on_slurm(project).end()[0] == 0
-    assert len(list(root.glob("results/dense/*/answers.parquet"))) == 2
+    assert len(list(root.glob("results/moments/*/moments.safetensors"))) == 2
 
 
 def test_smoke_ends_in_the_figures_of_a_run_on_this_machine(runs: dict[str, Run]) -> None:
