@@ -10,6 +10,7 @@ from headscope import __main__ as cli
 from headscope.errors import ConfigError
 from headscope.pipeline.commands import docs
 from headscope.pipeline.config import compose
+from headscope.pipeline.plan.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 OF_WINDOW = 144 * 2 * 64 * 2
@@ -96,3 +97,19 @@ def test_costs_are_bytes_over_the_windows_bytes() -> None:
     clusters = {"kind": "clusters", "name": "c", "clusters": 16, "covariance": "full", "bits": 16}
     assert cost("lost_output", clusters, None) == (16 * (2 * 64 + 2) + 64 * 65 / 2) * 4 / OF_WINDOW
     assert cost("oracle", None, {"count": 10, "bits": 8}) == 2 * (10 * 68 + 128) / OF_WINDOW
+
+
+def test_the_cluster_page_says_what_each_stage_asks_for() -> None:
+    text = (ROOT / "docs/cluster.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (yes|no) \| (.+) \|$", text, re.MULTILINE)
+    where = {True: "where Snakemake runs", False: "as a job"}
+    assert rows == [
+        (
+            stage.name,
+            str(stage.mem_mb // 1000),
+            str(stage.runtime // 60),
+            "yes" if stage.gpu else "no",
+            where[stage.local],
+        )
+        for stage in STAGES.values()
+    ]

@@ -8,6 +8,7 @@ import pytest
 from docutils.core import publish_doctree
 
 ROOT = Path(__file__).parents[2]
+MADE_BY = {"command": "headscope run", "git": {}}
 CAPTIONS = sorted((ROOT / "workflow" / "report").glob("*.rst"))
 
 
@@ -20,13 +21,27 @@ def rendered(file, config):
 
 @pytest.mark.parametrize("file", CAPTIONS, ids=lambda file: file.stem)
 def test_a_caption_renders_without_a_warning(file):
-    assert "Left out" not in rendered(file, {"hydra": "experiment=smoke", "left_out": []})
+    assert "Left out" not in rendered(file, MADE_BY)
 
 
 def test_the_report_names_tasks_that_were_left_out():
     reasons = ["task cwe at length 1024: too short; choose 1060", "task niah_single_1 at length 64: `a_` *b"]
-    text = rendered(ROOT / "workflow" / "report" / "workflow.rst", {"left_out": reasons})
-    assert "Left out" in text and "; ".join(reasons) in text and "Configuration: the default experiment." in text
+    text = rendered(ROOT / "workflow" / "report" / "workflow.rst", {**MADE_BY, "left_out": reasons})
+    assert "Left out" in text and "; ".join(reasons) in text
+
+
+@pytest.mark.parametrize(
+    ("git", "words"),
+    [
+        ({"commit": "12ab", "dirty": False}, "at commit 12ab:"),
+        ({"commit": "12ab", "dirty": True}, "at commit 12ab with changes that were not committed:"),
+        ({}, "This command made it:"),
+    ],
+)
+def test_the_report_names_the_command_and_the_commit(git, words):
+    command = "headscope run 'criterion=[dense,*]' name=`a_"
+    text = rendered(ROOT / "workflow" / "report" / "workflow.rst", {**MADE_BY, "command": command, "git": git})
+    assert words in text and f"\n{command}\n" in text
 
 
 def test_every_figure_has_a_caption():

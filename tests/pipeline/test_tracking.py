@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from matplotlib.figure import Figure
@@ -18,8 +21,10 @@ from wandb_file import OfflineRun
 
 from headscope.pipeline.stages import track
 from headscope.pipeline.store.parents import Parents
+from headscope.pipeline.store.tables import PromptMargins, PromptMasses
 from headscope.pipeline.tracking.record import read_record
 
+MADE_BY = {"git": {"commit": "1234abcd", "dirty": False}, "packages": {"torch": "2.13.0"}}
 EVALUATION_SPEC = {"task": "fwe", "length": 1024, "criteria": {"dense": {"kind": "dense"}}, "targets": [0.5]}
 
 
@@ -43,7 +48,9 @@ def finished(results: Path, stage: str, key: str, spec: dict[str, Any], write: C
     write(folder)
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    (folder / "provenance.json").write_text(json.dumps({"files": files, "seconds": 12.5, "peak_memory_mib": 300.0}))
+    provenance = {"files": files, "seconds": 12.5, "peak_memory_mib": 300.0, "python": "3.11.7", **MADE_BY}
+    parents = {f"assets/{asset.name}": {} for asset in (results / "assets").glob("*")}
+    (folder / "provenance.json").write_text(json.dumps({**provenance, "parents": parents}))
     return folder
 
 
@@ -75,6 +82,51 @@ def make_calibration(results: Path) -> Path:
     )
 
 
+def make_assets(results: Path) -> None:
+    """Make a text and a model, from which all that follow are made."""
+    for name, kind in (("prose", "packaged"), ("small", "model")):
+        spec = {"name": name, "kind": kind}
+        finished(results, "assets", f"{name}--0000000000", spec, lambda folder: (folder / "manifest.json").touch())
+
+
+def make_masses(results: Path) -> Path:
+    """Make two prompts of one layer with two heads, whose window holds 3/4 and 1/4 of the mass."""
+    three, one = float(np.log(3)), 0.0
+    place = {"layer": np.array([0]), "query": np.array([9])}
+    cells = [("evaluation", [[three, one]], [[one, three]]), ("calibration", [[three, three]], [[one, one]])]
+
+    def write(folder: Path) -> None:
+        tables = [
+            PromptMasses("p", split, **place, segment=np.array(["answer"]), local=np.array(local),
+                         bulk=np.array(bulk), bulk_size=np.array([7])).table()
+            for split, local, bulk in cells
+        ]  # fmt: skip
+        write_groups(folder / "masses.parquet", tables)
+
+    return finished(results, "oracle", "fwe-1024--00000000a0", {"task": "fwe"}, write)
+
+
+def make_margins(results: Path) -> Path:
+    """Make margins of two criteria on a query of two heads, which would lose 1/2 and 1/4 of their outputs."""
+    place = {"layer": np.array([0]), "query": np.array([9]), "margin": np.zeros((1, 2))}
+    exact, lost = np.log([[3.0, 1.0]]), np.log([[0.5, 0.25]])
+
+    def write(folder: Path) -> None:
+        tables = [
+            PromptMargins("p", "evaluation", **place, criterion=name, exact=exact, lost=lost).table()
+            for name in ("lost_output", "qada")
+        ]
+        write_groups(folder / "margins.parquet", tables)
+
+    return finished(results, "margins", "fwe-1024--00000000b0", {"task": "fwe"}, write)
+
+
+def write_groups(file: Path, tables: list[pa.Table]) -> None:
+    with pq.ParquetWriter(file, tables[0].schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
 def make_figure(results: Path) -> Path:
     def write(folder: Path) -> None:
         pd.DataFrame({"x": [0, 1], "y": [0.5, 1.5]}).to_csv(folder / "roc.csv", index=False)
@@ -93,7 +145,7 @@ def replay(results: Path, folders: list[Path], mode: str = "offline") -> dict[st
 
 @dataclass
 class Study:
-    """Three nodes that were replayed, and their runs read back, by stage."""
+    """Nodes that were replayed, and their runs read back, by stage."""
 
     folders: dict[str, Path]
     runs: dict[str, OfflineRun]
@@ -102,7 +154,9 @@ class Study:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     results = tmp_path_factory.mktemp("results")
-    folders = [make_evaluation(results), make_calibration(results), make_figure(results)]
+    make_assets(results)
+    makers = (make_evaluation, make_calibration, make_masses, make_margins, make_figure)
+    folders = [make(results) for make in makers]
     tracked = replay(results, folders)
     assert tracked["warnings"] == []
     runs = [OfflineRun(results / "wandb" / tracked["runs"][folder.name]) for folder in folders]
@@ -119,8 +173,30 @@ def test_a_node_is_one_run_of_its_experiments_group(study: Study) -> None:
     assert all(run.run.run_group == "study" and run.run.project == "heads" for run in study.runs.values())
     assert all(run.finished for run in study.runs.values())
     run = study.runs["evaluation"]
-    assert (run.run.run_id, run.run.display_name, run.run.job_type) == ("00000000e0", "fwe-1024", "evaluation")
+    assert (run.run.run_id, run.run.job_type) == ("00000000e0", "evaluation")
     assert {name: run.config[name] for name in EVALUATION_SPEC} == EVALUATION_SPEC
+
+
+def test_runs_of_one_task_and_length_have_different_names(study: Study) -> None:
+    names = [study.runs[stage].run.display_name for stage in ("evaluation", "oracle", "margins")]
+    assert names == [f"fwe-1024--00000000{digest}" for digest in ("e0", "a0", "b0")]
+
+
+def test_a_run_says_which_model_code_and_packages_made_it(study: Study) -> None:
+    for run in study.runs.values():
+        assert run.config["model"] == "small" and run.config["python"] == "3.11.7"
+        assert {name: run.config[name] for name in MADE_BY} == MADE_BY
+    assert list(study.runs["oracle"].run.tags) == ["oracle", "small", "fwe", "study"]
+    assert list(study.runs["calibration"].run.tags) == ["calibration", "small", "study"]
+
+
+def test_masses_and_margins_have_means_over_pairs(study: Study) -> None:
+    masses, margins = study.runs["oracle"].history, study.runs["margins"].history
+    assert masses["local_share/evaluation"] == pytest.approx(0.5) and masses["long_share@0.5/evaluation"] == 0.5
+    assert masses["local_share/calibration"] == pytest.approx(0.75) and masses["long_share@0.5/calibration"] == 0
+    for name in ("lost_output", "qada"):
+        assert margins[f"lost_output/{name}/evaluation"] == pytest.approx(0.375)
+        assert margins[f"local_share/{name}/evaluation"] == pytest.approx(0.625)
 
 
 def test_an_evaluation_has_its_means_and_every_text(study: Study) -> None:
@@ -164,7 +240,7 @@ def test_files_are_referred_to_by_path_and_sha256_and_never_copied(study: Study)
 
 
 def test_the_client_writes_under_the_results_alone(study: Study, no_login: Path) -> None:
-    assert len(study.runs) == 3 and not any(no_login.iterdir())
+    assert len(study.runs) == 5 and not any(no_login.iterdir())
 
 
 def test_a_node_that_is_tracked_again_replaces_its_offline_run(tmp_path: Path, calibration: Path) -> None:

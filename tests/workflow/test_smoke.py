@@ -47,6 +47,7 @@ def test_one_command_ends_in_figures_and_a_report(smoke):
     assert len([path for path in figures.iterdir() if path.suffix in (".pdf", ".png", ".csv")]) == 18
     report = (figures / "report.html").read_text()
     assert "score_sparsity" in report and len(report) > 1_000_000
+    assert "headscope run experiment=smoke" in report
     assert "jobs in " in said and " left\n" in said
     assert f"report   {figures / 'report.html'}" in said.splitlines()
 

@@ -21,6 +21,7 @@ from headscope.pipeline.plan.unfinished import (
     set_aside,
     unfinished,
 )
+from headscope.pipeline.store.provenance import git_state
 from headscope.pipeline.store.runs import at_work
 
 try:
@@ -31,8 +32,13 @@ try:
 except HeadscopeError as error:
     raise WorkflowError(str(error))
 
-# For the text of the report, which is made when prompts are done.
+# For the text of the report, which is made when all is done.
 config["left_out"] = [each.reason for each in PLAN.left_out()]
+
+config["command"] = shlex.join(
+    ["headscope", "run", *shlex.split(config.get("hydra") or "")]
+)
+config["git"] = git_state() or {}
 
 # What is missing or damaged is what runs. Snakemake sees no input of a job that is done, so it remembers nothing
 # that counts: neither its metadata nor the time of a file.

@@ -70,18 +70,6 @@ def groups(root: Path) -> dict[str, list[str]]:
     }
 
 
-def split(text: str) -> list[str]:
-    """Split a text into override strings, as a shell does.
-
-    Raises:
-        ConfigError: a quotation is open.
-    """
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise ConfigError(f"cannot read the options {text!r}: {str(error).lower()}; close what is open") from error
-
-
 def option_of(word: str) -> str:
     """Return the dotted path that an override sets."""
     return word.split("=", 1)[0].lstrip("+~")

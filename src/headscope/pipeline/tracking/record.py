@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from headscope.pipeline.store.files import results_root
 from headscope.pipeline.store.parents import Parent
+from headscope.pipeline.tracking.pair_means import margins_means, masses_means
 
 MEANS = ("score", "sparsity", "sparsity_group", "kv_bytes")
 
@@ -19,9 +21,10 @@ class Record:
 
     Attributes:
         id: digest of the node's key.
-        name: readable part of the key.
+        name: the node's key, so that no two results have one name.
         stage: the stage that made it.
-        config: its slice of the options.
+        config: its slice of the options, and its provenance: model, git commit, versions of packages.
+        tags: its stage, model and task.
         metrics: numbers by name.
         tables: tables by name.
         pictures: PNG files by name.
@@ -32,6 +35,7 @@ class Record:
     name: str
     stage: str
     config: dict[str, Any]
+    tags: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
@@ -41,8 +45,9 @@ class Record:
 def read_record(folder: Path) -> Record:
     """Read a result of any stage from its folder, `<results>/<stage>/<name>--<digest>`."""
     parent = Parent(folder)
-    name, _, digest = folder.name.rpartition("--")
-    record = Record(digest, name, parent.stage, parent.spec)
+    model = _model(folder)
+    record = Record(folder.name.rpartition("--")[2], folder.name, parent.stage, {**parent.spec, "model": model})
+    record.tags = [tag for tag in (parent.stage, model, parent.spec.get("task")) if tag]
     if parent.left_out:  # its other files are empty
         record.config["left_out"] = parent.left_out.reason
         _provenance(record, folder / "provenance.json")
@@ -53,9 +58,20 @@ def read_record(folder: Path) -> Record:
     return record
 
 
+def _model(folder: Path) -> str | None:
+    """Return the name of the model that a result was made with: that of an asset among its ancestors."""
+    parent = Parent(folder)
+    if parent.stage == "assets":
+        return str(parent.spec["name"]) if parent.spec["kind"] == "model" else None
+    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    models = (_model(results_root(folder) / address) for address in provenance["parents"])
+    return next((model for model in models if model), None)
+
+
 def _provenance(record: Record, path: Path) -> None:
     provenance = json.loads(path.read_text(encoding="utf-8"))
     record.files = provenance["files"]
+    record.config |= {name: provenance[name] for name in ("git", "python", "packages")}
     names = [name for name in provenance if name == "seconds" or "memory" in name]
     record.metrics.update(_numbers({name: provenance[name] for name in names}))
 
@@ -84,6 +100,14 @@ def _calibration(record: Record, path: Path) -> None:
     record.metrics.update(_numbers({f"sparsity@{target}": share for target, share in sparsity.items()}))
 
 
+def _masses(record: Record, path: Path) -> None:
+    record.metrics.update(masses_means(path))
+
+
+def _margins(record: Record, path: Path) -> None:
+    record.metrics.update(margins_means(path))
+
+
 def _csv(record: Record, path: Path) -> None:
     record.tables[f"{path.stem}_table"] = pd.read_csv(path)
 
@@ -102,6 +126,8 @@ READERS: dict[str, Callable[[Record, Path], None]] = {
     "rows.parquet": _rows,
     "answers.parquet": _answers,
     "seconds.parquet": _seconds,
+    "masses.parquet": _masses,
+    "margins.parquet": _margins,
     "calibration.json": _calibration,
     ".csv": _csv,
     ".png": _picture,

@@ -57,6 +57,7 @@ def replay(record: Record, folder: Path, experiment: str, project: str, mode: An
         id=record.id,
         name=record.name,
         config=record.config,
+        tags=[tag[:64] for tag in (*record.tags, experiment)],  # longer ones are refused
         dir=results,
         mode=mode,
         settings=_settings(),
@@ -90,7 +91,9 @@ def _settings() -> wandb.Settings:
 
 def _artifact(record: Record, folder: Path) -> wandb.Artifact:
     """Make an artifact that refers to the folder's files by path, with their SHA-256; nothing is copied."""
-    artifact = wandb.Artifact(f"{record.stage}-{record.name}", type=record.stage, metadata={"sha256": record.files})
+    artifact = wandb.Artifact(
+        f"{record.stage}-{record.name}"[-128:], type=record.stage, metadata={"sha256": record.files}
+    )
     for name in record.files:
         artifact.add_reference((folder / name).resolve().as_uri(), name=name, checksum=False)
     return artifact
