@@ -17,7 +17,7 @@ COMMANDS = {
     "docs": "write docs/criteria.md and docs/options.md from conf/ and the schema",
 }
 
-FLAGS = {"plan": (), "verify": ("--delete",), "diff": (), "gc": ("--delete",), "docs": ()}
+FLAGS = {"plan": (), "verify": ("--delete",), "diff": (), "gc": ("--delete",), "docs": ("--check",)}
 """Commands that take options in Hydra's grammar, and the flags of each."""
 
 

@@ -63,7 +63,7 @@ def _end_group() -> None:
 
 
 def interrupt(leader: int) -> None:
-    """Terminate the jobs of Snakemake's process group, and interrupt Snakemake, which then cancels those of a cluster."""
+    """Terminate the jobs of Snakemake's process group, and interrupt Snakemake, which cancels those of a cluster."""
     with suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGTERM)  # first, or it would end the command that cancels
         os.kill(leader, signal.SIGINT)
