@@ -10,11 +10,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from projects import Small, processes
+
+from headscope.pipeline.plan.stages import STAGES
 
 DAY = 86400
 Fault = Callable[[Small, Random], str]
@@ -64,22 +67,13 @@ def _killed(whom: str, how: signal.Signals) -> Fault:
 
 def _signal(project: Small, process: "subprocess.Popen[bytes]", whom: str, how: signal.Signals) -> None:
     """Send a signal to the command, to Snakemake, to a job, or to all at once as a power cut does."""
-    marks = {"command": "headscope run", "snakemake": "-m snakemake --config", "job": f"headscope {'{stage}'}"}
-    found = processes(project.root)
-    if whom == "job":
-        chosen = [
-            each for each in found if "--" in each.words and "/bash" not in each.words and " run " not in each.words
-        ]
-        chosen = [each for each in chosen if "snakemake" not in each.words and "tee " not in each.words]
-    elif whom == "all":
-        chosen = found
-    else:
-        chosen = [each for each in found if marks[whom] in each.words and "bash -c" not in each.words]
+    running = [each for each in processes(project.root) if "bash -c" not in each.words]
+    stages = [f"-m headscope {stage} " for stage in STAGES]
+    marks = {"command": ["-m headscope run"], "snakemake": ["-m snakemake --config"], "job": stages, "all": [""]}
+    chosen = [each for each in running if any(mark in each.words for mark in marks[whom])]
     for each in chosen if whom == "all" else chosen[:1]:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(each.pid, how)
-        except ProcessLookupError:
-            pass
 
 
 def _nodes(project: Small) -> list[Path]:

@@ -63,9 +63,8 @@ def _say(ends: list[tuple[Kind, str, str]], seconds: float) -> None:
         ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
     ).stdout.strip()
     versions = ", ".join(f"{name} {version(name)}" for name in ("snakemake", "torch", "transformers"))
-    print(
-        f"`python {shlex.join(sys.argv)}` at {commit}, Python {platform.python_version()}, {versions}, {seconds:.0f} s\n"
-    )
+    where = f"Python {platform.python_version()}, {versions}, {seconds:.0f} s"
+    print(f"`python {shlex.join(sys.argv)}` at {commit}, {where}\n")
     print(f"The experiment: `headscope run {' '.join(OPTIONS)}`\n")
     print("| kind | recovery | faults | equal |\n|---|---|---|---|")
     for kind in KINDS:

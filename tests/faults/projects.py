@@ -16,11 +16,6 @@ from project import Project
 
 OPTIONS = ["experiment=smoke", "benchmark.ruler.tasks=[fwe]", "criterion=[dense,oracle,qada]"]
 OPTIONS += ["figure=[roc,score_sparsity]"]
-    "experiment=smoke",
-    "benchmark.ruler.tasks=[fwe]",
-    "criterion=[dense,oracle,qada]",
-    "figure=[roc,score_sparsity]",
-]
 TABLES = ("rows.parquet", "answers.parquet", "masses.parquet", "calibration.json", "roc.csv", "score_sparsity.csv")
 LIMIT = 240  # seconds for one command
 
