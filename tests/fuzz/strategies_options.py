@@ -177,7 +177,9 @@ def same(option: Option, value: Any, actual: Any) -> bool:
         return len(value) == len(actual) if isinstance(value, list) else str(value).count(",") + 1 == len(actual)
     if option.kind is str:
         return str(value).strip().strip("'\"") == actual or "\\" in str(value) or "(" in str(value)
+    if option.kind is bool:
+        return (str(value).lower() in ("true", "yes", "on", "y", "1")) == actual
     return str(value).lower() == str(actual).lower() or float(value) == float(actual)
 
 
-KINDS = [Kind("options", st.lists(overrides(), min_size=1, max_size=2), check, ci=100, long=4600)]
+KINDS = [Kind("options", st.lists(overrides(), min_size=1, max_size=2), check, ci=90, long=4600)]

@@ -1,6 +1,7 @@
 """Check a composed configuration: every value's range, and what options mean together. Never imports torch."""
 
 import ast
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,6 @@ from headscope.pipeline.config.names import figure_file
 from headscope.pipeline.config.options import find, from_plain, leaves, nearest, refuse_unknown, shown
 from headscope.pipeline.config.path_checks import check_paths
 from headscope.pipeline.config.schema import Config, Model
-from headscope.pipeline.store.files import canonical
 
 SOURCES = {  # what each type must have, and what it may have
     "gguf": (("sha256",), ("packages", "id", "file", "revision")),
@@ -91,15 +91,26 @@ def _figures(config: Config) -> None:
             if param not in known:
                 near = f"; did you mean {nearest(str(param), known)}?" if known else ""
                 raise ConfigError(f"unknown option figure.{name}.params.{param}{near}")
-            try:
-                canonical(value)
-            except (ValueError, TypeError) as error:
-                raise ConfigError(f"option figure.{name}.params.{param}: {shown(value)} is no plain value") from error
+            if not _is(known[param], value):
+                raise ConfigError(
+                    f"option figure.{name}.params.{param}: {shown(value)} is no {known[param] or 'value'}"
+                )
 
 
-def _parameters(file: Path) -> list[str]:
-    """Return the names of what a figure's `draw` takes after tables and title, read without importing it."""
+def _parameters(file: Path) -> dict[str, str]:
+    """Return what a figure's `draw` takes after tables and title: names with types, read without importing it."""
     for node in ast.parse(file.read_bytes()).body:
         if isinstance(node, ast.FunctionDef) and node.name == "draw":
-            return [argument.arg for argument in [*node.args.args, *node.args.kwonlyargs][2:]]
-    return []
+            arguments = [*node.args.args, *node.args.kwonlyargs][2:]
+            return {each.arg: ast.unparse(each.annotation) if each.annotation else "" for each in arguments}
+    return {}
+
+
+def _is(annotation: str, value: Any) -> bool:
+    """Return True if a value has a type; JSON must carry it, and a type of another name is not checked."""
+    if annotation.startswith("Sequence["):
+        return isinstance(value, list) and all(_is(annotation.removeprefix("Sequence[")[:-1], item) for item in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    types: dict[str, type | tuple[type, ...]] = {"float": (int, float), "int": int, "str": str}
+    return isinstance(value, types.get(annotation, object)) and not (annotation in types and isinstance(value, bool))

@@ -60,8 +60,11 @@ def compose(words: Sequence[str], root: Path) -> list[tuple[str, dict[str, Any]]
     for point, sweep in expand(words):
         config = _checked(point, root)
         overridden = {option_of(word) for word in point}
-        own = [[w for w in split(text) if option_of(w) not in overridden] for text in config["points"] or [""]]
-        for mine in dict.fromkeys(map(tuple, own)):  # an override may leave several points the same
+        own = [split(text) for text in config["points"] or [""]]
+        if any(option_of(word) == "points" for more in own for word in more):
+            raise ConfigError("option points: a point has no points of its own; write its overrides")
+        kept = [tuple(word for word in more if option_of(word) not in overridden) for more in own]
+        for mine in dict.fromkeys(kept):  # an override may leave several points the same
             for more, _ in expand(mine):
                 named = [readable(word) for word in [*more, *sweep] if option_of(word) != "experiment"]
                 points.append((",".join(named), _checked([*more, *point], root) if more else config))

@@ -93,7 +93,7 @@ def parse(text: str) -> Any:
     refuse_resolver(f"option {shown(text)}", text)
     try:
         [override] = _parser().parse_overrides([text])
-        _check_texts(override)
+        _check_kind(override)
     except (HydraException, ValueError, ArithmeticError, RecursionError) as error:
         lines = [line for line in str(error).splitlines() if not line.startswith("Error parsing override")]
         reason = shown(lines[0] if lines else type(error).__name__)[1:-1]
@@ -113,19 +113,21 @@ def _parser() -> Any:
     return OverridesParser(functions)
 
 
-def _check_texts(override: Any) -> None:
-    """Refuse a number for an option that is a text, where the number would be written otherwise: 12e7, 1_000, true."""
+def _check_kind(override: Any) -> None:
+    """Refuse what Hydra would take for another value: 12e7, 1_000 or true for a text, 2 for a truth value."""
     swept = override.is_sweep_override()
     values = [*itertools.islice(override.sweep_iterator(), MOST_POINTS)] if swept else [override.value()]
-    option = find(override.key_or_group)
-    if option is None or option.kind is not str:
-        return
+    option, path = find(override.key_or_group), override.key_or_group
     for value in itertools.chain.from_iterable(each if isinstance(each, list) else [each] for each in values):
-        if isinstance(value, int | float) and str(value) not in override.input_line:
+        if option is None or not isinstance(value, int | float):
+            continue
+        if option.kind is str and str(value) not in override.input_line:
             raise ConfigError(
-                f"option {override.key_or_group}: {shown(override.input_line)} would be the text '{value}'; quote the"
-                f" value: \"{override.key_or_group}='...'\""
+                f"option {path}: {shown(override.input_line)} would be the text '{value}'; quote the value:"
+                f" \"{path}='...'\""
             )
+        if option.kind is bool and value not in (0, 1):
+            raise ConfigError(f"option {path}: {shown(value)} is not {option.accepts}")
 
 
 def refuse_resolver(place: str, text: str) -> None:
