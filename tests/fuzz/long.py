@@ -28,7 +28,7 @@ def main() -> int:
     options = parser.parse_args()
     kinds = [kind for kind in KINDS if not options.kinds or kind.name in options.kinds]
     whole = sum(kind.long for kind in kinds)
-    _say_head()
+    _say_head(options.seed)
     faults = ""
     for kind in kinds:
         start = time.monotonic()
@@ -41,13 +41,14 @@ def main() -> int:
     return int(bool(faults))
 
 
-def _say_head() -> None:
+def _say_head(seed: int) -> None:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
     ).stdout.strip()
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    print(f"`python {shlex.join(sys.argv)}` at {commit}, Python {platform.python_version()}, {versions}\n")
-    print("| kind | inputs | results | refusals | tracebacks | time |\n|---|---|---|---|---|---|", flush=True)
+    print(f"`python {shlex.join(sys.argv)}`, seed {seed}, at {commit}, Python {platform.python_version()}, {versions}.")
+    print("A fault is a traceback, a refusal of several lines, or a result that is silently wrong.\n")
+    print("| kind | inputs | results | refusals | faults | time |\n|---|---|---|---|---|---|", flush=True)
 
 
 if __name__ == "__main__":
