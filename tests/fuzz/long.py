@@ -32,7 +32,7 @@ def main() -> int:
     faults = ""
     for kind in kinds:
         start = time.monotonic()
-        ends = run(kind, options.inputs * kind.long // whole, options.seed)
+        ends = run(kind, max(1, round(options.inputs * kind.long / whole)), options.seed)
         counts = [ends.counts[name] for name in ("results", "refusals", "faults")]
         row = [kind.name, sum(counts), *counts, f"{time.monotonic() - start:.0f} s"]
         print(f"| {' | '.join(map(str, row))} |", flush=True)
