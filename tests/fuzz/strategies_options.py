@@ -182,4 +182,4 @@ def same(option: Option, value: Any, actual: Any) -> bool:
     return str(value).lower() == str(actual).lower() or float(value) == float(actual)
 
 
-KINDS = [Kind("options", st.lists(overrides(), min_size=1, max_size=2), check, ci=90, long=4600)]
+KINDS = [Kind("options", st.lists(overrides(), min_size=1, max_size=2), check, ci=115, long=4600)]

@@ -154,6 +154,6 @@ def check_cached(content: bytes) -> None:
 
 
 KINDS = [
-    Kind("yaml", files(), check_file, ci=22, long=1100),
-    Kind("cache of compositions", cached, check_cached, ci=8, long=300),
+    Kind("yaml", files(), check_file, ci=25, long=1100),
+    Kind("cache of compositions", cached, check_cached, ci=10, long=300),
 ]

@@ -58,3 +58,10 @@ def test_a_file_that_cannot_be_read_is_named(root: Path) -> None:
     (root / "conf/window/broken.yaml").symlink_to("nowhere")
     with pytest.raises(ConfigError, match=r"conf/window/broken\.yaml cannot be read: No such file"):
         compose.compose(["experiment=smoke"], root)
+
+
+def test_a_configuration_that_does_not_say_when_it_counts_is_refused(root: Path) -> None:
+    file = root / "conf/config.yaml"
+    file.write_text(file.read_text().replace("  - _self_\n", ""))
+    with pytest.raises(ConfigError, match="In 'config': Defaults list is missing `_self_`"):
+        compose.compose(["experiment=smoke"], root)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from headscope.errors import ConfigError
 from headscope.pipeline.config import schema
@@ -27,7 +28,8 @@ def composed(words: Sequence[str], root: Path) -> dict[str, Any]:
     check_words(words, root)
     ConfigStore.instance().store("headscope_schema", schema.Config)
     try:
-        with initialize_config_dir(str((root / "conf").absolute()), version_base="1.3"):
+        with catch_warnings(), initialize_config_dir(str((root / "conf").absolute()), version_base="1.3"):
+            filterwarnings("error", message=".*_self_")  # without it Hydra's order of files changes
             typed = hydra_compose("config", overrides=[_forced(word) for word in words])
         _drop_unchosen(typed)
         if missing := sorted(OmegaConf.missing_keys(typed)):
