@@ -98,7 +98,7 @@ def refuse_unsupported(config: Any) -> None:
             sliding attention, no layer with full attention, a size that is no single number, or another wrong number.
     """
     text = config.get_text_config(decoder=True)
-    if isinstance(text, dict):
+    if not hasattr(text, "model_type"):
         raise UnsupportedModelError(
             f"model type {config.model_type}: transformers does not read its text_config; repair its config.json, or "
             "choose another model"
@@ -125,6 +125,8 @@ def _reason(config: Any, text: Any) -> str | None:
         return "learned attention sinks (s_aux) add mass that is no key's, which is not implemented"
     if None in (_value(text, "num_attention_heads"), _value(text, "max_position_embeddings")):
         return "it has no attention heads over a bounded number of positions"
+    if (chunk := getattr(text, "attention_chunk_size", None)) is not None:  # caches would cut at it in any layer
+        return f"layers of kind chunked_attention (attention_chunk_size={chunk!r:.40}) are not implemented"
     other = sorted(set(_layer_types(text)) - {FULL, SLIDING})
     if other:
         return f"layers of kind {', '.join(other)} are not implemented, only full and sliding attention"

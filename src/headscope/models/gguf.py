@@ -1,5 +1,6 @@
 """Converts a GGUF file, once, into a folder that loads as a plain bf16 model without GGUF support."""
 
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from headscope.errors import AssetError, HeadscopeError
 from headscope.models.folder import quiet
 from headscope.models.geometry import refuse_unsupported
+from headscope.models.gguf_header import walk_header
 from headscope.models.gguf_tokenizer import check_tokenizer, set_special_tokens
 from headscope.models.weights import empty_model, read_model
 
@@ -55,8 +57,9 @@ def read_fields(gguf: Path) -> dict[str, Any]:
     from gguf import GGUFReader
 
     try:
+        walk_header(gguf)
         fields = {name: field.contents() for name, field in GGUFReader(gguf).fields.items()}
-    except (ValueError, LookupError, TypeError, ArithmeticError, OSError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, OSError, struct.error) as error:
         raise AssetError(
             f"{gguf} is truncated or no GGUF file; download it again, or name the folder of a safetensors model"
         ) from error

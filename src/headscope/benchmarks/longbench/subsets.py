@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from headscope.benchmarks.jsonl import refuse_half_characters
 from headscope.benchmarks.longbench.data import Record, example_of, read_records
 from headscope.benchmarks.longbench.example import Example, LongTask
 from headscope.benchmarks.longbench.splits import choose
@@ -83,6 +84,7 @@ def read_template(path: Path, name: str) -> Template:
         text = json.loads(path.read_bytes())[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AssetError(f"{path} holds no prompt for {name} ({error!r}); give dataset2prompt.json") from error
+    refuse_half_characters(text, f"the prompt for {name} in {path}")
     return format_style(text, {"context", "input"}, f"the prompt for {name} in {path}")
 
 
