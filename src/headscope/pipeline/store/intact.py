@@ -24,7 +24,7 @@ def problem(folder: Path, declared: Sequence[str] = ()) -> str | None:
     recorded = provenance.read(folder)
     stats = provenance.stats(folder, files_of(folder, recorded))
     if stats != recorded["stat"]:
-        with suppress(AssetError):  # a folder that cannot be written costs time, nothing else
+        with suppress(AssetError, OSError):  # a folder that cannot be written costs time, nothing else
             provenance.write(folder, {**recorded, "stat": stats})
     return None
 
@@ -73,7 +73,8 @@ def _parents(folder: Path, recorded: Provenance) -> Iterator[str]:
 
     A parent that gc has removed is no fault, and one without readable provenance has a problem of its own.
     """
+    results = str(folder.parents[1])
     for address, files in recorded["parents"].items():
         with suppress(AssetError):
-            if provenance.read(folder.parents[1] / address)["files"] != files:
+            if provenance.read(f"{results}/{address}")["files"] != files:
                 yield f"made from other bytes of {address} than lie there now"
