@@ -58,10 +58,15 @@ def collect(folder: Path, code: str, parents: Mapping[str, Mapping[str, str]], s
     }
 
 
+def names(folder: Path) -> list[str]:
+    """Return the relative paths of all files of a folder except provenance.json and hidden ones, which systems make."""
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+    return [name for path in files if (name := path.relative_to(folder).as_posix()) != FILE]
+
+
 def hash_files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a folder by its relative path, except provenance.json."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder) != Path(FILE))
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    return {name: sha256_file(folder / name) for name in names(folder)}
 
 
 def outside_files(folder: Path) -> dict[str, str | None]:
