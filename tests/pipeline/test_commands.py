@@ -1,5 +1,3 @@
-import shlex
-
 import pytest
 from toy_nodes import install, make, write_spec
 
@@ -7,6 +5,7 @@ from headscope import __main__ as cli
 from headscope.pipeline.commands import diff, gc
 from headscope.pipeline.commands.run import snakemake
 from headscope.pipeline.config import compose
+from headscope.pipeline.config.overrides import split
 from headscope.pipeline.store.runs import at_work
 
 
@@ -89,8 +88,8 @@ def test_an_experiment_that_cannot_be_planned_keeps_gc_from_deleting(tmp_path, m
 
 
 ODD = [
-    (["diff", "experiment='x", "b"], "close what is open"),
-    (["gc", "experiment='x"], "close what is open"),
+    (["diff", "experiment='x", "b"], "no closing quotation"),
+    (["gc", "experiment='x"], "no closing quotation"),
     (["diff", "{folder}", "{folder}/nothing"], "nothing is no folder; diff compares two folders"),
     (["diff", "{folder}", "{folder}"], "is not a finished"),
     (["diff", "{garbled}", "{garbled}"], "spec.yaml cannot be read"),
@@ -189,4 +188,4 @@ def test_snakemake_is_given_overrides_as_they_are_whatever_needs_quoting(overrid
     from snakemake.cli import parse_config
 
     command = snakemake(overrides, [])
-    assert shlex.split(parse_config([command[-1]])["hydra"] or "") == overrides
+    assert split(parse_config([command[-1]])["hydra"] or "") == overrides
