@@ -83,7 +83,7 @@ def test_commands_of_the_pages_exist_and_their_options_compose(words: list[str])
     assert words[0] in cli.COMMANDS
     options = words[1 : words.index("--") if "--" in words else None]
     if words[0] in ("run", "plan", "verify"):
-        assert compose.compose([word for word in options if word not in ("-m", "--cfg", "job")], ROOT)
+        assert compose.compose([word for word in options if word not in ("-m", "--cfg", "job", "--delete")], ROOT)
 
 
 def cost(kind: str, estimator: dict | None, outliers: dict | None) -> float:

@@ -104,7 +104,7 @@ def test_missing_prompts_are_made_by_snakemake_first(tmp_path, monkeypatch):
     assert cli.main(["benchmark", "export", str(tmp_path / "out"), "experiment=smoke", f"results={tmp_path}"]) == 7
     [command] = called
     targets = command[command.index("--") + 1 :]
-    assert len(targets) == 4 and all("/prompts/" in target for target in targets)
+    assert len(targets) == 2 and all("/prompts/" in target for target in targets)
     assert not (tmp_path / "out").exists()
 
 

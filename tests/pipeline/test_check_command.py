@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from headscope import __main__ as cli
 from headscope.models.tiny import tiny_llama, tiny_tokenizer
 from headscope.pipeline.commands import check
 from headscope.pipeline.plan.plan import build
+from headscope.pipeline.store import provenance
 
 SIZES = {"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "hidden": 32, "vocab": 300, "positions": 128, "seed": 0}
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "Pack my box with five dozen liquor jugs."]
@@ -42,9 +44,10 @@ def test_a_model_without_known_probes_is_not_called_served_rightly(folder, capsy
 def test_a_name_of_conf_is_checked_where_a_run_has_put_it_and_with_its_own_rope(folder, tmp_path, capsys, monkeypatch):
     plan = build(["model=llama3_8b_rope16k", f"results={tmp_path}"])
     [node] = [node for node in plan.nodes["assets"].values() if json.loads(node.spec)["kind"] == "model"]
-    for file in map(Path, plan.files(node)):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"model": str(folder)}))
+    asset = tmp_path / node.address
+    asset.mkdir(parents=True)
+    (asset / "manifest.json").write_text(json.dumps({"model": str(folder)}))
+    provenance.write(asset, provenance.collect(asset, "code", {}, time.time()))
     monkeypatch.setattr(check.planning, "build", lambda words: plan)
     assert cli.main(["check", "llama3_8b_rope16k"]) == 0
     assert "'rope_type': 'yarn'" in capsys.readouterr().out

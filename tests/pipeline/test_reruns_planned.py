@@ -47,6 +47,8 @@ CHANGES = {
     "benchmark.ruler.samples.evaluation=3": ("prompts", "dense", *DOWN),
     "benchmark.ruler.lengths=[1024,2048]": ("prompts", "moments", "dense", *DOWN),
     "model.source.seed=1": PLAIN,
+    "versions.torch=9.9.9": ("moments", "dense", *DOWN),
+    "versions.transformers=9.9.9": tuple(stage for stage in PLAIN if stage != "assets"),
 }
 
 

@@ -101,12 +101,13 @@ def _files_of(parent: Path) -> dict[str, str]:
     Raises:
         AssetError: a file, or a model's or benchmark's file outside the results, is not the recorded one.
     """
-    if wrong := next(problems(parent, hash_below=LARGE), None):
-        raise AssetError(
-            f"{parent.parent.name}/{parent.name}: {wrong}; to make it and its descendants anew, run headscope verify "
-            "--delete and then the same command again"
-        )
-    files: dict[str, str] = provenance.read(parent)["files"]
+    remedy = "to make it and its descendants anew, run headscope verify --delete and then the same command again"
+    try:
+        if wrong := next(problems(parent, hash_below=LARGE), None):
+            raise AssetError(f"{parent.parent.name}/{parent.name}: {wrong}")
+        files: dict[str, str] = provenance.read(parent)["files"]
+    except AssetError as error:
+        raise AssetError(f"{error}; {remedy}") from error
     return files
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from headscope.errors import AssetError
 from headscope.pipeline.commands.deletion import delete, refuse_while_working
 from headscope.pipeline.plan import plan as planning
-from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.progress import progress
 from headscope.pipeline.store import provenance
@@ -72,7 +71,7 @@ def _findings(plan: Plan, results: Path, folders: Sequence[Path], cells: Sequenc
 
 def _parents(plan: Plan, folders: Sequence[Path]) -> dict[str, list[str]]:
     """Return the parents' addresses of all results and jobs by address; damage passes through jobs that are missing."""
-    parents = {node.address: [parent.address for parent in node.parents] for node in _nodes(plan)}
+    parents = {node.address: [parent.address for parent in node.parents] for node in [*plan, *plan.tracks.values()]}
     for folder in folders:
         try:
             parents[f"{folder.parent.name}/{folder.name}"] = list(provenance.read(folder)["parents"])
@@ -81,14 +80,10 @@ def _parents(plan: Plan, folders: Sequence[Path]) -> dict[str, list[str]]:
     return parents
 
 
-def _nodes(plan: Plan) -> list[Node]:
-    return [*plan, *plan.tracks.values()]
-
-
 def _needed(plan: Plan, results: Path) -> dict[Path, Path]:
     """Return what a plan makes, results and plain-named copies, each with the file that is there if it is."""
-    folders = [results / node.address for node in _nodes(plan)]
-    markers = [results / "figures" / f"{copy}.key" for copy in plan.copies()]
+    folders = [results / address for address in plan.addresses]
+    markers = [plan.root / plan.marker(copy) for copy in plan.copies()]
     return {**{folder: folder / provenance.FILE for folder in folders}, **{marker: marker for marker in markers}}
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,4 +115,5 @@ def atomic_file(final: Path) -> Iterator[Path]:
             yield path
             os.replace(path, final)
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it was renamed, or never made
+            path.unlink()

@@ -19,12 +19,15 @@ def problem(folder: Path, declared: Sequence[str] = ()) -> str | None:
     A file whose size and modification time are the recorded ones is trusted. Any other is hashed; if it is unchanged,
     its new time is recorded, so that a copy of a results folder is hashed once.
     """
+    try:
+        recorded = provenance.read(folder)
+    except AssetError as error:
+        return str(error).removeprefix(f"{folder}/")
+    stats = provenance.stats(folder, files_of(folder, recorded))  # before any file is hashed
     if wrong := next(problems(folder, declared), None):
         return wrong
-    recorded = provenance.read(folder)
-    stats = provenance.stats(folder, files_of(folder, recorded))
     if stats != recorded["stat"]:
-        with suppress(AssetError):  # a folder that cannot be written costs time, nothing else
+        with suppress(AssetError, OSError):  # a folder that cannot be written costs time, nothing else
             provenance.write(folder, {**recorded, "stat": stats})
     return None
 
@@ -36,12 +39,11 @@ def problems(folder: Path, declared: Sequence[str] = (), hash_below: float = 0) 
         folder: the folder.
         declared: files that it must have.
         hash_below: files of fewer bytes are hashed even if size and modification time are those recorded.
+
+    Raises:
+        AssetError: provenance.json is missing, damaged or of an unknown format.
     """
-    try:
-        recorded = provenance.read(folder)
-    except AssetError as error:
-        yield str(error).removeprefix(f"{folder}/")
-        return
+    recorded = provenance.read(folder)
     yield from (f"{name} is missing" for name in declared if name not in [*recorded["files"], provenance.FILE])
     stats = provenance.stats(folder, files_of(folder, recorded))
     for name, sha256 in files_of(folder, recorded).items():
@@ -73,7 +75,8 @@ def _parents(folder: Path, recorded: Provenance) -> Iterator[str]:
 
     A parent that gc has removed is no fault, and one without readable provenance has a problem of its own.
     """
+    results = str(folder.parents[1])
     for address, files in recorded["parents"].items():
         with suppress(AssetError):
-            if provenance.read(folder.parents[1] / address)["files"] != files:
+            if provenance.read(f"{results}/{address}")["files"] != files:
                 yield f"made from other bytes of {address} than lie there now"

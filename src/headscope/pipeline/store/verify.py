@@ -64,7 +64,7 @@ def verify(folder: Path) -> Iterator[Finding]:
         return
     damages = list(problems(folder, hash_below=EVERY_FILE))
     yield from (Finding(folder, damage) for damage in damages)
-    for name in sorted(provenance.hash_files(folder).keys() - recorded["files"].keys()):
+    for name in sorted(set(provenance.names(folder)) - recorded["files"].keys()):
         yield Finding(folder / name, "no stage made it", Kind.UNKNOWN)
     if not damages:
         yield from _address(folder, Parent(folder).spec, recorded)
