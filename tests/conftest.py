@@ -2,11 +2,17 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headscope.pipeline.plan.plan import Plan
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -14,3 +20,21 @@ if not torch.cuda.is_available():
 
 for folder in ("models", "lab", "inference"):  # their helpers
     sys.path.insert(0, str(Path(__file__).parent / folder))
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def compositions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of compositions for the tests of one worker: each takes Hydra a third of a second."""
+    return tmp_path_factory.mktemp("compose")
+
+
+@pytest.fixture
+def build(compositions: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., "Plan"]:
+    """Plan override strings with the repository's configuration."""
+    from headscope.pipeline.config import compose
+    from headscope.pipeline.plan import plan
+
+    monkeypatch.setattr(compose, "CACHE", compositions)
+    return lambda *overrides: plan.build(overrides, ROOT)

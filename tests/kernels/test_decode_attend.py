@@ -60,7 +60,7 @@ def assert_exact(layer: Layer, **options):
     torch.testing.assert_close(decided.output.double(), true.output, **rounding(layer.query.dtype))
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([1, 2]), st.sampled_from([1, 3, 4, 16]), st.sampled_from([16, 64, 80, 128]),
     st.lists(st.integers(1, 400), min_size=1, max_size=3), st.integers(1, 20), st.sampled_from([0, 7, 70]),
@@ -141,7 +141,7 @@ def test_a_margin_that_is_nan_reads_the_bulk(device, dtype, part) -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-@pytest.mark.parametrize("group", [1, 2, 5, 8])
+@pytest.mark.parametrize("group", [2, 5])  # powers of two and others; the test above draws more
 def test_heads_of_a_group_have_one_label(device, dtype, group, lost) -> None:
     layer = drawn(device, dtype, group=group, lengths=(300, 90, 24), outliers=0, lost_output=lost, by_group=True)
     for threshold in (-1.0, 0.0, 1.0):

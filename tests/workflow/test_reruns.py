@@ -23,17 +23,13 @@ def test_a_first_run_makes_every_node_and_the_plain_named_figures(finished):
     ("hydra", "jobs"),
     [
         ("experiment=smoke", {}),
-        ("experiment=smoke tracking.mode=online", {}),
         ("experiment=smoke tracking=wandb", {"track": 1}),
         ("experiment=smoke window.recent=64", DOWN),
-        ("experiment=smoke figure.roc.params.target=0.5", {"figures": 1, "publish": 1}),
-        ("experiment=smoke criterion=[dense,local,oracle,static,qada,qada_random_words]",
-         {"evaluation": 2, "figures": 6, "publish": 6}),
         ("experiment=smoke window.recent=64,128", {**DOWN, "publish": 12}),
-        ("experiment=smoke seed=7", {"prompts": 2, "moments": 1, "dense": 2, **DOWN}),
     ],
 )  # fmt: skip
 def test_an_option_reruns_what_depends_on_it(finished, hydra, jobs):
+    """Snakemake runs what is new in the plan; `tests/pipeline/test_reruns_planned.py` has many more options."""
     assert finished.planned(hydra) == jobs
 
 

@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from project import Project
 
+ROWS = ("--until", "evaluation")
+"""Where figures are not looked at."""
+
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
@@ -62,8 +65,7 @@ def test_all_results_verify(smoke):
 def test_one_criterion_more_computes_its_rows_only(smoke):
     project, _ = smoke
     before = evaluations(project)
-    project.run("experiment=smoke", "--quiet", "all")
-    project.run("experiment=smoke criterion.qada.estimator.covariance=diagonal", "--quiet", "all")
+    project.run("experiment=smoke criterion.qada.estimator.covariance=diagonal", "--quiet", "all", *ROWS)
     for name, (rows, computed, reused) in evaluations(project).items():
         if name not in before:
             prompts = len({row["prompt"] for row in rows})
@@ -78,7 +80,7 @@ def test_a_metrics_code_gives_new_scores_without_new_text(smoke):
         "src/headscope/benchmarks/ruler/metrics.py", "\n\ndef score(row, prediction):\n    return Score(7.0)\n"
     )
     assert project.planned() == {"evaluation": 2, "figures": 6, "publish": 6}
-    project.run("experiment=smoke", "--quiet", "all")
+    project.run("experiment=smoke", "--quiet", "all", *ROWS)
     new = {name: found for name, found in evaluations(project).items() if name not in before}
     assert len(new) == 2
     old = {(key, row["text"]) for rows, *_ in before.values() for key, row in keyed(rows).items()}
@@ -111,7 +113,7 @@ def test_a_run_killed_in_the_middle_of_evaluation_ends_like_an_undisturbed_one(s
     before = {shard: shard.read_bytes() for shard in shards(results)}
     assert len(before) < 4
     project.run("experiment=smoke", "--unlock")
-    project.run("experiment=smoke")
+    project.run("experiment=smoke", *ROWS)
     assert {shard: shard.read_bytes() for shard in before} == before
     made = [folder.name for folder in (results / "evaluation").glob("[!.]*--*")]
     assert len(made) == 2
