@@ -31,7 +31,8 @@ class Kind:
         name: in words.
         fault: does it.
         recovery: "run": the same command again; "verify": `headscope verify --delete` first, for what only the hash of
-            every file shows; "refused": a refusal that names a file to delete, then the same command.
+            every file shows; "unknown": `headscope verify` names a file to take away; "refused": a refusal that names
+            a file to delete, then the same command.
     """
 
     name: str
@@ -284,7 +285,7 @@ KINDS = (
     Kind("bit flipped", flipped),
     Kind("bit flipped, time kept", rotten, "verify"),
     Kind("cell damaged", damaged_cell),
-    Kind("file added", foreign_file, "verify"),
+    Kind("file added", foreign_file, "unknown"),
     Kind("files swapped", swapped),
     Kind("result replaced by another", replaced),
     Kind("plain-named figure lost or changed", copies),

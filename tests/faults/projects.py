@@ -129,6 +129,12 @@ def recover(project: Small, recovery: str, expected: dict[str, bytes]) -> str:
         code, said = project.run("verify", "--delete")
         if "Traceback" in said:
             return f"verify --delete: {said[-300:]}"
+    if recovery == "unknown":
+        code, said = project.run("verify")
+        if code != 1 or "notes.txt" not in said:
+            return f"verify ends with status {code}: {said[-300:]}"
+        for file in project.results.rglob("notes.txt"):
+            file.unlink()
     if recovery == "refused":
         code, said = project.run("run")
         if code == 0 or "another-machine" not in said or "delete " not in said:

@@ -17,6 +17,7 @@ from headscope.pipeline.config.overrides import split
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.plan.unfinished import (
+    forget_garbage,
     remaining,
     set_aside,
     unfinished,
@@ -51,6 +52,7 @@ if IS_MAIN:
         if reason.harmful:
             said = f"headscope: {address}: {reason.words}; it is made again"
             print(said, file=sys.stderr)
+    forget_garbage(PLAN)
     if not workflow.output_settings.dryrun:
         set_aside(PLAN, UNFINISHED)
 

@@ -78,7 +78,7 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
         else:
             import_module(f"headscope.pipeline.stages.{stage}").run(spec, folder, Parents(parents))
         (folder / provenance.SPEC).write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
-        provenance.write(folder, provenance.collect(folder, code, read, start))
+        provenance.write(folder, {"address": out.name, **provenance.collect(folder, code, read, start)})
 
 
 def _check_versions(spec: dict[str, Any]) -> None:

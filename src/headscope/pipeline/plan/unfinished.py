@@ -1,5 +1,6 @@
 """What of a plan is missing, damaged or made from other bytes: that runs, whatever Snakemake remembers."""
 
+import json
 from typing import NamedTuple
 
 from headscope.pipeline.plan.node import Node
@@ -66,6 +67,17 @@ def set_aside(plan: Plan, reasons: dict[str, Reason]) -> None:
             folder.rename(sibling(folder))
     for copy in unfinished_copies(plan, reasons):
         (plan.root / plan.marker(copy)).unlink(missing_ok=True)
+
+
+def forget_garbage(plan: Plan) -> None:
+    """Delete what Snakemake keeps of its jobs and cannot read: it fails over that, and needs it for no result."""
+    for file in (plan.root / ".snakemake" / "metadata").rglob("*"):
+        try:
+            readable = file.is_dir() or isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+        except (OSError, ValueError):
+            readable = False
+        if not readable:
+            file.unlink(missing_ok=True)
 
 
 def remaining(plan: Plan, reasons: dict[str, Reason]) -> str:

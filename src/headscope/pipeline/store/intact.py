@@ -44,6 +44,8 @@ def problems(folder: Path, declared: Sequence[str] = (), hash_below: float = 0) 
         AssetError: provenance.json is missing, damaged or of an unknown format.
     """
     recorded = provenance.read(folder)
+    if recorded.get("address", folder.name) != folder.name:
+        yield f"it is {recorded['address']} under another name"
     yield from (f"{name} is missing" for name in declared if name not in [*recorded["files"], provenance.FILE])
     stats = provenance.stats(folder, files_of(folder, recorded))
     for name, sha256 in files_of(folder, recorded).items():
