@@ -28,7 +28,7 @@ from headscope.errors import AssetError
 seed = spec["seed"]
 (out / "half").touch()
 def wait(*files):
-    for _ in range(1200):
+    for _ in range(6000):  # also on a machine that is busy with other things
         if all(Path(file).exists() for file in files):
             return
         time.sleep(0.1)
@@ -55,7 +55,7 @@ class Run:
 
     def end(self) -> tuple[int, str]:
         """Wait for its end; return its exit status and what it said."""
-        said, _ = self.process.communicate(timeout=300)
+        said, _ = self.process.communicate(timeout=600)
         print(f"{time.monotonic() - self.start:.0f} s, status {self.process.returncode}\n{said}")
         return self.process.returncode, said
 
@@ -83,10 +83,9 @@ def runs(node: SlurmNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         path = f"{project.root / 'src'}{os.pathsep}{node.variables['PYTHONPATH']}"
         project.environment |= {**node.variables, "PYTHONPATH": path}
     sweep.stub_stages().inject("moments", *MOMENTS.splitlines())
-    runs = {"sweep": on_slurm(sweep)}
     smoke.run(SMALL, "--until", "prompts")  # on this machine: what it made is used by the cluster
     command = [sys.executable, "-m", "headscope", "run", *SMALL.split(), "--", *PROFILE, "20"]
-    runs["smoke"] = Run(smoke, command)
+    runs = {"sweep": on_slurm(sweep), "smoke": Run(smoke, command)}
     yield runs
     for run in runs.values():
         run.process.kill()
@@ -98,7 +97,7 @@ def test_jobs_of_a_sweep_have_gpus_and_go_on_after_a_failure_and_a_time_limit(
     run = runs["sweep"]
     project, root = run.project, run.project.root
     files = [root / "job-1", root / "job-2"]
-    assert slurm_node.wait(lambda: all(file.exists() for file in files), 120)
+    assert slurm_node.wait(lambda: all(file.exists() for file in files), 300)
     (failing, gpu), (lasting, other) = (json.loads(file.read_text()) for file in files)
     assert {gpu, other} == {"0", "1"}
     node.say("scontrol", "update", f"JobId={lasting}", "EndTime=now")  # a time limit has whole minutes otherwise
