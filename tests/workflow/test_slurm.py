@@ -19,7 +19,7 @@ from slurm_node import SlurmNode
 
 SMALL = "experiment=smoke benchmark.ruler.tasks=[fwe] criterion=[dense,local] figure=[score_sparsity]"
 SWEEP = f"{SMALL} criterion=[dense,qada_random_words] model.device=cuda seed=1,2"
-PROFILE = ["--workflow-profile", "profiles/slurm", "--latency-wait", "10", "--slurm-init-seconds-before-status-checks"]
+PROFILE = ["--workflow-profile", "profiles/slurm", "--latency-wait", "10"]
 
 # Two seeds meet, so that both run at once. Then one fails, and one goes on until its time limit ends it.
 MOMENTS = """\
@@ -71,7 +71,7 @@ def node() -> Iterator[SlurmNode]:
 
 def on_slurm(project: Project) -> Run:
     """Start the moments of the sweep: its only jobs that want a GPU and nothing but the model."""
-    command = project.command(SWEEP, "--until", "moments", *PROFILE, "15")
+    command = project.command(SWEEP, "--until", "moments", *PROFILE)
     return Run(project, [word for word in command if word != "-c2"])
 
 
@@ -84,7 +84,7 @@ def runs(node: SlurmNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         project.environment |= {**node.variables, "PYTHONPATH": path}
     sweep.stub_stages().inject("moments", *MOMENTS.splitlines())
     smoke.run(SMALL, "--until", "prompts")  # on this machine: what it made is used by the cluster
-    command = [sys.executable, "-m", "headscope", "run", *SMALL.split(), "--", *PROFILE, "20"]
+    command = [sys.executable, "-m", "headscope", "run", *SMALL.split(), "--", *PROFILE]
     runs = {"sweep": on_slurm(sweep), "smoke": Run(smoke, command)}
     yield runs
     for run in runs.values():
