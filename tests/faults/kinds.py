@@ -247,7 +247,7 @@ def full_disk(project: Small, random: Random) -> str:
     """Let a run end because files cannot grow beyond a few kilobytes."""
     lost = _unfinish(project, random)
     limit = random.choice([0, 1, 4, 16, 64, 256])
-    process = project.start(prefix=f"ulimit -f {limit}; ")
+    process = project.start(prefix=f"export PYTHONDONTWRITEBYTECODE=1; ulimit -f {limit}; ")
     project.wait_for_the_end(process)
     return f"{limit} KiB a file, {lost}"
 

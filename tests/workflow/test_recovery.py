@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -121,7 +122,7 @@ def test_two_runs_do_not_make_the_same_results_at_the_same_time(waiting):
     with in_the_middle(waiting):
         error = headscope(waiting, code=1)[-2]
         assert error.startswith("headscope: another run is making ")
-        assert f"headscope run {SMALL}; wait for its end" in error
+        assert f"headscope run {shlex.join(SMALL.split())}; wait for its end" in error
         assert waiting.planned(f"{SMALL} seed=7")["prompts"] == 1
     headscope(waiting)
 

@@ -115,7 +115,7 @@ def _report(plan: Plan, overrides: Sequence[str]) -> None:
     """
     report = report_file(plan)
     part = report.with_name(f".{report.name}")  # Snakemake wants the ending
-    command = snakemake(overrides, ["--report", str(part), "--quiet", "all"])
+    command = snakemake(overrides, ["--report", str(part)])
     made = subprocess.run(command, cwd=plan.root, capture_output=True, text=True, errors="replace")
     if made.returncode or not part.is_file():
         words = (made.stderr.strip() or "Snakemake made none and said nothing").splitlines()

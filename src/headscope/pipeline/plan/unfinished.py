@@ -1,6 +1,7 @@
 """What of a plan is missing, damaged or made from other bytes: that runs, whatever Snakemake remembers."""
 
 import json
+import shutil
 from typing import NamedTuple
 
 from headscope.pipeline.plan.node import Node
@@ -52,7 +53,7 @@ def unfinished_copies(plan: Plan, reasons: dict[str, Reason]) -> list[str]:
 
 def _is_copied(plan: Plan, copy: str, node: Node) -> bool:
     marker = plan.root / plan.marker(copy)
-    if not marker.is_file():
+    if not marker.is_file() or marker.read_text(encoding="utf-8", errors="replace").strip() != node.key:
         return False
     recorded = provenance.read(plan.root / plan.folder(node))["files"]
     copies = {name: marker.parent / name for name in node.files[:-1]}
@@ -70,8 +71,13 @@ def set_aside(plan: Plan, reasons: dict[str, Reason]) -> None:
 
 
 def forget_garbage(plan: Plan) -> None:
-    """Delete what Snakemake keeps of its jobs and cannot read: it fails over that, and needs it for no result."""
-    for file in (plan.root / ".snakemake" / "metadata").rglob("*"):
+    """Delete what Snakemake would stumble over: marks of interrupted jobs, and records that it cannot read.
+
+    No result needs either; the report takes the times of jobs from records.
+    """
+    memory = plan.root / ".snakemake"
+    shutil.rmtree(memory / "incomplete", ignore_errors=True)
+    for file in (memory / "metadata").rglob("*"):
         try:
             readable = file.is_dir() or isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
         except (OSError, ValueError):

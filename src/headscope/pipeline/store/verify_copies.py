@@ -40,8 +40,8 @@ def verify_copies(results: Path) -> Iterator[Finding]:
     for marker in markers:
         yield from _copies(results, marker)
     for path in sorted((results / "figures").rglob("*")):
-        in_node = any(KEY.fullmatch(folder.name) for folder in path.parents)
-        if path.suffix in PICTURES and path not in known and not in_node:
+        in_result = any(KEY.fullmatch(folder.name) or folder.name.endswith(".tmp") for folder in path.parents)
+        if path.suffix in PICTURES and path not in known and not in_result:
             yield Finding(path, "is the copy of no figure", Kind.UNKNOWN)
 
 
