@@ -33,11 +33,13 @@ class Kind:
         recovery: "run": the same command again; "verify": `headscope verify --delete` first, for what only the hash of
             every file shows; "unknown": `headscope verify` names a file to take away; "refused": a refusal that names
             a file to delete, then the same command.
+        cells: it needs cells, which stand-ins do not write.
     """
 
     name: str
     fault: Fault
     recovery: str = "run"
+    cells: bool = False
 
 
 def _unfinish(project: Small, random: Random) -> str:
@@ -284,7 +286,7 @@ KINDS = (
     Kind("file truncated", truncated),
     Kind("bit flipped", flipped),
     Kind("bit flipped, time kept", rotten, "verify"),
-    Kind("cell damaged", damaged_cell),
+    Kind("cell damaged", damaged_cell, cells=True),
     Kind("file added", foreign_file, "unknown"),
     Kind("files swapped", swapped),
     Kind("result replaced by another", replaced),
