@@ -30,6 +30,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A project folder with a composed and cached smoke experiment; composing once more fails the test."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     compose.fingerprint.cache_clear()
+    monkeypatch.setattr(compose, "CACHE", Path("cache/compose"))  # below the folder, wherever other tests put theirs
     compose.compose(SMOKE, tmp_path)
     monkeypatch.setattr(compose, "composed", composes)
     yield tmp_path
@@ -152,8 +153,8 @@ def test_a_file_of_another_composition_is_composed_again(root: Path, monkeypatch
 def test_a_cache_that_cannot_be_written_costs_time_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, "composed", composed)
     expected = compose.compose(SMOKE, root)
-    shutil.rmtree(root / "results/.cache")
-    (root / "results/.cache").write_text("a file")
+    shutil.rmtree(root / compose.CACHE)
+    (root / compose.CACHE).write_text("a file")
     assert compose.compose(SMOKE, root) == expected
 
 

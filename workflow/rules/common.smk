@@ -26,9 +26,8 @@ from headscope.pipeline.store.provenance import git_state
 from headscope.pipeline.store.runs import at_work
 
 try:
-    PLAN = planning.build(
-        split(config.get("hydra") or ""), find_root(Path(workflow.basedir))
-    )
+    OPTIONS = split(config.get("hydra") or "")
+    PLAN = planning.build(OPTIONS, find_root(Path(workflow.basedir)))
     PLAN.check()
 except HeadscopeError as error:
     raise WorkflowError(str(error))
@@ -36,9 +35,7 @@ except HeadscopeError as error:
 # For the text of the report, which is made when all is done.
 config["left_out"] = [each.reason for each in PLAN.left_out()]
 
-config["command"] = shlex.join(
-    ["headscope", "run", *shlex.split(config.get("hydra") or "")]
-)
+config["command"] = shlex.join(["headscope", "run", *OPTIONS])
 config["git"] = git_state() or {}
 
 # What is missing or damaged is what runs. Snakemake sees no input of a job that is done, so it remembers nothing
@@ -82,13 +79,10 @@ def claim():
         for job in workflow.dag.needrun_jobs()
         for file in job.output
     }
-    hydra = " ".join((config.get("hydra") or "").split())
     record = ExitStack()
     atexit.register(record.close)
     try:
-        record.enter_context(
-            at_work(Path(RESULTS), f"headscope run {hydra}".strip(), sorted(made))
-        )
+        record.enter_context(at_work(Path(RESULTS), config["command"], sorted(made)))
     except HeadscopeError as error:
         fail(error)
 

@@ -11,7 +11,6 @@ from headscope.benchmarks import registry as benchmarks
 from headscope.heads import registry
 from headscope.pipeline.assets.packaged import MAKERS
 from headscope.pipeline.plan.code import code_digest
-from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.store.files import canonical, digest
 
 Spec = dict[str, Any]
@@ -49,11 +48,6 @@ class Node:
     def address(self) -> str:
         """Its folder below the results folder."""
         return f"{self.stage}/{self.key}"
-
-    @property
-    def files(self) -> list[str]:
-        """Its declared files, the provenance last."""
-        return STAGES[self.stage].files(json.loads(self.spec))
 
 
 def key_digest(stage: str, spec: Spec, parents: Sequence[str], code: str) -> str:

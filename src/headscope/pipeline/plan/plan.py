@@ -15,7 +15,7 @@ from headscope.pipeline.config.options import from_plain
 from headscope.pipeline.config.schema import Config, Tracking
 from headscope.pipeline.plan.node import Node, ancestors
 from headscope.pipeline.plan.nodes import figures
-from headscope.pipeline.plan.stages import RESULT_STAGES
+from headscope.pipeline.plan.stages import RESULT_STAGES, STAGES
 from headscope.pipeline.store import left_out
 from headscope.pipeline.store.files import canonical, digest
 from headscope.pipeline.store.left_out import LeftOut
@@ -72,9 +72,13 @@ class Plan:
         """Return a node's folder, relative to the root."""
         return Path(self.results) / node.address
 
+    def declared(self, node: Node) -> list[str]:
+        """Return the names of a node's declared files, the provenance last."""
+        return STAGES[node.stage].files(json.loads(node.spec))
+
     def files(self, node: Node) -> list[str]:
         """Return a node's declared files, relative to the root."""
-        return [f"{self.folder(node)}/{name}" for name in node.files]
+        return [f"{self.folder(node)}/{name}" for name in self.declared(node)]
 
     def left_out(self) -> list[LeftOut]:
         """Return the tasks that could not be drawn at a length, as far as prompts are done."""

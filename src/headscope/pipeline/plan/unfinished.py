@@ -39,7 +39,7 @@ def _reason(plan: Plan, node: Node, reasons: dict[str, Reason]) -> Reason | None
     folder = plan.root / plan.folder(node)
     if not (folder / provenance.FILE).exists():
         return Reason("missing", harmful=False)
-    if damage := problem(folder, node.files):
+    if damage := problem(folder, plan.declared(node)):
         return Reason(damage, harmful=True)
     if parent := next((parent for parent in node.parents if parent.address in reasons), None):
         return Reason(f"made from {parent.address}, which is made again", harmful=False)
@@ -56,7 +56,7 @@ def _is_copied(plan: Plan, copy: str, node: Node) -> bool:
     if not marker.is_file() or marker.read_text(encoding="utf-8", errors="replace").strip() != node.key:
         return False
     recorded = provenance.read(plan.root / plan.folder(node))["files"]
-    copies = {name: marker.parent / name for name in node.files[:-1]}
+    copies = {name: marker.parent / name for name in plan.declared(node)[:-1]}
     return all(file.is_file() and sha256_file(file) == recorded[name] for name, file in copies.items())
 
 
