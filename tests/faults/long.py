@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of faults to do again")
     parser.add_argument("--stand-ins", action="store_true", help="stages without a model")
     options = parser.parse_args()
     start = time.monotonic()
@@ -36,7 +37,7 @@ def main() -> int:
         finished = Small(Path(temporary) / "finished", options.stand_ins)
         again = Small(Path(temporary) / "again", options.stand_ins)
         assert again.tables() == finished.tables(), "two undisturbed runs differ"
-        numbers = range(options.faults)
+        numbers = options.only or range(options.faults)
         with ThreadPoolExecutor(options.workers) as pool:
             ends = list(pool.map(lambda number: one(number, options.seed, options.stand_ins, finished), numbers))
     _say(ends, time.monotonic() - start)
@@ -73,8 +74,8 @@ def _say(ends: list[tuple[Kind, str, str]], seconds: float) -> None:
         print(f"| {kind.name} | {kind.recovery} | {counts.total()} | {counts[True]} |")
     equal = sum(end == "equal" for *_, end in ends)
     print(f"| all {len(KINDS)} kinds | | {len(ends)} | {equal} |\n")
-    for number, (kind, done, end) in enumerate(ends):
-        print(f"{number}. {kind.name}: {done}: {end}")
+    for kind, done, end in ends:
+        print(f"- {kind.name}: {done}: {end}")
 
 
 if __name__ == "__main__":
