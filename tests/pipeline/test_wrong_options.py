@@ -98,6 +98,10 @@ WRONG = {
     "model.source=${name}": ["option model.source: '${name}' is no mapping"],
     "benchmark.ruler.tasks=${model.source.packages}": ["option benchmark.ruler.tasks", "more than one value"],
     "model.name=12e7": ["option model.name: 'model.name=12e7' would be the text '120000000.0'", "model.name='...'"],
+    "versions.torch=2.10": [
+        "option versions.torch: 'versions.torch=2.10' would be the text '2.1'",
+        "versions.torch='...'",
+    ],
     "model.name=true": ["the text 'True'"],
     "model=glob(*)": ["'model=glob(*)'", "Unknown function 'glob'"],
     "seed=shuffle(1,2)": ["'seed=shuffle(1,2)'", "Unknown function 'shuffle'"],

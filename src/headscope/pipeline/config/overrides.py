@@ -118,10 +118,11 @@ def _check_kind(override: Any) -> None:
     swept = override.is_sweep_override()
     values = [*itertools.islice(override.sweep_iterator(), MOST_POINTS)] if swept else [override.value()]
     option, path = find(override.key_or_group), override.key_or_group
+    written = re.split(r"[=,\[\]() ]", override.input_line)
     for value in itertools.chain.from_iterable(each if isinstance(each, list) else [each] for each in values):
         if option is None or not isinstance(value, int | float):
             continue
-        if option.kind is str and str(value) not in override.input_line:
+        if option.kind is str and str(value) not in written:
             raise ConfigError(
                 f"option {path}: {shown(override.input_line)} would be the text '{value}'; quote the value:"
                 f" \"{path}='...'\""
