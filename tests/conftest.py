@@ -23,6 +23,27 @@ for folder in ("models", "lab", "inference"):  # their helpers
 
 ROOT = Path(__file__).resolve().parents[1]
 
+LONG = (
+    "test_slurm",
+    "test_smoke",
+    "test_adaptive_kernels",
+    "test_faults",
+    "test_recovery",
+    "test_members",
+    "test_reruns",
+)
+"""Files that take a minute or more. They come first, so that no worker waits for another at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than cores: many tests wait for processes that they have started."""
+    return (os.cpu_count() or 1) + 1
+
 
 @pytest.fixture(scope="session")
 def compositions(tmp_path_factory: pytest.TempPathFactory) -> Path:

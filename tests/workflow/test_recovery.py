@@ -103,15 +103,6 @@ def test_two_runs_do_not_make_the_same_results_at_the_same_time(waiting):
     headscope(waiting)
 
 
-def test_a_damaged_result_is_made_again_with_what_follows_from_it(waiting):
-    file = folders(waiting, "oracle")[0] / "masses.parquet"
-    content = file.read_bytes()
-    file.write_bytes(content[:-1] + b"?")
-    waiting.run(SMALL)
-    assert file.read_bytes() == content
-    assert gaps(waiting) == []
-
-
 def test_damage_is_named_by_a_dry_run_that_changes_nothing(waiting):
     file = folders(waiting, "oracle")[0] / "masses.parquet"
     content = file.read_bytes()
