@@ -6,14 +6,13 @@ change of the checks holds at once. A file of the cache that is damaged is compo
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from headscope.errors import ConfigError
+from headscope.errors import AssetError, ConfigError
 from headscope.heads import registry
 from headscope.pipeline.config import composition, options, override_checks, overrides, schema, yaml_files
 from headscope.pipeline.config.checks import check
@@ -22,8 +21,8 @@ from headscope.pipeline.config.estimator_options import declared
 from headscope.pipeline.config.overrides import expand, option_of, readable, split
 from headscope.pipeline.config.yaml_files import texts
 from headscope.pipeline.store.files import atomic_file, digest
+from headscope.pipeline.store.sealed import read_sealed, write_sealed
 
-FORMAT = 2  # of a file of the cache
 CACHE = Path("results/.cache/compose")  # under the project, wherever the results go
 COMPOSED_BY = tuple(
     Path(str(module.__file__)) for module in (composition, options, override_checks, overrides, schema, yaml_files)
@@ -83,14 +82,14 @@ def _checked(words: Sequence[str], root: Path) -> dict[str, Any]:
 
 
 def _cached(words: Sequence[str], root: Path) -> dict[str, Any]:
-    key = digest([FORMAT, fingerprint(root), list(words)], 20)
+    key = digest([fingerprint(root), list(words)], 20)
     file = root / CACHE / f"{key}.json"
     config = _read(file, key)
     if config is None:
         config = composed(words, root)
         try:
             with atomic_file(file) as path:
-                path.write_text(json.dumps({"config": config, "sha256": digest([key, config], 64)}), encoding="utf-8")
+                write_sealed(path, {"key": key, "config": config})
         except Exception:  # a cache that cannot be written costs time, nothing else
             pass
     return config
@@ -99,10 +98,10 @@ def _cached(words: Sequence[str], root: Path) -> dict[str, Any]:
 def _read(file: Path, key: str) -> dict[str, Any] | None:
     """Return a composition of the cache; None if there is none, or it is not as it was written."""
     try:
-        entry = json.loads(file.read_text(encoding="utf-8"))
+        entry = read_sealed(file)
         config: dict[str, Any] = entry["config"]
-        return config if entry["sha256"] == digest([key, config], 64) else None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return config if entry["key"] == key else None
+    except (AssetError, KeyError):
         return None
 
 

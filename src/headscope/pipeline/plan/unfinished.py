@@ -7,8 +7,9 @@ from typing import NamedTuple
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.store import provenance
-from headscope.pipeline.store.files import sha256_file, sibling
+from headscope.pipeline.store.files import sibling
 from headscope.pipeline.store.intact import problem
+from headscope.pipeline.store.verify_copies import changed_copies
 
 
 class Reason(NamedTuple):
@@ -55,9 +56,7 @@ def _is_copied(plan: Plan, copy: str, node: Node) -> bool:
     marker = plan.root / plan.marker(copy)
     if not marker.is_file() or marker.read_text(encoding="utf-8", errors="replace").strip() != node.key:
         return False
-    recorded = provenance.read(plan.root / plan.folder(node))["files"]
-    copies = {name: marker.parent / name for name in plan.declared(node)[:-1]}
-    return all(file.is_file() and sha256_file(file) == recorded[name] for name, file in copies.items())
+    return not changed_copies(marker, provenance.read(plan.root / plan.folder(node))["files"])
 
 
 def set_aside(plan: Plan, reasons: dict[str, Reason]) -> None:

@@ -1,7 +1,7 @@
 """JSON files that later runs read: each names its format and holds a digest of its content.
 
 Files of a result's folder need neither: its address digests the code that wrote them, and provenance.json holds their
-digests. Provenance itself and cells are read by code of any age, so they are sealed.
+digests. Provenance itself and cached compositions are read by code of any age, so they are sealed.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Checks of what lies beside the results: cells, and plain-named copies of figures."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from headscope.errors import AssetError
@@ -54,6 +54,12 @@ def _copies(results: Path, marker: Path) -> Iterator[Finding]:
         recorded = provenance.read(results / "figures" / key)["files"]
     except AssetError:
         return
-    for copy in (marker.with_name(figure + ending) for ending in PICTURES):
-        if not copy.is_file() or sha256_file(copy) != recorded.get(copy.name):
-            yield Finding(marker, f"{copy.name} is not the copy of figures/{key}")
+    yield from (
+        Finding(marker, f"{name} is not the copy of figures/{key}") for name in changed_copies(marker, recorded)
+    )
+
+
+def changed_copies(marker: Path, recorded: Mapping[str, str]) -> list[str]:
+    """Name the copies beside a marker that are missing or are not the figure's files, whose SHA-256 are recorded."""
+    copies = [marker.with_name(marker.name.partition("--")[0] + ending) for ending in PICTURES]
+    return [copy.name for copy in copies if not copy.is_file() or sha256_file(copy) != recorded.get(copy.name)]
