@@ -144,7 +144,7 @@ def damaged_cell(project: Small, random: Random) -> str:
         os.truncate(file, file.stat().st_size // 2)
     else:
         _flip(file, random)
-    for stage in ("oracle", "evaluation"):
+    for stage in {"oracle", "evaluation", file.relative_to(project.results / "cells").parts[0]}:
         shutil.rmtree(project.results / stage)
     return _name(project, file)
 
