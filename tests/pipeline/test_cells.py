@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 
+from headscope.models.loading import LoadedModel
+from headscope.pipeline.plan.code import closure
+from headscope.pipeline.stages import inputs
 from headscope.pipeline.store.cells import Cells
 
 ROWS = {"a1": {"text": "x", "tokens": [1, 2]}, "b2": {"text": "y", "sparsity": 0.25}}
@@ -79,3 +82,11 @@ def test_cells_of_another_format_are_not_met(tmp_path, monkeypatch) -> None:
     Cells(tmp_path, "evaluation", {}).add_rows("p", ROWS)
     monkeypatch.setattr("headscope.pipeline.store.cells.FORMAT", 2)
     assert Cells(tmp_path, "evaluation", {}).rows("p") == {}
+
+
+def test_code_that_loads_a_model_or_encodes_a_prompt_is_part_of_every_context(tmp_path, monkeypatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(inputs, "code_digest", lambda *modules: read.extend(closure(*modules)) or "code")
+    loaded = LoadedModel(None, None, "sha", "mine")  # type: ignore[arg-type]
+    inputs.open_cells("dense", {}, loaded, tmp_path / "dense" / "a", "headscope.models.generation")
+    assert {"headscope.models.attention", "headscope.models.loading", "headscope.benchmarks.encoding"} <= {*read}

@@ -13,6 +13,7 @@ from headscope.models.tiny import tiny_llama, tiny_tokenizer
 from headscope.pipeline.commands import stage
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.plan.unfinished import unfinished
+from headscope.pipeline.store.intact import problem
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "positions": 4096}
@@ -76,3 +77,23 @@ def test_a_model_that_changed_is_refused_before_anything_is_stored_and_then_take
     make_model(folder, seed=0)
     run(plan, "assets", "prompts", "dense")  # without `verify`: a run sees it too
     assert answers(results) == before
+
+
+def test_a_link_that_names_another_model_or_mirror_now_is_a_change(tmp_path):
+    for version in ("1", "2"):
+        make_model(tmp_path / f"model{version}", seed=int(version))
+        (tmp_path / f"mirror{version}").mkdir()
+        (tmp_path / f"mirror{version}" / "words.json").write_text(f'["{version}"]')
+    links = [tmp_path / "model", tmp_path / "mirror"]
+    for link in links:
+        link.symlink_to(f"{link}1")
+    model = {"kind": "model", "name": "mine", "source": {"type": "folder", "path": str(links[0])}, "expect": {}}
+    data = {"kind": "data", "name": "words", "source": "url", "mirror": str(links[1]), "local": ["words.json"]}
+    folders = [tmp_path / "results/assets" / spec["name"] for spec in (model, data)]
+    for folder, spec in zip(folders, (model, data), strict=True):
+        stage.run("assets", spec, folder, [])
+        assert problem(folder) is None
+    for link in links:
+        link.unlink()
+        link.symlink_to(f"{link}2")
+    assert all("has changed since it was fetched" in (problem(folder) or "") for folder in folders)

@@ -131,3 +131,11 @@ def test_a_marker_that_names_another_figure_and_a_copy_without_marker_are_named(
     assert [finding.problem for finding in verify_copies(tmp_path)] == ["does not name the figure that was copied"]
     marker.unlink()
     assert {finding.problem for finding in verify_copies(tmp_path)} == {"is the copy of no figure"}
+
+
+def test_provenance_that_lost_its_format_is_damage_where_the_plan_needs_the_result(chain, capsys):
+    second = chain[1]
+    (second / "provenance.json").write_text("{}")
+    status, text = verify(capsys, "x=1")
+    assert status == 1 and f"damaged  assets/{second.name}: " in text and "plan: 1 of 2 present" in text
+    assert verify(capsys, "--delete", "x=1")[0] == 0 and not second.exists()

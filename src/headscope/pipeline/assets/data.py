@@ -42,7 +42,7 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
 def _originals(spec: dict[str, Any]) -> list[Path]:
     """Return the files of this machine that an asset is read or copied from; an empty list for one that is fetched."""
     if spec.get("mirror"):
-        return mirror_paths(Path(spec["mirror"]).expanduser().resolve(), spec["local"])
+        return mirror_paths(Path(spec["mirror"]).expanduser().absolute(), spec["local"])
     return [Path(spec["path"]).expanduser().absolute()] if spec["source"] == "file" else []
 
 
@@ -57,7 +57,7 @@ def mirror_paths(mirror: Path, local: Iterable[str]) -> list[Path]:
 def _mirrored(spec: dict[str, Any], file: Path) -> Path:
     files = _originals(spec)
     if not files:
-        mirror, wanted = Path(spec["mirror"]).expanduser().resolve(), " or ".join(spec["local"])
+        mirror, wanted = Path(spec["mirror"]).expanduser().absolute(), " or ".join(spec["local"])
         raise AssetError(f"{spec['name']}: the mirror {mirror} has no {wanted}; add it there")
     if len(files) == 1:
         return files[0]

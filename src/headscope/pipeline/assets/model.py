@@ -70,7 +70,7 @@ def _folder(source: dict[str, Any], model: Path) -> Path:
     """Use a folder where it lies, or convert a GGUF file: the path itself, or the only one in the folder."""
     if file := _own_gguf(source):
         return _convert(file, model)
-    folder = Path(source["path"]).expanduser().resolve()
+    folder = Path(source["path"]).expanduser().absolute()
     model_files(folder)
     return folder
 
@@ -79,7 +79,7 @@ def _own_gguf(source: dict[str, Any]) -> Path | None:
     """Return the GGUF file of a folder source; None for other sources, and for a folder with safetensors."""
     if source["type"] != "folder":
         return None
-    folder = Path(source["path"]).expanduser().resolve()
+    folder = Path(source["path"]).expanduser().absolute()
     files = [folder] if folder.is_file() else sorted(folder.glob("*.[gG][gG][uU][fF]"))
     if not files or any(folder.glob("*.safetensors")):
         return None

@@ -28,12 +28,16 @@ def main(arguments: Sequence[str]) -> int:
     if "--delete" in arguments:
         refuse_while_working(results)
     folders, cells = list(finished(results)), cell_files(results)
-    findings = list(_findings(plan, results, folders, cells))
+    needed = _needed(plan, results)
+    findings = [
+        # Nothing that a plan of the present code needs is of older code: its provenance lost format and digest.
+        finding._replace(kind=Kind.DAMAGED) if finding.kind is Kind.OLD and finding.path in needed else finding
+        for finding in _findings(plan, results, folders, cells)
+    ]
     for finding in findings:
         if finding.kind is not Kind.OLD:
             print(f"{finding.kind.value:<9}{finding.path.relative_to(results)}: {finding.problem}")
     damaged, unknown, old = (_paths(findings, kind) for kind in (Kind.DAMAGED, Kind.UNKNOWN, Kind.OLD))
-    needed = _needed(plan, results)
     missing = [path for path, file in needed.items() if path in damaged or not file.exists()]
     gone = [path for path in missing if path not in damaged]
     for path in gone[:LISTED]:

@@ -105,7 +105,7 @@ class _Evaluation:
         self.moments, self.probes = load_moments(parents), load_probes(parents)
         criteria = spec["criteria"].items()
         self.rows = [row for name, criterion in criteria for row in self._rows(name, criterion, parents)]
-        modules = "headscope.lab.evaluation", "headscope.models.generation", "headscope.benchmarks.encoding"
+        modules = "headscope.lab.evaluation", "headscope.models.generation"
         self.cells = open_cells("evaluation", spec, self.loaded, out, *modules)
 
     def _rows(self, name: str, criterion: Mapping[str, Any], parents: Parents) -> list[Row]:

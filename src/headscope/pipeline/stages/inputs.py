@@ -84,11 +84,14 @@ def load_prompts(parents: Parents, loaded: LoadedModel) -> list[Prompt]:
 
 
 def open_cells(kind: str, spec: Mapping[str, Any], loaded: LoadedModel, out: Path, *modules: str) -> Cells:
-    """Open a stage's cells, whose context is the model, how it computes, where criteria decide, and `modules`' code."""
+    """Open a stage's cells, whose context is the model, how it computes, where criteria decide, and the code.
+
+    The code is that of `modules`, and of what loads models and encodes prompts, which every cell depends on.
+    """
     context = {
         "model": loaded.sha256,
         **{name: spec[name] for name in ("dtype", "device", "rope", "versions", "window", "chunk") if name in spec},
-        "code": code_digest(*modules),
+        "code": code_digest("headscope.models.loading", "headscope.benchmarks.encoding", *modules),
     }
     return Cells(results_root(out), kind, context)
 

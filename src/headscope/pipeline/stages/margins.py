@@ -58,7 +58,7 @@ class _Recorded:
         moments, self.probes = load_moments(parents), load_probes(parents)
         uncalibrated = [{"threshold": 0.0}]
         self.groups = {name: build_rows(each, uncalibrated, moments) for name, each in spec["criteria"].items()}
-        self.cells = open_cells("margins", spec, loaded, out, "headscope.lab.margins", "headscope.benchmarks.encoding")
+        self.cells = open_cells("margins", spec, loaded, out, "headscope.lab.margins")
         self.identities = {
             # The recorded loss has the heads' weights in it, which come with the probes even without outliers.
             name: {**criterion_identity(criterion, moments, self.probes), "weights": self.probes and self.probes.sha256}

@@ -57,7 +57,7 @@ class _Oracle:
         self.loaded, self.window, self.chunk = loaded, Window(**spec["window"]), spec.get("chunk")
         moments = load_moments(parents)
         self.estimators = build_estimators(spec["estimators"].values(), moments)
-        self.cells = open_cells("oracle", spec, loaded, out, "headscope.lab.masses", "headscope.benchmarks.encoding")
+        self.cells = open_cells("oracle", spec, loaded, out, "headscope.lab.masses")
         self.identities = {
             name: {
                 **estimator_identity(estimator, moments),
