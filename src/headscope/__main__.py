@@ -8,6 +8,7 @@ from headscope.errors import ConfigError, HeadscopeError
 
 COMMANDS = {
     "run": "run an experiment to its figures and report",
+    "batch": "run the jobs of a file in one process, as the workflow does",
     "check": "compare a model with what headscope takes it for, as a table",
     "plan": "list an experiment's jobs, done and missing",
     "verify": "hash all results again and compare them with their provenance and the plan",

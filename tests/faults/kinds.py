@@ -17,8 +17,6 @@ from random import Random
 
 from projects import Small, processes
 
-from headscope.pipeline.plan.stages import STAGES
-
 DAY = 86400
 Fault = Callable[[Small, Random], str]
 
@@ -71,8 +69,8 @@ def _killed(whom: str, how: signal.Signals) -> Fault:
 def _signal(project: Small, process: "subprocess.Popen[bytes]", whom: str, how: signal.Signals) -> None:
     """Send a signal to the command, to Snakemake, to a job, or to all at once as a power cut does."""
     running = [each for each in processes(project.root) if "bash -c" not in each.words]
-    stages = [f"-m headscope {stage} " for stage in STAGES]
-    marks = {"command": ["-m headscope run"], "snakemake": ["-m snakemake --config"], "job": stages, "all": [""]}
+    jobs = ["-m headscope batch ", "-m headscope figures "]
+    marks = {"command": ["-m headscope run"], "snakemake": ["-m snakemake --config"], "job": jobs, "all": [""]}
     chosen = [each for each in running if any(mark in each.words for mark in marks[whom])]
     for each in chosen if whom == "all" else chosen[:1]:
         with suppress(ProcessLookupError):

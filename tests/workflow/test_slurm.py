@@ -18,14 +18,14 @@ from project import Project
 from slurm_node import SlurmNode
 
 SMALL = "experiment=smoke benchmark.ruler.tasks=[fwe] criterion=[dense,local] figure=[score_sparsity]"
-SWEEP = f"{SMALL} criterion=[dense,qada_random_words] model.device=cuda seed=1,2"
+SWEEP = f"{SMALL} criterion=[dense,qada_random_words] model.device=cuda benchmark.ruler.lengths=[1024],[1536]"
 PROFILE = ["--workflow-profile", "profiles/slurm", "--latency-wait", "10"]
 
-# Two seeds meet, so that both run at once. Then one fails, and one goes on until its time limit ends it.
+# Two lengths meet, so that both run at once. Then one fails, and one goes on until its time limit ends it.
 MOMENTS = """\
 import os, time
 from headscope.errors import AssetError
-seed = spec["seed"]
+length = spec["length"]
 (out / "half").touch()
 def wait(*files):
     for _ in range(6000):  # also on a machine that is busy with other things
@@ -33,10 +33,10 @@ def wait(*files):
             return
         time.sleep(0.1)
     raise AssetError("waited in vain")
-Path(f"new-{seed}").write_text(json.dumps([os.environ.get(x) for x in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")]))
-os.rename(f"new-{seed}", f"job-{seed}")
-wait("job-1", "job-2")
-if seed == 1 and not Path("repaired").exists():
+Path(f"new-{length}").write_text(json.dumps([os.environ.get(x) for x in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")]))
+os.rename(f"new-{length}", f"job-{length}")
+wait("job-1024", "job-1536")
+if length == 1024 and not Path("repaired").exists():
     raise AssetError("the file x is damaged; fetch it again")
 wait("repaired")
 (out / "half").unlink()
@@ -96,7 +96,7 @@ def test_jobs_of_a_sweep_have_gpus_and_go_on_after_a_failure_and_a_time_limit(
 ) -> None:
     run = runs["sweep"]
     project, root = run.project, run.project.root
-    files = [root / "job-1", root / "job-2"]
+    files = [root / "job-1024", root / "job-1536"]
     assert slurm_node.wait(lambda: all(file.exists() for file in files), 300)
     (failing, gpu), (lasting, other) = (json.loads(file.read_text()) for file in files)
     assert {gpu, other} == {"0", "1"}

@@ -1,11 +1,11 @@
 """The Snakefile itself: graphs of every experiment, lint, format, and what is tracked."""
 
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from headscope.pipeline.plan.batches import batches
 from headscope.pipeline.plan.plan import build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ def test_no_options_mean_all_jobs_of_the_default_experiment(stubbed):
     assert "smollm2_135m" in done.stdout + done.stderr
     plan = build([], ROOT)
     assert all(plan.nodes.values())
-    jobs = len(plan.addresses) + len(plan.copies())
+    jobs = len(batches(plan)) + len(plan.nodes["figures"]) + len(plan.copies())
     assert re.search(rf"^total +{jobs + 1}$", done.stdout + done.stderr, re.MULTILINE)  # and the target
 
 
@@ -39,14 +39,3 @@ def test_rules_are_formatted():
     command = [str(Path(sys.executable).with_name("snakefmt")), "--check", "Snakefile", "workflow"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_job_tracks_one_string_its_slice(finished):
-    records = [
-        json.loads(path.read_text()) for path in (finished.root / ".snakemake/metadata").glob("**/*") if path.is_file()
-    ]
-    oracles = [record for record in records if record.get("rule") == "oracle"]
-    assert oracles
-    for record in oracles:
-        (param,) = record["params"]
-        assert json.loads(param.strip("'"))["window"] == {"recent": 128, "sink": 16}

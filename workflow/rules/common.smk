@@ -15,6 +15,7 @@ from headscope.pipeline import lifeline
 from headscope.pipeline.config.compose import find_root
 from headscope.pipeline.config.overrides import split
 from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.plan.batches import batches, forget_stale, marks, write_batches
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.plan.unfinished import (
     forget_garbage,
@@ -40,6 +41,7 @@ config["git"] = git_state() or {}
 
 # What is missing or damaged is what runs. Snakemake sees no input of a job that is done, so it remembers nothing
 # that counts: neither its metadata nor the time of a file.
+MARKS = marks(PLAN)
 UNFINISHED = unfinished(PLAN)
 IS_MAIN = workflow.exec_mode == ExecMode.DEFAULT  # not within a job of a cluster
 if IS_MAIN:
@@ -54,8 +56,12 @@ if IS_MAIN:
         set_aside(PLAN, UNFINISHED)
 
 RESULTS = PLAN.results
-NODES = {node.key: node for node in [*PLAN, *PLAN.tracks.values()]}
 FIGURES = sorted({name for point in PLAN.points for name in point.figures})
+DRAWN = PLAN.nodes["figures"]
+BATCHES = {batch.name: batch for batch in batches(PLAN)}
+BATCH_OF = {node.address: batch for batch in BATCHES.values() for node in batch.nodes}
+if IS_MAIN:
+    forget_stale(MARKS, BATCHES.values(), UNFINISHED)
 
 # Progress shows on the terminal and stays in the log; a failed stage fails the pipe (Snakemake sets pipefail).
 # A stage ends when the Snakemake that started it, the parent of this shell, has ended.
@@ -63,26 +69,37 @@ SHELL = "HEADSCOPE_PARENT=$PPID {params.command} 2>&1 | tee {log:q}"
 
 
 wildcard_constraints:
+    batch=r"[\w.-]+--[0-9a-f]{10}",
     key=r"[\w.-]+--[0-9a-f]{10}",
     digest=r"[0-9a-f]{10}",
 
 
-def stage_of(wildcards):
-    """Return the row of a job in the table of stages."""
-    return STAGES[NODES[wildcards.key].stage]
-
-
 def claim():
-    """Record what this run makes, for other runs and `headscope gc`; the record goes with the process."""
+    """Record what this run makes, for other runs and `headscope gc`; the record goes with the process.
+
+    The jobs of its batches are written for `headscope batch`.
+    """
+    jobs = list(workflow.dag.needrun_jobs())
+    chosen = [
+        BATCHES[job.wildcards.batch] for job in jobs if "batch" in job.wildcards.keys()
+    ]
     made = {
+        node.address
+        for batch in chosen
+        for node in batch.nodes
+        if node.address in UNFINISHED
+    }
+    others = [job for job in jobs if "batch" not in job.wildcards.keys()]
+    made |= {
         str(Path(file).parent.relative_to(RESULTS))
-        for job in workflow.dag.needrun_jobs()
+        for job in others
         for file in job.output
     }
     record = ExitStack()
     atexit.register(record.close)
     try:
         record.enter_context(at_work(Path(RESULTS), config["command"], sorted(made)))
+        write_batches(PLAN, chosen)
     except HeadscopeError as error:
         fail(error)
 
@@ -103,18 +120,45 @@ def refuse_gaps():
 
 
 def output(stage):
-    """Return the file that a job ends with: the command renames the whole folder into place."""
-    return f"{RESULTS}/{stage}/{{key}}/provenance.json"
+    """Return the file that marks the end of a batch; its jobs' folders are renamed into place one by one."""
+    return f"{RESULTS}/.jobs/{stage}/{{batch}}.done"
 
 
-def inputs(wildcards):
-    """Return what a job waits for: its parents that are to be made."""
-    parents = NODES[wildcards.key].parents
-    return [
-        f"{PLAN.folder(parent)}/provenance.json"
-        for parent in parents
-        if parent.address in UNFINISHED
-    ]
+def waiting_for(nodes):
+    """Return what jobs wait for: the batches of parents that are to be made."""
+    parents = {parent.address for node in nodes for parent in node.parents} & {
+        *UNFINISHED
+    }
+    return sorted({f"{RESULTS}/{BATCH_OF[address].path}.done" for address in parents})
+
+
+def of_batch(wildcards):
+    """Return what a batch waits for."""
+    return waiting_for(BATCHES[wildcards.batch].nodes)
+
+
+def of_table(column):
+    """Return a function from a batch's wildcards to what the table of stages says of its stage."""
+    return lambda wildcards: getattr(STAGES[BATCHES[wildcards.batch].stage], column)
+
+
+def gpus(wildcards):
+    """Return 1 if a batch says cuda and its stage can use it, else 0."""
+    batch = BATCHES[wildcards.batch]
+    on_gpu = json.loads(batch.nodes[0].spec).get("device") == "cuda"
+    return int(STAGES[batch.stage].gpu and on_gpu)
+
+
+def run_batch(wildcards):
+    """Return the command of a batch."""
+    return headscope("batch", f"{RESULTS}/{BATCHES[wildcards.batch].path}.json")
+
+
+def draw(wildcards, input):
+    """Return the command of a figure. A param that takes `input` is not tracked: it may hold paths of this machine."""
+    node = DRAWN[wildcards.key]
+    folders = [str(PLAN.folder(each)) for each in (node, *node.parents)]
+    return headscope("figures", node.spec, *folders)
 
 
 def caption(figure):
@@ -124,41 +168,33 @@ def caption(figure):
 
 
 def log_file(stage):
-    """Return the path of a job's log."""
-    return f"{RESULTS}/logs/{stage}/{{key}}.log"
+    """Return the path of a batch's log."""
+    return f"{RESULTS}/logs/{stage}/{{batch}}.log"
 
 
 def message(stage):
-    """Return what Snakemake says when a job starts."""
-    return f"{STAGES[stage].message}: {{wildcards.key}}"
+    """Return what Snakemake says when a batch starts."""
+    return f"{STAGES[stage].message}: {{wildcards.batch}}"
 
 
-def spec(wildcards):
-    """Return the only tracked param: a rule with several, or with any other type, is not tracked reliably."""
-    return NODES[wildcards.key].spec
-
-
-def command(wildcards, input):
-    """Return the command, by the interpreter that runs Snakemake, so that nothing need be activated.
-
-    A param that takes `input` is not tracked: the interpreter's path makes no other result.
-    """
-    node = NODES[wildcards.key]
-    folders = [str(PLAN.folder(each)) for each in (node, *node.parents)]
-    return shlex.join(
-        [sys.executable, "-m", "headscope", node.stage, node.spec, *folders]
-    )
-
-
-def gpus(wildcards):
-    """Return 1 if the job's slice says cuda and the stage can use it, else 0."""
-    on_gpu = json.loads(NODES[wildcards.key].spec).get("device") == "cuda"
-    return int(stage_of(wildcards).gpu and on_gpu)
+def headscope(*words):
+    """Return a command, by the interpreter that runs Snakemake, so that nothing need be activated."""
+    return shlex.join([sys.executable, "-m", "headscope", *words])
 
 
 def results():
-    """Return the file that each job of the plan ends with."""
-    return [f"{PLAN.folder(node)}/provenance.json" for node in NODES.values()]
+    """Return the files that jobs end with. Of what is done, batches appear only where their mark is left, for the report."""
+    ends = {f"{RESULTS}/{batch.path}.done": batch for batch in BATCHES.values()}
+    wanted = [
+        mark
+        for mark, batch in ends.items()
+        if Path(mark).exists()
+        or any(node.address in UNFINISHED for node in batch.nodes)
+    ]
+    return [
+        *wanted,
+        *(f"{PLAN.folder(node)}/provenance.json" for node in DRAWN.values()),
+    ]
 
 
 def copies():

@@ -5,7 +5,7 @@ for figure in FIGURES:
         name:
             f"figure_{figure}"
         input:
-            inputs,
+            lambda wildcards: waiting_for([DRAWN[wildcards.key]]),
         output:
             report(
                 f"{RESULTS}/figures/{{key}}/{figure}.png",
@@ -14,9 +14,9 @@ for figure in FIGURES:
                 subcategory=figure,
                 labels={"figure": figure, "of": "{key}"},
             ),
-            output("figures"),
+            f"{RESULTS}/figures/{{key}}/provenance.json",
         log:
-            log_file("figures"),
+            f"{RESULTS}/logs/figures/{{key}}.log",
         wildcard_constraints:
             key=rf"{figure}-[\w.-]+--[0-9a-f]{{10}}",
         threads: 1
@@ -24,9 +24,8 @@ for figure in FIGURES:
             mem_mb=STAGES["figures"].mem_mb,
             runtime=STAGES["figures"].runtime,
         params:
-            spec=spec,
-            command=command,
+            command=draw,
         message:
-            message("figures")
+            f"{STAGES['figures'].message}: {{wildcards.key}}"
         shell:
             SHELL

@@ -1,18 +1,17 @@
-# What the rules of all stages share: each adds its files and its message.
+# What the rules of all stages share: each adds its mark of the end, its log and its message.
 rule stage:
     input:
-        inputs,
+        of_batch,
     log:
         log_file("stage"),
     threads: 1
     resources:
-        mem_mb=lambda wildcards: stage_of(wildcards).mem_mb,
-        runtime=lambda wildcards: stage_of(wildcards).runtime,
+        mem_mb=of_table("mem_mb"),
+        runtime=of_table("runtime"),
         gpu=gpus,
     params:
-        spec=spec,
-        command=command,
+        command=run_batch,
     message:
-        "{rule}: {wildcards.key}"
+        "{rule}: {wildcards.batch}"
     shell:
         SHELL

@@ -41,13 +41,18 @@ def main(stage: str, arguments: Sequence[str]) -> int:
         spec = json.loads(values.spec)
     except ValueError as error:
         raise ConfigError(f"the spec of {stage} is no JSON: {error}") from error
+    prepare()
+    with at_work(results_root(values.out), f"{stage}/{values.out.name}"):
+        run(stage, spec, values.out, values.parents)
+    return 0
+
+
+def prepare() -> None:
+    """Let this process end as Snakemake, which started it, wants it to, or when that has ended."""
     # Snakemake ends jobs with SIGTERM; an exception lets the temporary folder be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if parent := os.environ.get("HEADSCOPE_PARENT"):
         end_with(int(parent))
-    with at_work(results_root(values.out), f"{stage}/{values.out.name}"):
-        run(stage, spec, values.out, values.parents)
-    return 0
 
 
 def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) -> None:

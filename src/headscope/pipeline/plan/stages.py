@@ -18,6 +18,7 @@ class Stage:
         runtime: longest time of a job, in minutes.
         gpu: a job takes a GPU if its slice says `device: cuda`.
         local: jobs run on the machine that runs Snakemake, which has the internet, and not on a cluster.
+        batched: jobs on one model and length share a process.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Stage:
     runtime: int
     gpu: bool = False
     local: bool = False
+    batched: bool = True
 
     def files(self, spec: Mapping[str, Any]) -> list[str]:
         """Name the files that Snakemake expects of a job with this slice."""
@@ -43,7 +45,7 @@ _ALL = f"assets prompts moments dense probes {_MEASURED} figures"
 
 _TABLE = (
     # name, reads, outputs, message, mem_mb, runtime
-    _row("assets", "", "manifest.json", "fetch and check", 4000, 120, local=True),
+    _row("assets", "", "manifest.json", "fetch and check", 4000, 120, local=True, batched=False),
     _row("prompts", "assets", "dataset/dataset_info.json", "write prompts", 2000, 60),
     _row("moments", "assets", "moments.safetensors", "key moments of a text", 8000, 60, gpu=True),
     _row("dense", "assets prompts", "answers.parquet", "dense answers", 8000, 720, gpu=True),
@@ -54,8 +56,8 @@ _TABLE = (
     _row("calibration", "oracle margins", "calibration.json", "calibrate", 8000, 120),
     _row("evaluation", "assets prompts moments probes calibration", "rows.parquet seconds.parquet",
          "evaluate", 16000, 1440, gpu=True),
-    _row("figures", _MEASURED, "{figure}.png {figure}.pdf {figure}.csv", "draw", 8000, 60),
-    _row("track", _ALL, "tracked.json", "track", 4000, 120, local=True),
+    _row("figures", _MEASURED, "{figure}.png {figure}.pdf {figure}.csv", "draw", 8000, 60, batched=False),
+    _row("track", _ALL, "tracked.json", "track", 4000, 120, local=True, batched=False),
 )  # fmt: skip
 
 STAGES = {stage.name: stage for stage in _TABLE}

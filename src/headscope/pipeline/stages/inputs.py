@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from headscope.heads.moments import KeyMoments
 from headscope.heads.outliers import OutlierRule
 from headscope.lab.probes import ModelProbes
 from headscope.lab.rows import Rows
-from headscope.models.check import refuse
+from headscope.models.check import Finding, refuse
 from headscope.models.loading import LoadedModel, load
 from headscope.models.rotary import refuse_changing_factors
 from headscope.pipeline.assets.model_check import findings_of, findings_on
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import asks_probes, criterion_modules
 from headscope.pipeline.store.cells import Cells
-from headscope.pipeline.store.files import results_root, sha256_file
+from headscope.pipeline.store.files import canonical, results_root, sha256_file
 from headscope.pipeline.store.parents import Parents
 
 
@@ -58,13 +59,20 @@ def load_model(spec: Mapping[str, Any], parents: Parents, probes: bool = False) 
     Raises:
         UnsupportedModelError: a comparison with the model's own attention failed, here or where it was fetched.
     """
-    asset = parents.one("assets", kind="model")
-    loaded = load(asset.folder, spec["dtype"], spec["device"], spec["device_map"], spec["rope"])
-    manifest = json.loads((asset.folder / "manifest.json").read_text("utf-8"))
-    findings = None if spec["rope"] else findings_of(manifest)
-    findings = findings_on(loaded.model) if findings is None else findings
+    asset = parents.one("assets", kind="model").folder
+    how = {name: spec[name] for name in ("dtype", "device", "device_map", "rope")}
+    loaded, findings = _loaded(asset.absolute(), (asset / "manifest.json").read_text("utf-8"), canonical(how))
     refuse(loaded.model, findings, probes)
     return loaded
+
+
+@lru_cache(maxsize=1)
+def _loaded(asset: Path, manifest: str, how: str) -> tuple[LoadedModel, list[Finding]]:
+    """Load a model, which stays for the next jobs of this process, and return what its checks found."""
+    options = json.loads(how)
+    loaded = load(asset, **options)
+    findings = None if options["rope"] else findings_of(json.loads(manifest))
+    return loaded, findings_on(loaded.model) if findings is None else findings
 
 
 def load_prompts(parents: Parents, loaded: LoadedModel) -> list[Prompt]:
