@@ -50,6 +50,14 @@ def started(pid: int) -> str:
         return ""
 
 
+def age() -> float:
+    """Return the seconds since this process was started, imports included; elsewhere than on Linux, CPU time."""
+    if sys.platform != "linux":
+        return time.process_time()
+    ticks = int(started(os.getpid()).split()[1])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)

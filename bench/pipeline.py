@@ -1,0 +1,92 @@
+"""Seconds and CPU minutes of an experiment by stage, the share of start-up and scheduling, and how they grow.
+
+    python bench/pipeline.py [experiment=smoke ...] [-- --cores 2]         one run, from empty results to figures
+    python bench/pipeline.py --grow [option=value ...] [-- --cores 2]     and with twice the prompts, lengths, criteria
+
+Results are made in a temporary folder. Start-up is what processes take beside their jobs (imports; a model's loading
+counts as a job's); scheduling is what the command's end is later than the work of its cores explains.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from headscope.pipeline.store import provenance
+
+
+class Stage(NamedTuple):
+    """What the jobs of a stage took: their number, processes, seconds of jobs and of processes, CPU seconds."""
+
+    jobs: int
+    processes: int
+    seconds: float
+    lifetime: float
+    cpu: float
+
+
+def main(arguments: list[str]) -> None:
+    """Print one table a run."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    options, passed = arguments[:cut], arguments[cut + 1 :]
+    grow = "--grow" in options
+    options = [option for option in options if option != "--grow"] or ["experiment=smoke"]
+    for name, more in {"as it is": [], **(GROWTH if grow else {})}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            _measure(name, [*options, *more, f"results={folder}/results"], passed, Path(folder, "results"))
+
+
+GROWTH = {
+    "twice the prompts": ["benchmark.ruler.samples={evaluation:4,calibration:4}"],
+    "two lengths": ["benchmark.ruler.lengths=[1024,2048]"],
+    "half the criteria": ["criterion=[dense,local,oracle,qada]"],
+}
+
+
+def _measure(name: str, options: list[str], passed: list[str], results: Path) -> None:
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run([sys.executable, "-m", "headscope", "run", *options, "--", *passed], check=True, capture_output=True)
+    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    stages = _stages(results)
+    print(f"\n### {name}: {' '.join(options[:-1])}\n\n| stage | jobs | processes | seconds | start-up | CPU min |")
+    print("|---|---|---|---|---|---|")
+    for stage, row in stages.items():
+        shares = f"{row.seconds:.0f} | {_share(row):.0%} | {row.cpu / 60:.1f}"
+        print(f"| {stage} | {row.jobs} | {row.processes} | {shares} |")
+    jobs, lifetime, own = (sum(column) for column in list(zip(*stages.values(), strict=True))[2:])
+    print(
+        f"\n{wall:.0f} s and {cpu / 60:.1f} CPU min for {jobs:.0f} s of jobs; start-up {lifetime - jobs:.0f} s,",
+        end=" ",
+    )
+    print(f"Snakemake, figures and the report {cpu - own:.0f} CPU s")
+
+
+def _share(row: Stage) -> float:
+    return 1 - row.seconds / row.lifetime if row.lifetime else 0.0
+
+
+def _stages(results: Path) -> dict[str, Stage]:
+    """Add up the marks of batches; a figure, which has none, counts by its provenance."""
+    marks = defaultdict(list)
+    for mark in sorted(results.glob(".jobs/*/*.done")):
+        marks[mark.parent.name].append(json.loads(mark.read_text(encoding="utf-8")))
+    stages = {
+        stage: Stage(
+            sum(mark["jobs"] for mark in found),
+            len(found),
+            *(sum(mark[name] for mark in found) for name in ("jobs_seconds", "seconds", "cpu_seconds")),
+        )
+        for stage, found in marks.items()
+    }
+    drawn = [provenance.read(file.parent)["seconds"] for file in results.glob("figures/*--*/provenance.json")]
+    return {**stages, "figures": Stage(len(drawn), len(drawn), sum(drawn), sum(drawn), 0.0)}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
