@@ -1,23 +1,197 @@
-"""What jobs cost."""
+"""What a job costs: seconds of work, from its slice and its parents' slices alone.
+
+A forward pass takes the time of its arithmetic, of reading the weights, and of starting each layer's operations, on a
+reference machine; the table says how many seconds a stage takes for each second of that.
+"""
 
 import json
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 
-from headscope.pipeline.plan.node import Node, ancestors
+from headscope.benchmarks.registry import module_of
+from headscope.pipeline.plan.node import Node, Spec
 
-REFERENCE = {"evaluation": 100, "dense": 37, "margins": 24, "oracle": 24, "probes": 12, "moments": 15}
-OTHERS = {"prompts": 6, "calibration": 2}
-SIZE = 30 * (9 * 64) ** 2
+
+@dataclass(frozen=True)
+class Machine:
+    """The reference machine of a device: operations a second, bytes a second, and seconds to start a layer."""
+
+    flops: float
+    bandwidth: float
+    start: float
+
+
+MACHINES = {"cpu": Machine(60e9, 12e9, 2e-4), "cuda": Machine(300e12, 3e12, 6e-4)}
+"""One core of a server's processor (Intel Xeon, AVX-512); one NVIDIA H200."""
+
+# Stage: seconds of a job with next to nothing to do, in a process that runs already, and seconds for each ideal second.
+# Two busy cores of an Intel Xeon: `smoke`, and SmolLM2-135M at 1,024 tokens. `bench/costs.py` renews it.
+SECONDS = {
+    "assets": (1.1, 1.0),
+    "prompts": (0.1, 7.0),
+    "moments": (0.5, 2.0),
+    "dense": (0.3, 1.34),
+    "probes": (0.3, 0.95),
+    "oracle": (0.2, 1.1),
+    "margins": (0.3, 1.1),
+    "calibration": (0.3, 0.0),
+    "evaluation": (1.9, 1.24),
+    "figures": (3.5, 0.0),
+    "track": (1.0, 0.0),
+}
+START = 3.0
+"""Seconds until a process works: those of its imports and of its model."""
+
+QUESTION = 64  # tokens of a question with the answer's prefix, which every row reads for itself
 
 
 def work(node: Node) -> float:
-    """Return about how many seconds a job takes."""
-    return OTHERS.get(node.stage, 1) + _size(node) / SIZE * REFERENCE.get(node.stage, 0)
+    """Return about how many seconds a job takes on the reference machine. It follows from the plan alone."""
+    each, factor = SECONDS[node.stage]
+    return each + factor * ideal(node)
 
 
-@lru_cache
-def _size(node: Node) -> float:
-    """Return the layers times the squared width of the model that a job works on."""
-    models = (json.loads(each.spec)["expect"] for each in ancestors([node]) if '"kind":"model"' in each.spec)
-    expect = next(models, None)
-    return expect["layers"] * (expect["heads"] * expect["head_dim"]) ** 2 if expect else 0
+@cache
+def ideal(node: Node) -> float:
+    """Return the seconds that a job's forward passes would take at the reference machine's limit; others have units."""
+    return _IDEAL[node.stage](_Job(node)) if node.stage in _IDEAL else 0.0
+
+
+class _Job:
+    """What a job does, in numbers.
+
+    Attributes:
+        spec: its slice.
+        cell: the slice of its prompts.
+        machine: the reference machine of its device.
+    """
+
+    def __init__(self, node: Node):
+        self.node, self.spec = node, json.loads(node.spec)
+        prompts = _nearest(node, "prompts")
+        self.cell: Spec = json.loads(prompts.spec) if prompts else {}
+        self.machine = MACHINES[self.spec.get("device", "cpu")]
+        self.expect = _expect(node)
+        self.tokens: int = self.spec.get("length") or self.cell.get("length", 0)
+
+    def prompts(self, *splits: str) -> int:
+        """Count the prompts of some splits; of a data set, at most."""
+        samples: dict[str, int] = self.cell["samples"]
+        return sum(samples[split] for split in splits)
+
+    @property
+    def answer(self) -> int:
+        """The most tokens that an answer may take."""
+        return _longest_answer(self.cell["kind"], self.cell["task"])
+
+    @property
+    def parameters(self) -> float:
+        return parameters(self.expect)
+
+    @property
+    def pairs(self) -> int:
+        """Query heads of the whole model."""
+        return int(self.expect["layers"] * self.expect["heads"])
+
+    def forward(self, rows: int, tokens: int, keys: float) -> float:
+        """Return the seconds of a forward pass of `rows` rows of `tokens` tokens, each of which sees `keys` keys."""
+        flops = rows * tokens * (2 * self.parameters + 4 * self.pairs * self.expect["head_dim"] * keys)
+        weights = self.parameters * BYTES[self.spec["dtype"]]
+        machine = self.machine
+        return float(flops / machine.flops + weights / machine.bandwidth + self.expect["layers"] * machine.start)
+
+    def read(self) -> float:
+        """Return the seconds of reading one prompt."""
+        return self.forward(1, self.tokens, self.tokens / 2)
+
+    def answers(self, rows: int) -> float:
+        """Return the seconds of decoding answers of full length, all rows at once."""
+        return self.answer * self.forward(rows, 1, self.tokens)
+
+
+def _dense(job: _Job) -> float:
+    prompts = job.prompts("evaluation", "calibration")
+    return prompts * job.read() + job.answers(prompts)
+
+
+def _probes(job: _Job) -> float:
+    return min(job.prompts("calibration"), job.spec.get("prompts") or job.prompts("calibration")) * job.read()
+
+
+def _oracle(job: _Job) -> float:
+    return job.prompts("evaluation", "calibration") * job.read()
+
+
+def _margins(job: _Job) -> float:
+    return _oracle(job)
+
+
+def _evaluation(job: _Job) -> float:
+    criteria = job.spec["criteria"].values()
+    rows = sum(1 if each["calibrated_on"] is None else len(job.spec["targets"]) for each in criteria)
+    question = job.forward(rows, QUESTION, job.tokens)
+    return job.prompts("evaluation") * (job.read() + question + job.answers(rows))
+
+
+def _moments(job: _Job) -> float:
+    return job.read()
+
+
+def _prompts(job: _Job) -> float:
+    """Count a tenth of a second for each thousand tokens: a tokenizer sizes every prompt several times."""
+    return 1e-4 * job.prompts("evaluation", "calibration") * job.tokens
+
+
+def _tables(job: _Job) -> float:
+    """Count the pairs that recorded tables hold, at ten million a second."""
+    parents = [_Job(parent) for parent in job.node.parents if parent.stage in ("oracle", "margins")]
+    return sum(parent.prompts("evaluation", "calibration") * parent.answer * parent.pairs for parent in parents) * 1e-7
+
+
+def _assets(job: _Job) -> float:
+    return job.parameters * 2e-7 if job.spec["kind"] == "model" else 0.0
+
+
+_IDEAL = {
+    "assets": _assets,
+    "prompts": _prompts,
+    "moments": _moments,
+    "dense": _dense,
+    "probes": _probes,
+    "oracle": _oracle,
+    "margins": _margins,
+    "calibration": _tables,
+    "evaluation": _evaluation,
+    "figures": _tables,
+}
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def parameters(expect: Spec) -> float:
+    """Return about how many parameters a decoder has: a layer has about twelve squares of its width."""
+    return float(12 * expect["layers"] * (expect["heads"] * expect["head_dim"]) ** 2)
+
+
+@cache
+def _nearest(node: Node, stage: str) -> Node | None:
+    """Return the node itself or the nearest ancestor of a stage along the first parents that have one."""
+    if node.stage == stage:
+        return node
+    return next((found for parent in node.parents if (found := _nearest(parent, stage))), None)
+
+
+@cache
+def _expect(node: Node) -> Spec:
+    """Return the sizes of the model that a job works on; an empty slice if it needs none."""
+    if node.stage == "assets":
+        expect: Spec = json.loads(node.spec).get("expect", {})
+        return expect
+    return next((expect for parent in node.parents if (expect := _expect(parent))), {})
+
+
+@cache
+def _longest_answer(kind: str, task: str) -> int:
+    tokens: int = import_module(module_of(kind, task)).TASKS[task].max_new_tokens
+    return tokens

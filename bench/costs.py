@@ -1,0 +1,78 @@
+"""Fit the table of `headscope.pipeline.plan.costs` to finished results, and say how far it is from them.
+
+    python bench/costs.py RESULTS [RESULTS ...]
+
+For each stage: seconds of a job with a tiny model, which a folder of `experiment=smoke` tells; seconds for each second
+of the reference machine; and the sums of measured seconds and of those that the table as it is predicts.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from headscope.pipeline.plan.costs import ideal, work
+from headscope.pipeline.plan.node import Node
+from headscope.pipeline.plan.stages import STAGES
+
+NOTHING = 0.2  # ideal seconds of a job below which all of its time is start-up
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return a provenance, of any version of headscope: only numbers are read."""
+    provenance: dict[str, Any] = json.loads((folder / "provenance.json").read_text("utf-8"))
+    return provenance
+
+
+@cache
+def node_of(folder: Path) -> Node:
+    """Rebuild the node that made a folder of results."""
+    spec = yaml.safe_load((folder / "spec.yaml").read_text("utf-8"))
+    parents = read(folder)["parents"]
+    nodes = tuple(node_of(folder.parents[1] / address) for address in parents)
+    return Node(folder.parent.name, folder.name.rpartition("--")[0], json.dumps(spec), nodes)
+
+
+def finished(results: Path) -> Iterator[tuple[Node, float]]:
+    """Yield every finished job of a results folder with its seconds."""
+    for file in sorted(results.glob("*/*/provenance.json")):
+        yield node_of(file.parent), read(file.parent)["seconds"]
+
+
+def fit(ideals: np.ndarray, seconds: np.ndarray, batched: bool) -> tuple[float, float]:
+    """Return the seconds of a job that has next to nothing to do, and those of all else for each ideal second.
+
+    Of jobs that share a process, the first alone has the seconds of its start: the quickest job has none of them.
+    """
+    idle = seconds[ideals < NOTHING]
+    each = float(idle.min() if batched else idle.mean()) if len(idle) else 0.0
+    busy = ideals >= NOTHING
+    total = float(ideals[busy].sum())
+    return each, max(0.0, float((seconds[busy] - each).sum()) / total) if total else 0.0
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="+")
+    jobs: dict[str, list[tuple[Node, float]]] = {}
+    for results in parser.parse_args().results:
+        for node, duration in finished(results.resolve()):
+            jobs.setdefault(node.stage, []).append((node, duration))
+    for stage, rows in jobs.items():
+        ideals, seconds = (np.array(values) for values in zip(*((ideal(node), s) for node, s in rows), strict=True))
+        each, factor = fit(ideals, seconds, STAGES[stage].batched)
+        predicted = sum(work(node) for node, _ in rows)
+        print(
+            f'    "{stage}": ({each:.3g}, {factor:.3g}),  # {len(rows)} jobs in {seconds.sum():.0f} s,'
+            f" {predicted:.0f} s by the table"
+        )
+
+
+if __name__ == "__main__":
+    main()
