@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headscope.figures.common import bootstrap, panels, scores, style
-from headscope.figures.common.bootstrap import Floats
+from headscope.figures.common.comparisons import Comparison, judged
 from headscope.figures.common.interpolation import SPARSITIES, InterpolatedScores, interpolate
 from headscope.figures.common.scores import MEAN
 from headscope.figures.common.tables import Tables
@@ -48,17 +48,17 @@ def draw(
         ConfigError: dense was not evaluated.
     """
     scores.require_dense(tables.rows)
-    records = [
-        {"length": length, "without": left_out, **record}
-        for length, rows in tables.rows.groupby("length", sort=True)
-        for left_out, part in _variants(scores.drop_hard_tasks(rows, floor), without)
-        for record in _records(interpolate(part, sparsities, resamples), sparsities, baselines)
-    ]
-    table = pd.DataFrame(records, columns=COLUMNS)
+    records, comparisons = [], []
+    for length, rows in tables.rows.groupby("length", sort=True):
+        for left_out, part in _variants(scores.drop_hard_tasks(rows, floor), without):
+            interpolated, where = interpolate(part, sparsities, resamples), {"length": length, "without": left_out}
+            records += [{**where, **record} for record in _shares(interpolated, sparsities)]
+            comparisons += _comparisons(interpolated, baselines, where)
+    table = pd.concat([pd.DataFrame(records), judged(comparisons, "value")], ignore_index=True)[COLUMNS]
     ring = [f"Ring: mean without {'+'.join(without)}."] if (table["without"] != "").any() else []
     figure = _figure(table[table["versus"] == ""], sparsities)
     style.finish(figure, title, "Score as a share of dense, interpolated in sparsity.", *ring,
-                 f"{bootstrap.method(resamples)}, paired.", *scores.notes(tables.rows, floor))  # fmt: skip
+                 f"{bootstrap.method(resamples)}, paired; of differences {bootstrap.CORRECTED}.", *scores.notes(tables.rows, floor))  # fmt: skip
     return figure, table
 
 
@@ -70,24 +70,24 @@ def _variants(rows: pd.DataFrame, without: Sequence[str]) -> Iterator[tuple[str,
         yield "+".join(without), part
 
 
-def _records(
-    interpolated: InterpolatedScores, sparsities: Sequence[float], baselines: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Yield the values of every criterion, then its differences from the baselines."""
+def _shares(interpolated: InterpolatedScores, sparsities: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """Yield the shares of dense of every criterion, sparsity by sparsity and their mean."""
+    for name in style.ordered(list(interpolated.criteria)):
+        for sparsity, draws in zip([*sparsities, MEAN], interpolated.shares(name).T, strict=True):
+            estimate = bootstrap.estimate(draws[:, None])._asdict()
+            interval = {column: float(values[0]) for column, values in estimate.items()}
+            yield {"criterion": name, "versus": "", "sparsity": sparsity, **interval, "verdict": ""}
+
+
+def _comparisons(
+    interpolated: InterpolatedScores, baselines: Sequence[str], where: dict[str, Any]
+) -> Iterator[Comparison]:
+    """Yield the differences of every criterion from the baselines, means over the sparsities."""
     names = style.ordered(list(interpolated.criteria))
     for name in names:
-        for sparsity, draws in zip([*sparsities, MEAN], interpolated.shares(name).T, strict=True):
-            yield {"criterion": name, "versus": "", "sparsity": sparsity, **_interval(draws), "verdict": ""}
-    for name in names:
         for baseline in (other for other in baselines if other in names and other != name):
-            difference = _interval(interpolated.difference(name, baseline))
-            missing = np.isnan(difference["value"])
-            verdict = "missing" if missing else scores.verdict(difference["low"], difference["high"])
-            yield {"criterion": name, "versus": baseline, "sparsity": MEAN, **difference, "verdict": verdict}
-
-
-def _interval(draws: Floats) -> dict[str, float]:
-    return {name: float(values[0]) for name, values in bootstrap.estimate(draws[:, None])._asdict().items()}
+            row = {**where, "criterion": name, "versus": baseline, "sparsity": MEAN}
+            yield Comparison(row, interpolated.difference(name, baseline))
 
 
 def _figure(table: pd.DataFrame, sparsities: Sequence[float]) -> Figure:

@@ -1,6 +1,6 @@
 """(f) Where the criteria stand at the targets that matter: scores, achieved sparsity and paired differences."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headscope.figures.common import bootstrap, panels, scores, style
+from headscope.figures.common.comparisons import Comparison, judged
 from headscope.figures.common.scores import SETTING
 from headscope.figures.common.tables import Tables
 
@@ -41,43 +42,34 @@ def draw(
         resamples: bootstrap resamples.
         floor: tasks on which dense scores less are in no mean.
     """
-    parts = [
-        _of_setting(scores.drop_hard_tasks(rows, floor), targets, pairs, resamples)
-        for _, rows in tables.rows.groupby(SETTING, sort=True)
-    ]
-    table = pd.concat(parts, ignore_index=True)
+    parts, comparisons = [], []
+    for _, of_setting in tables.rows.groupby(SETTING, sort=True):
+        rows = scores.drop_hard_tasks(of_setting, floor)
+        sampled = scores.resample(rows, resamples)
+        nearest = {scores.nearest_target(rows, target) for target in targets if rows["target"].notna().any()}
+        table = scores.summarise(rows, sampled).assign(**dict(rows[SETTING].iloc[0]), versus="")
+        parts.append(table[table["target"].isna() | table["target"].isin(nearest)])
+        for target in sorted(nearest):
+            comparisons += _comparisons(sampled, target, pairs, dict(rows[SETTING].iloc[0]))
+    table = pd.concat([*parts, judged(comparisons, "score")], ignore_index=True)
     figure = _figure(table)
     style.finish(figure, title, f"{bootstrap.method(resamples)}, paired.",
-                 "Better or worse: the interval leaves out 0; not corrected for the number of comparisons.",
+                 f"Differences: intervals {bootstrap.CORRECTED}; better or worse: the interval leaves out 0.",
                  *scores.notes(tables.rows, floor))  # fmt: skip
     return figure, table
 
 
-def _of_setting(
-    rows: pd.DataFrame, targets: Sequence[float], pairs: Sequence[Sequence[str]], resamples: int
-) -> pd.DataFrame:
-    """Return scores at the targets nearest to the given ones, then the differences there, marked by `versus`."""
-    sampled = scores.resample(rows, resamples)
-    table = scores.summarise(rows, resamples)
-    nearest = sorted({scores.nearest_target(rows, target) for target in targets}) if table["target"].any() else []
-    table = table[table["target"].isna() | table["target"].isin(nearest)].assign(versus="")
-    differences = []
-    for target in nearest:
-        names = style.ordered([name for name, at in sampled.columns if at == target])
-        for one, other in [*((name, "dense") for name in names), *pairs]:
-            differences += _difference(sampled, one, other, target)
-    return pd.concat([table, pd.DataFrame(differences)]).assign(**dict(rows[SETTING].iloc[0]))
-
-
-def _difference(sampled: scores.Scores, one: str, other: str, target: float) -> list[dict[str, Any]]:
-    """Return a row of `one - other` at a target; none if either was not evaluated."""
-    columns = [(name, target) if (name, target) in sampled.columns else (name, 0.0) for name in (one, other)]
-    if not set(columns) <= set(sampled.columns):
-        return []
-    score, low, high = sampled.difference(*columns)
-    row = {"criterion": one, "versus": other, "target": target, "score": score, "low": low, "high": high}
-    counts = {"tasks": len(set(sampled.tasks)), "prompts": len(sampled.tasks)}
-    return [{**row, "verdict": scores.verdict(low, high), **counts}]
+def _comparisons(
+    sampled: scores.Scores, target: float, pairs: Sequence[Sequence[str]], setting: dict[str, Any]
+) -> Iterator[Comparison]:
+    """Yield the differences from dense and those of the pairs at a target, as far as both were evaluated."""
+    names = style.ordered([name for name, at in sampled.columns if at == target])
+    for one, other in [*((name, "dense") for name in names), *pairs]:
+        columns = [(name, target) if (name, target) in sampled.columns else (name, 0.0) for name in (one, other)]
+        if set(columns) <= set(sampled.columns):
+            counts = {"tasks": len(set(sampled.tasks)), "prompts": len(sampled.tasks)}
+            row = {**setting, "criterion": one, "versus": other, "target": target, **counts}
+            yield Comparison(row, sampled.difference(*columns))
 
 
 def _figure(table: pd.DataFrame) -> Figure:

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from headscope.figures.common import style
 
 COLUMNS = 3
+KV_BYTES = "KV bytes read, share of all keys and values"
+SHARE = "score, share of dense"
 
 
 def legend(figure: Figure, columns: int, **options: Any) -> None:
@@ -60,27 +63,31 @@ def wrapped(title: str) -> str:
     return textwrap.fill(title, 40)
 
 
-def score_curves(ax: Axes, table: pd.DataFrame, names: Sequence[str], unit: float = 1.0) -> None:
-    """Draw score against sparsity: a curve a criterion, a level with its interval for those without a target.
+def share_curves(ax: Axes, table: pd.DataFrame, names: Sequence[str], highest: float) -> None:
+    """Draw score as a share of dense against KV bytes read: a curve a criterion, one point each for dense and local.
+
+    The axis runs from every byte on the left to none on the right: the further right a curve stays up, the better.
 
     Args:
         ax: the panel.
-        table: rows of `scores.summarise`.
+        table: rows of `scores.shares_of_dense`.
         names: all criteria of the figure.
-        unit: what scores are divided by.
+        highest: share at the upper end of the axis; what lies above is cut off.
     """
+    ax.axhline(1, color=style.INK, lw=0.6, zorder=1)
     for criterion in style.ordered(list(table["criterion"])):
         line, look = table[table["criterion"] == criterion], style.look(criterion, names)
-        score, low, high = (np.asarray(line[name]) / unit for name in ("score", "low", "high"))
-        if line["target"].isna().all():
-            ax.axhspan(low[0], high[0], color=look.colour, alpha=0.1, lw=0)
-            ax.axhline(score[0], color=look.colour, ls=look.line, lw=0.9, label=look.label)
-            continue
-        reach = np.stack([score - low, high - score]).clip(min=0)
-        curve = ax.errorbar(line["sparsity"], score, yerr=reach, color=look.colour, ls=look.line, marker=look.marker,
-                            elinewidth=0.5, label=look.label, zorder=3)  # fmt: skip
+        share, low, high = (np.asarray(line[name]) for name in ("share", "low", "high"))
+        reach = np.stack([share - low, high - share]).clip(min=0)
+        marker, size = ("s", 4.5) if criterion in ("dense", "local") else (look.marker, 3.6)
+        curve = ax.errorbar(line["kv_bytes"], share, yerr=reach, color=look.colour, ls=look.line, marker=marker, ms=size,
+                            elinewidth=0.7, label=look.label, zorder=3)  # fmt: skip
         for bar in curve[2]:
-            bar.set_alpha(0.5)
+            bar.set_alpha(0.35)
+    ax.set(xlim=(max(1.04, table["kv_bytes"].max() + 0.03), 0), ylim=(-0.04, highest))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MultipleLocator(0.2))
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def name_rows(ax: Axes, labels: Sequence[str], **options: Any) -> None:

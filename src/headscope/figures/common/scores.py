@@ -15,6 +15,7 @@ from headscope.figures.common import bootstrap, style
 from headscope.figures.common.bootstrap import Estimate, Floats
 
 SETTING = ["benchmark", "length"]
+MEASURES = ["score", "sparsity", "kv_bytes"]
 MEAN = "mean"
 """Stands in the column `task` of a mean over tasks."""
 FLOOR = 20.0
@@ -98,6 +99,7 @@ class Scores:
         tasks: task of each prompt, [P].
         values: scores, [P, C].
         sparsity: achieved by each column on each prompt, [P, C].
+        kv_bytes: read by each column on each prompt, as a share of reading every key and value, [P, C].
         weights: of the mean (row 0) and of its resamples, [1 + B, P].
     """
 
@@ -105,40 +107,43 @@ class Scores:
     tasks: list[str]
     values: Floats
     sparsity: Floats
+    kv_bytes: Floats
     weights: Floats
 
     def mean(self, values: Floats) -> Estimate:
         """Return the mean over tasks of each column of [P, C], with its interval."""
         return bootstrap.estimate(self.weights @ values)
 
-    def difference(self, one: tuple[str, float], other: tuple[str, float]) -> tuple[float, float, float]:
-        """Return the mean of the paired difference `one - other` and both ends of its interval."""
+    def difference(self, one: tuple[str, float], other: tuple[str, float]) -> Floats:
+        """Return the mean of the paired difference `one - other` in the data and in each resample, [1 + B]."""
         i, j = self.columns.index(one), self.columns.index(other)
-        value, low, high = self.mean(self.values[:, [i]] - self.values[:, [j]])
-        return float(value[0]), float(low[0]), float(high[0])
+        return np.asarray(self.weights @ (self.values[:, i] - self.values[:, j]))
 
 
 def resample(rows: pd.DataFrame, resamples: int) -> Scores:
     """Bootstrap the prompts of some tasks; a task's prompts of all seeds are one stratum."""
     wide = rows.fillna({"target": 0.0}).pivot(
-        index=["task", "seed", "index"], columns=["criterion", "target"], values=["score", "sparsity"]
+        index=["task", "seed", "index"], columns=["criterion", "target"], values=MEASURES
     )
     wide = wide.sort_index()
     tasks = [str(task) for task in wide.index.get_level_values("task")]
-    values, sparsity = (wide[name].to_numpy(dtype=np.float64) for name in ("score", "sparsity"))
+    values, sparsity, kv_bytes = (wide[name].to_numpy(dtype=np.float64) for name in MEASURES)
     columns = [(str(criterion), float(target)) for criterion, target in wide["score"].columns]
-    return Scores(columns, tasks, values, sparsity, bootstrap.all_weights(tasks, resamples))
+    return Scores(columns, tasks, values, sparsity, kv_bytes, bootstrap.all_weights(tasks, resamples))
 
 
-def summarise(rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
+def summarise(rows: pd.DataFrame, sampled: Scores) -> pd.DataFrame:
     """Return score with interval and achieved sparsities of each criterion and target, in the legend's order.
 
     Also the share of prompts that lost their middle, the answers that the metric failed on, and numbers of tasks and
     prompts.
+
+    Args:
+        rows: evaluation rows of the tasks to average over.
+        sampled: their scores, resampled.
     """
-    scores = resample(rows, resamples)
-    keys = pd.MultiIndex.from_tuples(scores.columns, names=["criterion", "target"])
-    intervals = pd.DataFrame(scores.mean(scores.values)._asdict(), keys).rename(columns={"value": "score"})
+    keys = pd.MultiIndex.from_tuples(sampled.columns, names=["criterion", "target"])
+    intervals = pd.DataFrame(sampled.mean(sampled.values)._asdict(), keys).rename(columns={"value": "score"})
     filled = rows.fillna({"target": 0.0})
     shares = ["sparsity", "sparsity_group", "kv_bytes", "truncated"]
     by_task = filled.groupby(["criterion", "target", "task"])[shares].mean()
@@ -146,8 +151,25 @@ def summarise(rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
     table = table.join(filled.groupby(["criterion", "target"])["metric_failed"].sum()).reset_index()
     table["target"] = table["target"].replace(0.0, np.nan)
     columns: list[Any] = ["criterion", "target", "sparsity", "sparsity_group", "kv_bytes", "score", "low", "high"]
-    counts = {"tasks": len(set(scores.tasks)), "prompts": len(scores.tasks)}
+    counts = {"tasks": len(set(sampled.tasks)), "prompts": len(sampled.tasks)}
     return in_legend_order(table)[[*columns, "truncated", "metric_failed"]].assign(**counts)
+
+
+def shares_of_dense(rows: pd.DataFrame, sampled: Scores) -> pd.DataFrame:
+    """Return `summarise` with `share`, the score as a share of dense, and its interval in place of the score's.
+
+    Score and dense score are of the same resample. A resample on which dense scores 0 has no share, nor have the data
+    (NaN).
+    """
+    scores = sampled.weights @ sampled.values
+    dense = scores[:, [sampled.columns.index(("dense", 0.0))]]
+    shares = np.full((3, len(sampled.columns)), np.nan)
+    if dense[0] > 0:
+        shares[:] = bootstrap.estimate((scores / np.where(dense > 0, dense, np.nan))[dense[:, 0] > 0])
+    keys = pd.MultiIndex.from_tuples(sampled.columns, names=["criterion", "target"])
+    by_column = pd.DataFrame(shares.T, keys, ["share", "low", "high"])
+    table = summarise(rows, sampled).drop(columns=["low", "high"])
+    return table.join(by_column, on=[table["criterion"], table["target"].fillna(0.0)])
 
 
 def in_legend_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -155,8 +177,3 @@ def in_legend_order(table: pd.DataFrame) -> pd.DataFrame:
     order = {name: place for place, name in enumerate(style.ordered(list(table["criterion"])))}
     keyed = table.sort_values(["criterion", "target"], key=lambda column: column.map(order).fillna(column))
     return keyed.reset_index(drop=True)
-
-
-def verdict(low: float, high: float) -> str:
-    """Judge a difference by whether its interval leaves out 0."""
-    return "better" if low > 0 else "worse" if high < 0 else "inconclusive"

@@ -103,21 +103,34 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def finish(figure: Figure, title: dict[str, Any], *notes: str) -> None:
-    """Write the footer (model, tasks, samples, seed, then the notes) in room taken from the bottom of the figure."""
-    seeds, several = title["seed"], len(title["seed"]) > 1
-    each = "a task and seed" if several else "a task"
+def finish(figure: Figure, title: dict[str, Any], *notes: str, warnings: Sequence[str] = ()) -> None:
+    """Write the footer (model, tasks, samples, seed, then the notes) in room taken from the bottom of the figure.
+
+    Warnings stand above it, a line each, in ink.
+    """
+    each = "a task and seed" if len(title["seed"]) > 1 else "a task"
     samples = "; ".join(
         f"{name}: {plural(_drawn(title, name), 'task')}, {it['most']}{plural(it['samples'], 'prompt')} {each}"
         for name, it in title["benchmarks"].items()
     )
     scope = f"; criteria decide in the context too, by {title['chunk']} tokens" if "chunk" in title else ""
-    head = f"{title['model']}; {samples}; data {'seeds' if several else 'seed'} {', '.join(map(str, seeds))}{scope}."
+    head = f"{title['model']}; {samples}; data {named_seeds(title)}{scope}."
     width, height = figure.get_size_inches()
+    above = [line for warning in warnings for line in textwrap.wrap(warning, int(width * 23))]
     lines = textwrap.wrap(" ".join([head, *_left_out(title), *notes]), int(width * 23))
-    room = (len(lines) * FOOTER_POINTS * 1.35 + 4) / 72 / height
+    line = FOOTER_POINTS * 1.35 / 72 / height
+    room = (len(above) + len(lines)) * line + 4 / 72 / height
     figure.set_layout_engine("constrained", rect=(0, room, 1, 1 - room))
-    figure.text(4 / 72 / width, 2 / 72 / height, "\n".join(lines), fontsize=FOOTER_POINTS, color=GREY, va="bottom")
+    x, y = 4 / 72 / width, 2 / 72 / height
+    options: dict[str, Any] = {"fontsize": FOOTER_POINTS, "va": "bottom", "linespacing": 1.35}
+    if above:
+        figure.text(x, y + len(lines) * line, "\n".join(above), color=INK, **options)
+    figure.text(x, y, "\n".join(lines), color=GREY, **options)
+
+
+def named_seeds(title: dict[str, Any]) -> str:
+    """Return the seeds of the data in words."""
+    return f"seed{'s' if len(title['seed']) > 1 else ''} {', '.join(map(str, title['seed']))}"
 
 
 def _drawn(title: dict[str, Any], benchmark: str) -> int:

@@ -1,0 +1,64 @@
+"""(b) The first picture task by task: score as a share of dense against the KV bytes read; its table has every seed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from headscope.figures.common import bootstrap, panels, scores, style
+from headscope.figures.common.scores import MEAN, SETTING
+from headscope.figures.common.tables import Tables
+
+ALL = "all"
+HIGHEST = 1.6
+"""Share at the upper end of the axes: of a low dense score a share may be any number."""
+
+
+def draw(
+    tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAMPLES, floor: float = scores.FLOOR
+) -> tuple[Figure, pd.DataFrame]:
+    """Draw a panel a task, setting by setting; tasks too hard to count are grey.
+
+    Returns:
+        The figure and the table: each task, its seeds apart where there are several, and the mean of each benchmark;
+        `share` of the dense score with its interval, `score` in points, `kv_bytes` and sparsities as shares.
+
+    Raises:
+        ConfigError: dense was not evaluated.
+    """
+    scores.require_dense(tables.rows)
+    parts = [
+        scores.shares_of_dense(part, scores.resample(part, resamples)).assign(**setting, task=task, seed=seed, hard=hard)
+        for _, rows in tables.rows.groupby(SETTING, sort=True)
+        for setting in [dict(rows[SETTING].iloc[0])]
+        for task, seed, hard, part in _parts(rows, floor)
+    ]
+    table = pd.concat(parts, ignore_index=True).assign(scope=tables.scope)
+    shown = table[(table["seed"] == ALL) & (table["task"] != MEAN)]
+    figure, grid = panels.grid(shown, SETTING, "task", 1.5, panels.KV_BYTES, panels.SHARE)
+    for ax, part in grid:
+        _panel(ax, part, list(table["criterion"]))
+    panels.legend(figure, 4, handlelength=3)
+    grey = ["Grey: too hard to count."] if table["hard"].any() else []
+    style.finish(figure, title, f"Bars: {bootstrap.method(resamples)}, paired with dense.", *grey,
+                 *scores.notes(tables.rows, floor))  # fmt: skip
+    return figure, table
+
+
+def _parts(rows: pd.DataFrame, floor: float) -> Iterator[tuple[str, str, bool, pd.DataFrame]]:
+    """Yield task, seed, whether the task is too hard, and rows: of the mean, of each task and of its seeds."""
+    for task, hard, part in scores.groups(rows, floor):
+        yield task, ALL, hard, part
+        if task != MEAN and part["seed"].nunique() > 1:
+            yield from ((task, str(seed), hard, of_seed) for seed, of_seed in part.groupby("seed", sort=True))
+
+
+def _panel(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:
+    first = table.iloc[0]
+    dense = table.loc[table["criterion"] == "dense", "score"].iloc[0]
+    title = f"{first['task']}, {first['length']:,} tokens, dense {dense:.0f}"
+    ax.set_title(panels.wrapped(title), color=style.GREY if first["hard"] else style.INK)
+    ax.set_facecolor(style.PALE if first["hard"] else "white")
+    panels.share_curves(ax, table, names, HIGHEST)
