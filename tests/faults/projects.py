@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflow"))
 from project import Project
 
 OPTIONS = ["experiment=smoke", "benchmark.ruler.tasks=[fwe]", "criterion=[dense,oracle,qada]"]
-OPTIONS += ["figure=[roc,score_sparsity]"]
-TABLES = ("rows.parquet", "answers.parquet", "masses.parquet", "calibration.json", "roc.csv", "score_sparsity.csv")
+OPTIONS += ["figure=[roc,score_tasks]"]
+TABLES = ("rows.parquet", "answers.parquet", "masses.parquet", "calibration.json", "roc.csv", "score_tasks.csv")
 LIMIT = 240  # seconds for one command
 
 

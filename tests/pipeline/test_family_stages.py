@@ -19,7 +19,7 @@ FAMILIES = ["gemma3, mostly sliding", "glm4", "smollm3, a layer without RoPE", "
 VOCABULARY, POSITIONS = 2000, 1024
 OPTIONS = ["experiment=smoke", "benchmark.ruler.lengths=[640]", "benchmark.ruler.tasks=[niah_single_1]"]
 OPTIONS += ["benchmark.ruler.samples.evaluation=1", "benchmark.ruler.samples.calibration=1"]
-OPTIONS += ["criterion=[dense,oracle,qada,lost_output]", "calibration.targets=[0.5]", "figure=[score_sparsity]"]
+OPTIONS += ["criterion=[dense,oracle,qada,lost_output]", "calibration.targets=[0.5]", "figure=[score_tasks]"]
 OPTIONS += ["model=folder", f"model.positions={POSITIONS}", "model.expect.layers=3", "model.expect.heads=4"]
 OPTIONS += ["model.expect.head_dim=8", f"model.expect.positions={POSITIONS}"]
 
@@ -53,5 +53,5 @@ def test_a_family_goes_from_its_folder_to_a_picture(name: str, tmp_path: Path) -
     dense = answers.set_index("id").loc[rows.loc["dense", "prompt"], "tokens"]
     assert list(rows.loc["dense", "tokens"]) == list(dense)
     assert rows.loc["lost_output", "sparsity"] == pytest.approx(0.5, abs=0.2)
-    [picture] = tmp_path.glob("figures/*/score_sparsity.csv")
+    [picture] = tmp_path.glob("figures/*/score_tasks.csv")
     assert len(pd.read_csv(picture))

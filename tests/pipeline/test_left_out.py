@@ -20,7 +20,7 @@ from headscope.pipeline.store.verify import verify
 from headscope.pipeline.tracking.record import read_record
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = ["experiment=smoke", "benchmark.ruler.lengths=[640]", "figure=[score_sparsity,quality,head_map]"]
+OPTIONS = ["experiment=smoke", "benchmark.ruler.lengths=[640]", "figure=[score_tasks,quality,head_map]"]
 OPTIONS += ["criterion=[dense,oracle,static,static_oracle,lost_output]", "calibration.targets=[0.5]"]
 OPTIONS += ["benchmark.ruler.samples.evaluation=1", "benchmark.ruler.samples.calibration=1"]
 DRAWN, THREE = "benchmark.ruler.tasks=[niah_single_1,fwe]", "benchmark.ruler.tasks=[niah_single_1,fwe,cwe]"

@@ -97,7 +97,7 @@ def test_the_predictors_study_pools_three_seeds_in_one_set_of_figures(build):
     planned = build("experiment=predictors")
     [point] = planned.points
     assert (point.name, point.seeds) == ("predictors", [1, 2, 3])
-    assert set(point.figures) == {"generation", "equal_sparsity", "quality", "agreement", "score_sparsity", "head_map"}
+    assert set(point.figures) == {"score_bytes", "score_tasks", "equal_sparsity", "quality", "agreement", "head_map"}
     assert len(planned.nodes["evaluation"]) == len(planned.nodes["margins"]) == 3 * 3 * 11
     recorded = {
         json.loads(parent.spec)["seed"] for parent in point.figures["quality"].parents if parent.stage == "margins"

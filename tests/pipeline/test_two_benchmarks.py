@@ -12,7 +12,7 @@ from headscope.pipeline.plan import plan
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["experiment=smoke", "benchmark=[ruler,longbench_local]", "criterion=[dense,oracle,static,static_oracle]"]
-OPTIONS += ["calibration.targets=[0.5,0.8]", "figure=[score_sparsity,summary,roc]"]
+OPTIONS += ["calibration.targets=[0.5,0.8]", "figure=[score_tasks,summary,roc]"]
 OPTIONS += ["benchmark.ruler.lengths=[640]", "benchmark.longbench_local.lengths=[1500]"]
 OPTIONS += ["benchmark.longbench_local.samples.evaluation=2", "benchmark.ruler.samples.calibration=1"]
 

@@ -7,14 +7,14 @@ import shutil
 
 import pytest
 
-DOWN = {"oracle": 1, "calibration": 1, "evaluation": 1, "figures": 6, "publish": 6}
+DOWN = {"oracle": 1, "calibration": 1, "evaluation": 1, "figures": 7, "publish": 7}
 
 
 def test_a_first_run_makes_every_node_and_the_plain_named_figures(finished):
     results = finished.root / "results"
-    assert len(list(results.glob("*/*--*/provenance.json"))) == 23
+    assert len(list(results.glob("*/*--*/provenance.json"))) == 24
     names = {path.name for path in (results / "figures" / "smoke").iterdir() if path.suffix != ".key"}
-    figures = ("head_map", "label_errors", "mass_fit", "roc", "score_sparsity", "summary")
+    figures = ("head_map", "label_errors", "mass_fit", "roc", "score_bytes", "score_tasks", "summary")
     assert names == {f"{figure}.{end}" for figure in figures for end in ("pdf", "png", "csv")}
     assert not list(results.glob("*/.*.tmp"))
 
@@ -25,7 +25,7 @@ def test_a_first_run_makes_every_node_and_the_plain_named_figures(finished):
         ("experiment=smoke", {}),
         ("experiment=smoke tracking=wandb", {"track": 1}),
         ("experiment=smoke window.recent=64", DOWN),
-        ("experiment=smoke window.recent=64,128", {**DOWN, "publish": 12}),
+        ("experiment=smoke window.recent=64,128", {**DOWN, "publish": 14}),
     ],
 )  # fmt: skip
 def test_an_option_reruns_what_depends_on_it(finished, hydra, jobs):
@@ -56,7 +56,7 @@ def test_a_metrics_code_reruns_scores_but_no_prompts_answers_or_masses(finished)
     metrics = finished.root / "src/headscope/benchmarks/ruler/metrics.py"
     before = metrics.read_text()
     metrics.write_text(before + "\n\nADDED = 1\n")
-    assert finished.planned() == {"evaluation": 1, "figures": 6, "publish": 6}
+    assert finished.planned() == {"evaluation": 1, "figures": 7, "publish": 7}
     metrics.write_text(before)
     assert finished.planned() == {}
 
@@ -67,9 +67,9 @@ def test_going_back_costs_only_the_plain_named_copies_even_without_snakemakes_fo
     assert stubbed.planned() == {}
     assert stubbed.planned("experiment=smoke window.recent=64") == DOWN
     stubbed.run("experiment=smoke window.recent=64")
-    assert stubbed.planned() == {"publish": 6}
+    assert stubbed.planned() == {"publish": 7}
     shutil.rmtree(stubbed.root / ".snakemake")
-    assert stubbed.planned() == {"publish": 6}
+    assert stubbed.planned() == {"publish": 7}
     stubbed.run()
     plain = stubbed.root / "results/figures/smoke"
     assert len(list(plain.glob("*.key"))) == 6

@@ -17,7 +17,7 @@ import slurm_node
 from project import Project
 from slurm_node import SlurmNode
 
-SMALL = "experiment=smoke benchmark.ruler.tasks=[fwe] criterion=[dense,local] figure=[score_sparsity]"
+SMALL = "experiment=smoke benchmark.ruler.tasks=[fwe] criterion=[dense,local] figure=[score_tasks]"
 SWEEP = f"{SMALL} criterion=[dense,qada_random_words] model.device=cuda benchmark.ruler.lengths=[1024],[1536]"
 PROFILE = ["--workflow-profile", "profiles/slurm", "--latency-wait", "10"]
 
@@ -117,5 +117,5 @@ def test_smoke_ends_in_the_figures_of_a_run_on_this_machine(runs: dict[str, Run]
     assert status == 0
     assert said.count("has been submitted with SLURM jobid") == 4  # copies of figures are made where Snakemake runs
     figures = run.project.root / "results/figures/smoke"
-    wanted = {"report.html", *(f"score_sparsity.{end}" for end in ("csv", "pdf", "png"))}
+    wanted = {"report.html", *(f"score_tasks.{end}" for end in ("csv", "pdf", "png"))}
     assert wanted <= {path.name for path in figures.iterdir()}

@@ -47,9 +47,9 @@ def keyed(rows):
 def test_one_command_ends_in_figures_and_a_report(smoke):
     project, said = smoke
     figures = project.root / "results/figures/smoke"
-    assert len([path for path in figures.iterdir() if path.suffix in (".pdf", ".png", ".csv")]) == 18
+    assert len([path for path in figures.iterdir() if path.suffix in (".pdf", ".png", ".csv")]) == 21
     report = (figures / "report.html").read_text()
-    assert "score_sparsity" in report and len(report) > 1_000_000
+    assert "score_tasks" in report and len(report) > 1_000_000
     assert "headscope run experiment=smoke" in report
     assert "jobs in " in said and " left\n" in said
     assert f"report   {figures / 'report.html'}" in said.splitlines()
@@ -79,7 +79,7 @@ def test_a_metrics_code_gives_new_scores_without_new_text(smoke):
     project.append(
         "src/headscope/benchmarks/ruler/metrics.py", "\n\ndef score(row, prediction):\n    return Score(7.0)\n"
     )
-    assert project.planned() == {"evaluation": 1, "figures": 6, "publish": 6}
+    assert project.planned() == {"evaluation": 1, "figures": 7, "publish": 7}
     project.run("experiment=smoke", "--quiet", "all", *ROWS)
     new = {name: found for name, found in evaluations(project).items() if name not in before}
     assert len(new) == 2
@@ -130,13 +130,13 @@ def test_a_task_that_cannot_be_drawn_is_left_out_and_named_everywhere(smoke):
     """The worked example of cwe alone takes more than 1,024 tokens with the tiny model's tokenizer."""
     project, _ = smoke
     options = ["experiment=smoke", "benchmark.ruler.tasks=[niah_single_1,fwe,cwe]", "criterion=[dense,oracle]"]
-    options += ["figure=[score_sparsity]", "calibration.targets=[0.5]"]
+    options += ["figure=[score_tasks]", "calibration.targets=[0.5]"]
     said = headscope(project, "run", *options, "--", "-c2")
     reason = "task cwe at length 1024: its shortest prompt has "
     last = [line for line in said.splitlines() if line.startswith("left out ")]
     assert len(last) == 1 and last[0].startswith(f"left out {reason}")
     figures = project.root / "results/figures/smoke"
-    assert "cwe" not in (figures / "score_sparsity.csv").read_text()
+    assert "cwe" not in (figures / "score_tasks.csv").read_text()
     report = (figures / "report.html").read_text()
     assert "<strong>Left out</strong>" in report and reason in report and "system-message" not in report
     assert project.planned(" ".join(options)) == {}

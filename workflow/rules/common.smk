@@ -56,7 +56,7 @@ if IS_MAIN:
         set_aside(PLAN, UNFINISHED)
 
 RESULTS = PLAN.results
-FIGURES = sorted({name for point in PLAN.points for name in point.figures})
+FIGURES = list(dict.fromkeys(name for point in PLAN.points for name in point.figures))
 DRAWN = PLAN.nodes["figures"]
 BATCHES = {batch.name: batch for batch in batches(PLAN)}
 BATCH_OF = {node.address: batch for batch in BATCHES.values() for node in batch.nodes}

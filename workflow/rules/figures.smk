@@ -1,5 +1,5 @@
 # A rule a figure, because a report's caption belongs to a rule.
-for figure in FIGURES:
+for place, figure in enumerate(FIGURES, start=1):
 
     rule:
         name:
@@ -11,7 +11,7 @@ for figure in FIGURES:
                 f"{RESULTS}/figures/{{key}}/{figure}.png",
                 caption=caption(figure),
                 category="Figures",
-                subcategory=figure,
+                subcategory=f"{place:02} {figure}",  # the report sorts by name
                 labels={"figure": figure, "of": "{key}"},
             ),
             f"{RESULTS}/figures/{{key}}/provenance.json",

@@ -48,17 +48,19 @@ def draw(
         ConfigError: dense was not evaluated.
     """
     scores.require_dense(tables.rows)
-    records, comparisons = [], []
+    records: list[dict[str, Any]] = []
+    comparisons: list[Comparison] = []
     for length, rows in tables.rows.groupby("length", sort=True):
         for left_out, part in _variants(scores.drop_hard_tasks(rows, floor), without):
             interpolated, where = interpolate(part, sparsities, resamples), {"length": length, "without": left_out}
             records += [{**where, **record} for record in _shares(interpolated, sparsities)]
             comparisons += _comparisons(interpolated, baselines, where)
-    table = pd.concat([pd.DataFrame(records), judged(comparisons, "value")], ignore_index=True)[COLUMNS]
+    table = pd.concat([pd.DataFrame(records), judged(comparisons, "value")], ignore_index=True).reindex(columns=COLUMNS)
     ring = [f"Ring: mean without {'+'.join(without)}."] if (table["without"] != "").any() else []
     figure = _figure(table[table["versus"] == ""], sparsities)
     style.finish(figure, title, "Score as a share of dense, interpolated in sparsity.", *ring,
-                 f"{bootstrap.method(resamples)}, paired; of differences {bootstrap.CORRECTED}.", *scores.notes(tables.rows, floor))  # fmt: skip
+                 f"{bootstrap.method(resamples)}, paired; of differences {bootstrap.CORRECTED}.",
+                 *scores.notes(tables.rows, floor))  # fmt: skip
     return figure, table
 
 

@@ -1,4 +1,4 @@
-"""(a) The first picture: score as a share of dense against the KV bytes read, and what breaks the order of the curves."""
+"""(a) The first picture: score as a share of dense against KV bytes read, and points that break a curve's order."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -42,7 +42,8 @@ def draw(
         ConfigError: dense was not evaluated.
     """
     scores.require_dense(tables.rows)
-    parts, compared = [], []
+    parts: list[pd.DataFrame] = []
+    compared: list[comparisons.Comparison] = []
     for where, rows in _means(tables.rows, means or {}, floor):
         sampled = scores.resample(rows, resamples)
         parts.append(scores.shares_of_dense(rows, sampled).assign(**where, versus=""))

@@ -12,7 +12,7 @@ from headscope.figures.common.scores import MEAN, SETTING
 from headscope.figures.common.tables import Tables
 
 ALL = "all"
-HIGHEST = 1.6
+HIGHEST = 1.3
 """Share at the upper end of the axes: of a low dense score a share may be any number."""
 
 
@@ -30,7 +30,9 @@ def draw(
     """
     scores.require_dense(tables.rows)
     parts = [
-        scores.shares_of_dense(part, scores.resample(part, resamples)).assign(**setting, task=task, seed=seed, hard=hard)
+        scores.shares_of_dense(part, scores.resample(part, resamples)).assign(
+            **setting, task=task, seed=seed, hard=hard
+        )
         for _, rows in tables.rows.groupby(SETTING, sort=True)
         for setting in [dict(rows[SETTING].iloc[0])]
         for task, seed, hard, part in _parts(rows, floor)
@@ -58,7 +60,7 @@ def _parts(rows: pd.DataFrame, floor: float) -> Iterator[tuple[str, str, bool, p
 def _panel(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:
     first = table.iloc[0]
     dense = table.loc[table["criterion"] == "dense", "score"].iloc[0]
-    title = f"{first['task']}, {first['length']:,} tokens, dense {dense:.0f}"
-    ax.set_title(panels.wrapped(title), color=style.GREY if first["hard"] else style.INK)
+    title = f"{first['task']}\n{first['length']:,} tokens, dense score {dense:.0f}"
+    ax.set_title(title, color=style.GREY if first["hard"] else style.INK)
     ax.set_facecolor(style.PALE if first["hard"] else "white")
     panels.share_curves(ax, table, names, HIGHEST)

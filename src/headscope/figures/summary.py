@@ -42,7 +42,8 @@ def draw(
         resamples: bootstrap resamples.
         floor: tasks on which dense scores less are in no mean.
     """
-    parts, comparisons = [], []
+    parts: list[pd.DataFrame] = []
+    comparisons: list[Comparison] = []
     for _, of_setting in tables.rows.groupby(SETTING, sort=True):
         rows = scores.drop_hard_tasks(of_setting, floor)
         sampled = scores.resample(rows, resamples)

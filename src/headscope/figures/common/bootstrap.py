@@ -78,8 +78,8 @@ def estimate(draws: Floats) -> Estimate:
 def holm(draws: Floats) -> Estimate:
     """Return the estimates of comparisons with 0, [1 + B, C], with intervals corrected for their number (Holm).
 
-    The most significant comparison gets the widest interval, 1 - .05 / C, the next one 1 - .05 / (C - 1), and so on; from
-    the first interval that holds 0, all others have its width, so that they hold 0 too. Columns of NaN do not count.
+    The most significant comparison gets the widest interval, of level 1 - .05 / C, the next one 1 - .05 / (C - 1), and
+    so on. From the first interval that holds 0 all have its level, so that they hold 0 too. Columns of NaN do not count.
     """
     value, low, high = (np.full(draws.shape[1], np.nan) for _ in range(3))
     value[:] = draws[0].round(9)

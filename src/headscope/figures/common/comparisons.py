@@ -14,6 +14,7 @@ from headscope.figures.common import bootstrap, style
 from headscope.figures.common.bootstrap import Floats
 from headscope.figures.common.scores import Scores
 
+
 class Comparison(NamedTuple):
     """A paired difference: what identifies its row in the table, and its value in the data and resamples, [1 + B]."""
 

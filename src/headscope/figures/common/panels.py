@@ -80,8 +80,8 @@ def share_curves(ax: Axes, table: pd.DataFrame, names: Sequence[str], highest: f
         share, low, high = (np.asarray(line[name]) for name in ("share", "low", "high"))
         reach = np.stack([share - low, high - share]).clip(min=0)
         marker, size = ("s", 4.5) if criterion in ("dense", "local") else (look.marker, 3.6)
-        curve = ax.errorbar(line["kv_bytes"], share, yerr=reach, color=look.colour, ls=look.line, marker=marker, ms=size,
-                            elinewidth=0.7, label=look.label, zorder=3)  # fmt: skip
+        curve = ax.errorbar(line["kv_bytes"], share, yerr=reach, color=look.colour, ls=look.line, marker=marker,
+                            ms=size, elinewidth=0.7, label=look.label, zorder=3)  # fmt: skip
         for bar in curve[2]:
             bar.set_alpha(0.35)
     ax.set(xlim=(max(1.04, table["kv_bytes"].max() + 0.03), 0), ylim=(-0.04, highest))
