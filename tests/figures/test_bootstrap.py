@@ -47,3 +47,22 @@ def test_the_rank_correlation_is_that_of_ranks_with_ties():
     assert correlation((1, 10), (2, 20), (3, 15)) == 0.5
     assert correlation((1, 1), (1, 2), (2, 3)) == pytest.approx(np.sqrt(3) / 2)
     assert np.isnan(correlation((1, 1), (1, 2)))
+
+
+def test_holm_widens_the_clearest_interval_most_and_stops_at_the_first_that_holds_0():
+    draws = np.random.default_rng(0).normal([-5.0, 2.55, 2.3, 0.0, np.nan], 1, size=(40_001, 5))
+    draws[0] = [-5.0, 2.55, 2.3, 0.0, np.nan]
+    value, low, high = bootstrap.holm(draws)
+    # Of four comparisons three are clear: 1 - .05 / 4, 1 - .05 / 3, 1 - .05 / 2, and .95 is left for the last.
+    reach = (high - low)[:4] / 2
+    np.testing.assert_allclose(reach, [2.498, 2.394, 2.241, 1.96], atol=0.05)
+    assert high[0] < 0 and low[1] > 0 and low[2] > 0 and low[3] < 0 < high[3]
+    assert np.isnan([value[4], low[4], high[4]]).all()
+    _, low, high = bootstrap.holm(draws[:, [2, 3, 3, 3]])
+    assert low[0] < 0 < bootstrap.estimate(draws[:, [2]]).low[0]  # clear alone, and not among four
+    assert (high - low)[1] == pytest.approx((high - low)[2])
+
+
+def test_holm_of_one_comparison_is_its_own_interval():
+    draws = np.random.default_rng(0).normal(1, 1, size=(2001, 1))
+    np.testing.assert_array_equal(bootstrap.holm(draws), bootstrap.estimate(draws))

@@ -47,14 +47,14 @@ def draw(
     for where, rows in _means(tables.rows, means or {}, floor):
         sampled = scores.resample(rows, resamples)
         parts.append(scores.shares_of_dense(rows, sampled).assign(**where, versus=""))
-        compared += comparisons.along_curves(sampled, where)
+        compared += [] if where["hard"] else comparisons.along_curves(sampled, where)
     changes = comparisons.judged(compared, "share")
     table = pd.concat([*parts, changes], ignore_index=True).assign(scope=tables.scope).reindex(columns=COLUMNS)
     figure = _figure(table[table["versus"] == ""], title)
-    order = f"Order of the points of a curve: intervals {bootstrap.CORRECTED}."
-    warnings = comparisons.out_of_order(changes, list(table["criterion"]), NAMED)
-    style.finish(figure, title, f"Bars: {bootstrap.method(resamples)}, paired with dense.", order,
-                 *scores.notes(tables.rows, floor), warnings=warnings)  # fmt: skip
+    style.finish(figure, title, f"Bars: {bootstrap.method(resamples)}, paired with dense.",
+                 *(f"{name.capitalize()}: {', '.join(tasks)}." for name, tasks in (means or {}).items()),
+                 f"Order of a curve's points: intervals {bootstrap.CORRECTED}.", *scores.notes(tables.rows, floor),
+                 warnings=comparisons.out_of_order(changes, list(table["criterion"]), NAMED))  # fmt: skip
     return figure, table
 
 

@@ -30,12 +30,9 @@ def draw(
     """
     scores.require_dense(tables.rows)
     parts = [
-        scores.shares_of_dense(part, scores.resample(part, resamples)).assign(
-            **setting, task=task, seed=seed, hard=hard
-        )
+        scores.shares_of_dense(part, scores.resample(part, resamples)).assign(**dict(part[SETTING].iloc[0]), **where)
         for _, rows in tables.rows.groupby(SETTING, sort=True)
-        for setting in [dict(rows[SETTING].iloc[0])]
-        for task, seed, hard, part in _parts(rows, floor)
+        for where, part in _parts(rows, floor)
     ]
     table = pd.concat(parts, ignore_index=True).assign(scope=tables.scope)
     shown = table[(table["seed"] == ALL) & (table["task"] != MEAN)]
@@ -49,12 +46,13 @@ def draw(
     return figure, table
 
 
-def _parts(rows: pd.DataFrame, floor: float) -> Iterator[tuple[str, str, bool, pd.DataFrame]]:
-    """Yield task, seed, whether the task is too hard, and rows: of the mean, of each task and of its seeds."""
+def _parts(rows: pd.DataFrame, floor: float) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Yield the rows of the mean, of each task and of its seeds, with what identifies them in the table."""
     for task, hard, part in scores.groups(rows, floor):
-        yield task, ALL, hard, part
+        yield {"task": task, "seed": ALL, "hard": hard}, part
         if task != MEAN and part["seed"].nunique() > 1:
-            yield from ((task, str(seed), hard, of_seed) for seed, of_seed in part.groupby("seed", sort=True))
+            for seed, of_seed in part.groupby("seed", sort=True):
+                yield {"task": task, "seed": str(seed), "hard": hard}, of_seed
 
 
 def _panel(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:

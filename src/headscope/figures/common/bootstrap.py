@@ -79,7 +79,7 @@ def holm(draws: Floats) -> Estimate:
     """Return the estimates of comparisons with 0, [1 + B, C], with intervals corrected for their number (Holm).
 
     The most significant comparison gets the widest interval, of level 1 - .05 / C, the next one 1 - .05 / (C - 1), and
-    so on. From the first interval that holds 0 all have its level, so that they hold 0 too. Columns of NaN do not count.
+    so on. From the first interval that holds 0 all have its level, and hold 0 too. Columns of NaN do not count.
     """
     value, low, high = (np.full(draws.shape[1], np.nan) for _ in range(3))
     value[:] = draws[0].round(9)

@@ -166,10 +166,10 @@ def shares_of_dense(rows: pd.DataFrame, sampled: Scores) -> pd.DataFrame:
     shares = np.full((3, len(sampled.columns)), np.nan)
     if dense[0] > 0:
         shares[:] = bootstrap.estimate((scores / np.where(dense > 0, dense, np.nan))[dense[:, 0] > 0])
-    keys = pd.MultiIndex.from_tuples(sampled.columns, names=["criterion", "target"])
-    by_column = pd.DataFrame(shares.T, keys, ["share", "low", "high"])
-    table = summarise(rows, sampled).drop(columns=["low", "high"])
-    return table.join(by_column, on=[table["criterion"], table["target"].fillna(0.0)])
+    table = summarise(rows, sampled)
+    places = [sampled.columns.index(key) for key in zip(table["criterion"], table["target"].fillna(0.0), strict=True)]
+    share, low, high = shares[:, places]
+    return table.assign(share=share, low=low, high=high)
 
 
 def in_legend_order(table: pd.DataFrame) -> pd.DataFrame:

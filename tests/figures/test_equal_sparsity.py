@@ -1,11 +1,11 @@
-"""Scores as shares of dense: against achieved sparsity, and interpolated to equal sparsity."""
+"""Scores as shares of dense, interpolated to equal sparsity."""
 
 import numpy as np
 import pytest
 import synthetic_tables as fake
 
 from headscope.errors import ConfigError
-from headscope.figures import equal_sparsity, generation
+from headscope.figures import equal_sparsity, score_bytes, score_tasks
 from headscope.figures.common.interpolation import interpolate
 from headscope.figures.common.tables import Tables
 
@@ -21,34 +21,6 @@ def experiment(root, tasks, line=LINE, seeds=(1, 2), lengths=(1024,)):
                 for i in range(3) for name, points in line.items() for target, score, sparsity in points]  # fmt: skip
         nodes.append(fake.write_evaluation(root / f"{task}-{seed}-{length}", task, rows, length))
     return Tables(nodes, [])
-
-
-def test_the_table_has_seeds_tasks_and_the_mean_of_tasks_that_count(tmp_path):
-    tables = experiment(tmp_path, {"a": 0, "b": 4, "hard": -75})
-    figure, table = generation.draw(tables, fake.title("ab"), resamples=50)
-    assert list(table.columns) == generation.COLUMNS
-    values = table[(table["criterion"] == "one") & (table["target"] == 0.9)].set_index(["task", "seed"])["score"]
-    assert values[("a", "1")] == 32 and values[("a", "2")] == 33 and values[("a", "all")] == 32.5
-    assert values[("mean", "all")] == (32.5 + 36.5) / 2
-    assert set(values.index.get_level_values("task")) == {"a", "b", "hard", "mean"}
-    assert table.loc[table["task"] == "mean", "n"].unique().tolist() == [12]
-    assert "not in the mean: hard" in figure.texts[-1].get_text().replace("\n", " ")
-
-
-def test_the_table_says_where_the_criteria_decided(tmp_path):
-    tables = fake.experiment(tmp_path, {"a": 90.0}, (1024,))
-    assert set(generation.draw(tables, fake.title("a"), resamples=20)[1]["scope"]) == {"question"}
-    for node in tables.evaluations:
-        node.spec["chunk"] = 256
-    assert set(generation.draw(tables, fake.title("a"), resamples=20)[1]["scope"]) == {"prompt"}
-
-
-def test_the_curve_is_the_mean_as_a_share_of_dense(tmp_path):
-    figure, table = generation.draw(experiment(tmp_path, {"a": 0}), fake.title("a"), resamples=50)
-    mean = table[table["task"] == "mean"].set_index("criterion")
-    line = next(box for box in figure.axes[0].containers if box.get_label() == "one")[0]
-    np.testing.assert_allclose(line.get_ydata().astype(float), mean.loc["one", "score"] / mean.loc["dense", "score"])
-    np.testing.assert_allclose(line.get_xdata().astype(float), [0.6, 0.9])
 
 
 def test_scores_are_interpolated_from_dense_through_the_points_and_never_beyond(tmp_path):
@@ -89,7 +61,7 @@ def test_a_missing_sparsity_is_written_into_the_picture(tmp_path):
 
 def test_without_dense_there_is_no_share(tmp_path):
     tables = experiment(tmp_path, {"a": 0}, {"one": LINE["one"]})
-    for module in (generation, equal_sparsity):
+    for module in (score_bytes, score_tasks, equal_sparsity):
         with pytest.raises(ConfigError, match="add criterion dense"):
             module.draw(tables, fake.title("a"), resamples=20)
 
@@ -100,5 +72,6 @@ def test_of_a_dense_score_of_zero_there_is_no_share(tmp_path):
     tables = Tables([fake.write_evaluation(tmp_path / "a", "a", rows)], [])
     _, table = equal_sparsity.draw(tables, fake.title("a"), sparsities=[0.9], resamples=20)
     assert table["value"].isna().all()
-    figure, _ = generation.draw(tables, fake.title("a"), resamples=20)
+    figure, table = score_bytes.draw(tables, fake.title("a"), resamples=20)
+    assert table["share"].isna().all() and table["hard"].all()
     assert "this is no comparison" in figure.texts[-1].get_text().replace("\n", " ")
