@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +14,8 @@ from headscope.figures.common.tables import Tables
 ALL = "all tasks"
 COLUMNS = ["length", "scope", "mean", "hard", "criterion", "target", "versus", "versus_target", "kv_bytes", "sparsity"]
 COLUMNS += ["sparsity_group", "score", "share", "low", "high", "verdict", "tasks", "prompts"]
+ROOM = 0.065
+"""Height of a curve's name, as a share of the axis."""
 NAMED = 3
 """Points out of order that the footer names; the CSV has all of them."""
 
@@ -71,7 +74,7 @@ def _means(
 
 
 def _figure(table: pd.DataFrame, title: dict[str, Any]) -> Figure:
-    names, highest = list(table["criterion"]), max(1.1, table["high"].max() + 0.03)
+    highest = max(1.1, table["high"].max() + 0.03)
     figure, grid = panels.grid(table, ["length"], "mean", 3.1, f"{panels.KV_BYTES} (less to the right)", panels.SHARE)
     for ax, part in grid:
         first = part.iloc[0]
@@ -79,8 +82,8 @@ def _figure(table: pd.DataFrame, title: dict[str, Any]) -> Figure:
         counts = f"{style.plural(int(first['tasks']), 'task')}, {style.plural(int(first['prompts']), 'prompt')}"
         colour = style.GREY if first["hard"] else style.INK
         ax.set_title(f"{first['length']:,} tokens, {name} of {counts}", color=colour)
-        panels.share_curves(ax, part, names, highest)
-        _label(ax, part, names)
+        panels.share_curves(ax, part, table, highest)
+        _label(ax, part, list(table["criterion"]))
     seeds = f"data {style.named_seeds(title)}"
     figure.suptitle(f"Score that is left when fewer KV bytes are read ({title['model']}, {seeds})", fontsize=8.5)
     return figure
@@ -90,7 +93,9 @@ def _label(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
     """Name each curve right of the panel, level with its end or as near to it as the other names leave room."""
     ends = table.loc[table.groupby("criterion")["kv_bytes"].idxmin()].dropna(subset="share")
     ends = ends[ends["criterion"] != "dense"].sort_values("share", ascending=False)
-    for place, end in zip(_spread(ends["share"].tolist(), 0.075), style.records(ends), strict=True):
+    for place, end in zip(
+        _spread(ends["share"].tolist(), ROOM * np.ptp(ax.get_ylim())), style.records(ends), strict=True
+    ):
         look = style.look(end.criterion, names)
         leader = {"arrowstyle": "-", "color": look.colour, "lw": 0.5, "ls": ":", "shrinkA": 0, "shrinkB": 2}
         ax.annotate(look.short, (end.kv_bytes, end.share), (1.02, place), textcoords=ax.get_yaxis_transform(),

@@ -38,7 +38,7 @@ def draw(
     shown = table[(table["seed"] == ALL) & (table["task"] != MEAN)]
     figure, grid = panels.grid(shown, SETTING, "task", 1.5, panels.KV_BYTES, panels.SHARE)
     for ax, part in grid:
-        _panel(ax, part, list(table["criterion"]))
+        _panel(ax, part, shown)
     panels.legend(figure, 4, handlelength=3)
     grey = ["Grey: too hard to count."] if table["hard"].any() else []
     style.finish(figure, title, f"Bars: {bootstrap.method(resamples)}, paired with dense.", *grey,
@@ -55,10 +55,10 @@ def _parts(rows: pd.DataFrame, floor: float) -> Iterator[tuple[dict[str, Any], p
                 yield {"task": task, "seed": str(seed), "hard": hard}, of_seed
 
 
-def _panel(ax: Axes, table: pd.DataFrame, names: list[str]) -> None:
+def _panel(ax: Axes, table: pd.DataFrame, shown: pd.DataFrame) -> None:
     first = table.iloc[0]
     dense = table.loc[table["criterion"] == "dense", "score"].iloc[0]
     title = f"{first['task']}\n{first['length']:,} tokens, dense score {dense:.0f}"
     ax.set_title(title, color=style.GREY if first["hard"] else style.INK)
     ax.set_facecolor(style.PALE if first["hard"] else "white")
-    panels.share_curves(ax, table, names, HIGHEST)
+    panels.share_curves(ax, table, shown, HIGHEST)

@@ -63,7 +63,7 @@ def wrapped(title: str) -> str:
     return textwrap.fill(title, 40)
 
 
-def share_curves(ax: Axes, table: pd.DataFrame, names: Sequence[str], highest: float) -> None:
+def share_curves(ax: Axes, table: pd.DataFrame, shown: pd.DataFrame, highest: float) -> None:
     """Draw score as a share of dense against KV bytes read: a curve a criterion, one point each for dense and local.
 
     The axis runs from every byte on the left to none on the right: the further right a curve stays up, the better.
@@ -71,12 +71,12 @@ def share_curves(ax: Axes, table: pd.DataFrame, names: Sequence[str], highest: f
     Args:
         ax: the panel.
         table: rows of `scores.shares_of_dense`.
-        names: all criteria of the figure.
+        shown: rows of all panels.
         highest: share at the upper end of the axis; what lies above is cut off.
     """
     ax.axhline(1, color=style.INK, lw=0.6, zorder=1)
     for criterion in style.ordered(list(table["criterion"])):
-        line, look = table[table["criterion"] == criterion], style.look(criterion, names)
+        line, look = table[table["criterion"] == criterion], style.look(criterion, list(shown["criterion"]))
         share, low, high = (np.asarray(line[name]) for name in ("share", "low", "high"))
         reach = np.stack([share - low, high - share]).clip(min=0)
         marker, size = ("s", 4.5) if criterion in ("dense", "local") else (look.marker, 3.6)
@@ -84,7 +84,7 @@ def share_curves(ax: Axes, table: pd.DataFrame, names: Sequence[str], highest: f
                             ms=size, elinewidth=0.7, label=look.label, zorder=3)  # fmt: skip
         for bar in curve[2]:
             bar.set_alpha(0.35)
-    ax.set(xlim=(max(1.04, table["kv_bytes"].max() + 0.03), 0), ylim=(-0.04, highest))
+    ax.set(xlim=(max(1.04, shown["kv_bytes"].max() + 0.03), 0), ylim=(-0.04, highest))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MultipleLocator(0.2))
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
