@@ -93,9 +93,8 @@ def _label(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
     """Name each curve right of the panel, level with its end or as near to it as the other names leave room."""
     ends = table.loc[table.groupby("criterion")["kv_bytes"].idxmin()].dropna(subset="share")
     ends = ends[ends["criterion"] != "dense"].sort_values("share", ascending=False)
-    for place, end in zip(
-        _spread(ends["share"].tolist(), ROOM * np.ptp(ax.get_ylim())), style.records(ends), strict=True
-    ):
+    places = _spread(ends["share"].tolist(), ROOM * float(np.ptp(ax.get_ylim())))
+    for place, end in zip(places, style.records(ends), strict=True):
         look = style.look(end.criterion, names)
         leader = {"arrowstyle": "-", "color": look.colour, "lw": 0.5, "ls": ":", "shrinkA": 0, "shrinkB": 2}
         ax.annotate(look.short, (end.kv_bytes, end.share), (1.02, place), textcoords=ax.get_yaxis_transform(),
