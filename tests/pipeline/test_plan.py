@@ -105,6 +105,17 @@ def test_the_predictors_study_pools_three_seeds_in_one_set_of_figures(build):
     assert recorded == {1, 2, 3}
 
 
+def test_the_study_of_models_pools_seeds_and_asks_each_model_by_head_and_by_group(build):
+    points = build("experiment=models", "benchmark.ruler.tasks=[vt,fwe]").points
+    assert all(point.seeds == [1, 2, 3] for point in points)
+    configs = [point.config for point in points]
+    units = {(config.model.name, config.criterion["lost_output"].unit) for config in configs}
+    models = ("smollm2_135m", "gemma3_270m", "qwen25_coder_05b", "qwen25_coder_15b")
+    assert units == {(model, unit) for model in models for unit in ("head", "group")} and len(points) == len(units)
+    longest = {config.model.name: max(config.benchmark["longbench_local"].lengths) for config in configs}
+    assert longest == dict(zip(models, (8192, 8192, 16384, 16384), strict=True))
+
+
 def test_an_override_of_the_seed_leaves_one_of_an_experiments_points(build):
     [point] = build("experiment=predictors", "seed=9").points
     assert point.seeds == [9]
