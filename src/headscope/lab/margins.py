@@ -9,7 +9,7 @@ Shapes: H query heads, Q recorded queries.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from headscope.heads.boundary_state import STREAMING
 from headscope.heads.bulk import LayerCache
 from headscope.heads.criteria.lost_output import log_lost_output
+from headscope.heads.outliers import OutlierRule
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.lab.prefill import prefill_by_chunks
@@ -80,8 +81,12 @@ class _Recorder(SharedPrefix):
         yield from (step for step in (prompt, *torch.split(chosen[len(prompt) :], 1)) if len(step))
 
     def _record(self, scored: Scored) -> None:
+        exact: dict[OutlierRule, LayerView] = {}  # criteria with the same outliers have the same bulk
         for index, ((group, row), record) in enumerate(zip(self._spans(), self.records, strict=True)):
             view = self.view(scored, index, row)
+            view = replace(view, exact_mass=cache(view.exact_mass), exact_output=cache(view.exact_output))
+            first = exact.setdefault(group.outliers, view)
+            view = replace(view, exact_mass=first.exact_mass, exact_output=first.exact_output)
             margin, mass = group.criterion.margin(scored.query[row], view), view.exact_mass()
             margins = margin, view.window_mass - mass, self._lost(view, mass)
             record.setdefault(scored.call.layer, []).append(LayerMargins(*(x[0] for x in margins)))
@@ -127,6 +132,8 @@ def margins(
 
 def _some_queries(scored: Scored, chosen: Tensor) -> Scored:
     """Keep some of the queries, bool [Q]."""
+    if bool(chosen.all()):
+        return replace(scored, query=scored.query.contiguous())  # as indexing leaves them: products are rounded alike
     masks = {name: getattr(scored, name)[chosen] for name in ("position", "local", "bulk", "bulk_size")}
     narrow = {name: getattr(scored, name)[:, :, chosen] for name in ("query", "scores")}
     return replace(scored, **narrow, **masks, windowed={})
