@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from tiny_models import CONFIGS, EOS, random_ids, tiny_model
@@ -15,8 +13,6 @@ from headscope.lab.evaluation import Answer, answer_rows
 from headscope.lab.prefill import prefill_densely
 from headscope.lab.rows import Rows
 from headscope.models.attention import attention
-from headscope.models.generation import greedy_answer, stop_tokens
-from headscope.models.tiny import tiny_tokenizer
 
 WINDOW = Window(sink=4, recent=16)
 IDS, BOUNDARY, BUDGET = random_ids(80), 66, 24
@@ -136,37 +132,6 @@ def test_a_long_row_reads_all_of_its_context_and_a_local_one_none_of_its_bulk() 
 def test_a_prompt_without_context_or_question_is_refused(boundary: int) -> None:
     with pytest.raises(ShapeError, match=f"boundary {boundary}"):
         run(tiny_model("llama"), criteria(), boundary=boundary)
-
-
-def test_greedy_answer_cuts_the_stop_token_and_says_why_it_stopped() -> None:
-    model = tiny_model("llama_mha")
-    dense = run(model, criteria())[0]
-    assert greedy_answer(model, IDS, BUDGET, [EOS]) == (dense.tokens, dense.stop)
-    last = dense.tokens[-1]
-    assert greedy_answer(model, IDS, BUDGET, [last]) == (dense.tokens[: dense.tokens.index(last)], "eos")
-
-
-def test_a_first_token_that_would_stop_is_passed_over_where_one_is_wanted() -> None:
-    """LongBench's samsum: at least one token, and the stop tokens count again from the second on."""
-    model = tiny_model("llama_mha")
-    first = run(model, criteria())[0].tokens[0]
-    for minimum in (0, 1, 3):
-        config = GenerationConfig(
-            do_sample=False, max_new_tokens=BUDGET, min_new_tokens=minimum, eos_token_id=[first], pad_token_id=0
-        )
-        answer = model.generate(torch.tensor([IDS]), generation_config=config)[0, len(IDS) :].tolist()
-        expected = answer[:-1] if answer[-1] == first else answer
-        found = answer_rows(model, IDS, BOUNDARY, criteria(), WINDOW, BUDGET, [first], minimum)[0]
-        assert found.tokens == expected and len(expected) >= minimum
-        assert greedy_answer(model, IDS, BUDGET, [first], minimum) == (found.tokens, found.stop)
-
-
-def test_an_answer_also_stops_at_the_last_token_of_a_text() -> None:
-    tokenizer = tiny_tokenizer(["one two\n", "three\n"], 300)
-    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=5))
-    newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
-    assert set(stop_tokens(model, tokenizer, "\n")) == {5, tokenizer.eos_token_id, newline}
-    assert set(stop_tokens(model, tokenizer)) == {5, tokenizer.eos_token_id}
 
 
 def test_the_prefill_keeps_the_last_queries_of_every_layer() -> None:

@@ -1,38 +1,123 @@
-"""The dense model's own greedy answers, by transformers' `generate`."""
+"""The dense model's own greedy answers: prompts are read one by one and decoded together.
 
-from collections.abc import Sequence
+Nothing of a model's generation configuration counts but its stop tokens: chat models ship sampling and penalties that
+RULER's protocol excludes, and `generate` applies them even where it is called with a configuration without them.
+
+Shapes: B prompts that still decode, V tokens of the vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from headscope.models.attention import attention
+from headscope.models.geometry import geometry
+from headscope.models.rotary import same_factors
+from headscope.models.row_caches import RowCaches
+
+CACHE_BYTES = {"cpu": 1 << 29, "cuda": 8 << 30}
+"""Bytes of keys and values of the prompts that decode together, on each type of device; one prompt may take more."""
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A prompt without its answer.
+
+    Attributes:
+        ids: its tokens.
+        max_new_tokens: tokens of an answer that does not stop.
+        eos: tokens that end an answer.
+        min_new_tokens: the first tokens of the answer, which are never stop tokens.
+    """
+
+    ids: Sequence[int]
+    max_new_tokens: int
+    eos: Sequence[int]
+    min_new_tokens: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens with the longest answer allowed."""
+        return len(self.ids) + self.max_new_tokens
+
+    def answer(self, tokens: Sequence[int]) -> tuple[list[int], str] | None:
+        """Return the finished answer without its stop token, and "eos" or "length"; None while it goes on."""
+        if tokens and tokens[-1] in self.eos:
+            return list(tokens[:-1]), "eos"
+        return (list(tokens), "length") if len(tokens) == self.max_new_tokens else None
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str = "") -> list[int]:
     """Token ids that end an answer: the generation configuration's, the tokenizer's, and the last one of `text`."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
-    asked = tokenizer.encode(text, add_special_tokens=False)[-1:]
-    return sorted({token for token in [*ids, tokenizer.eos_token_id, *asked] if token is not None})
+    last = tokenizer.encode(text, add_special_tokens=False)[-1:]
+    return sorted({token for token in [*ids, tokenizer.eos_token_id, *last] if token is not None})
 
 
-@torch.inference_mode()
+def batches(model: PreTrainedModel, prompts: Sequence[Unanswered]) -> Iterator[list[int]]:
+    """Yield which prompts (indices) decode together: neighbours whose caches fit, with the same rotary factors."""
+    sizes, weight = geometry(model.config), model.get_input_embeddings().weight
+    layer = sizes.full_layers[0]
+    token = 2 * sizes.layers * sizes.kv_heads * sizes.head_dim * weight.element_size()
+    most = CACHE_BYTES[weight.device.type] // token
+    batch: list[int] = []
+    for index, prompt in enumerate(prompts):
+        longest = max(prompts[each].length for each in [*batch, index])
+        fits = (len(batch) + 1) * longest <= most
+        if batch and not (fits and same_factors(model, layer, prompts[batch[0]].length, prompt.length)):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
 def greedy_answer(
     model: PreTrainedModel, ids: Sequence[int], max_new_tokens: int, eos: Sequence[int], min_new_tokens: int = 0
 ) -> tuple[list[int], str]:
-    """Generate from one prompt; returns the tokens without the stop token, and "eos" or "length".
+    """Generate from one prompt; returns the tokens without the stop token, and "eos" or "length"."""
+    [answer] = greedy_answers(model, [Unanswered(ids, max_new_tokens, eos, min_new_tokens)])
+    return answer
 
-    The first `min_new_tokens` are never stop tokens.
-    A fresh generation configuration is used: chat models ship sampling and penalties that RULER's protocol excludes.
+
+@torch.inference_mode()
+def greedy_answers(model: PreTrainedModel, prompts: Sequence[Unanswered]) -> list[tuple[list[int], str]]:
+    """Generate from all prompts of one batch; an answer is that of its prompt alone, but for rounding.
+
+    Args:
+        model: in evaluation mode.
+        prompts: their caches fit together, and they have the same rotary factors (see `batches`).
     """
-    tokens = torch.tensor([ids], device=model.get_input_embeddings().weight.device)
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens or None,
-        eos_token_id=list(eos) or None,
-        pad_token_id=eos[0] if eos else 0,
-    )
-    output = model.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=config)
-    answer = output[0, len(ids) :].tolist()
-    if answer and answer[-1] in eos:
-        return answer[:-1], "eos"
-    return answer, "length"
+    caches = RowCaches(model, len(prompts), max(prompt.length for prompt in prompts))
+    answers: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))
+    with attention(model):
+        logits = torch.stack([caches.read(row, prompt.ids) for row, prompt in enumerate(prompts)])
+        while True:
+            for row, token in zip(rows, _greedy(logits, [prompts[row] for row in rows], answers[rows[0]]), strict=True):
+                answers[row].append(token)
+            going = [place for place, row in enumerate(rows) if prompts[row].answer(answers[row]) is None]
+            if not going:
+                return [_finished(prompt, tokens) for prompt, tokens in zip(prompts, answers, strict=True)]
+            if len(going) < len(rows):
+                rows = [rows[place] for place in caches.keep(going)]
+            logits = caches.step([answers[row][-1] for row in rows])
+
+
+def _greedy(logits: Tensor, prompts: Sequence[Unanswered], before: Sequence[int]) -> list[int]:
+    """Return each row's most likely token, [B, V]: no stop token where an answer is too short yet."""
+    for row, prompt in enumerate(prompts):
+        if len(before) < prompt.min_new_tokens:
+            logits[row, list(prompt.eos)] = float("-inf")
+    tokens: list[int] = logits.argmax(-1).tolist()
+    return tokens
+
+
+def _finished(prompt: Unanswered, tokens: Sequence[int]) -> tuple[list[int], str]:
+    answer = prompt.answer(tokens)
+    assert answer is not None
+    return answer
