@@ -3,13 +3,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tape import Tape
 from tiny_models import CONFIGS, EOS, SHAPE, random_ids, tiny_model
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
 from headscope.models import generation
 from headscope.models.attention import attention
 from headscope.models.generation import Unanswered, batches, greedy_answer, greedy_answers, stop_tokens
-from headscope.models.row_caches import RowCaches
+from headscope.models.row_caches import GRAPHS, RowCaches
 from headscope.models.tiny import tiny_tokenizer
 
 BUDGET = 16
@@ -28,7 +29,9 @@ def by_generate(model, prompt: Unanswered) -> tuple[list[int], str]:
         eos_token_id=list(prompt.eos),
         pad_token_id=0,
     )
-    answer = model.generate(torch.tensor([prompt.ids]), generation_config=config)[0, len(prompt.ids) :].tolist()
+    answer = model.generate(torch.tensor([prompt.ids], device=model.device), generation_config=config)[
+        0, len(prompt.ids) :
+    ].tolist()
     return (answer[:-1], "eos") if answer[-1] in prompt.eos else (answer, "length")
 
 
@@ -50,6 +53,35 @@ def test_rows_stop_at_different_tokens_and_shuffled_batches_change_no_answer() -
         parts = order[:2], order[2:]
         answers = [answer for part in parts for answer in greedy_answers(model, [prompts(stops)[i] for i in part])]
         assert answers == [expected[i] for i in order]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+def test_captured_steps_give_the_answers_of_eager_ones(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, stops = tiny_model(family), [EOS, *range(5, 9)]
+    expected = greedy_answers(model, prompts(stops))
+    Tape.made.clear()
+    monkeypatch.setitem(GRAPHS, "cpu", Tape)
+    assert greedy_answers(model, prompts(stops)) == expected
+    assert sum(tape.replays for tape in Tape.made) > 4  # a step is eager, the next taped, after each change of rows
+
+
+def test_a_step_that_waits_for_the_gpu_stays_eager_and_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    expected = greedy_answers(model, prompts([EOS]))
+    monkeypatch.setitem(GRAPHS, "cpu", Tape)
+    model.lm_head.register_forward_hook(lambda _module, _arguments, logits: logits if logits.any() else None)
+    Tape.made.clear()
+    with pytest.warns(UserWarning, match="cannot be captured and stays slow"):
+        assert greedy_answers(model, prompts([EOS])) == expected
+    assert len(Tape.made) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("family", CONFIGS)
+def test_answers_on_a_gpu_are_those_of_generate_in_float32(family: str) -> None:
+    model = tiny_model(family, torch.float32).cuda()
+    alone = [by_generate(model, prompt) for prompt in prompts([EOS, 5, 6])]
+    assert greedy_answers(model, prompts([EOS, 5, 6])) == alone
 
 
 @pytest.mark.parametrize("group", [1, 2, 4, 8])

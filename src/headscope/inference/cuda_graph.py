@@ -11,7 +11,6 @@ modules, outputs beside the last hidden states, gradients, autocast, several dev
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache as cached
 from typing import Any
 
 import torch
@@ -19,36 +18,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headscope.inference.cache_rows import addresses
+from headscope.kernels.common.graph import CudaGraph
 
 COLLECTORS = "transformers.utils.output_capturing"
 PLAIN = (type(None), bool, int, float, str)
 RETURNED = {"last_hidden_state", "past_key_values"}
-
-
-class CudaGraph:
-    """What a function does on a GPU, without the function."""
-
-    def __init__(self, device: torch.device):
-        self._device, self._graph = device, torch.cuda.CUDAGraph()
-
-    def capture(self, run: Callable[[], Tensor]) -> Tensor:
-        """Record a function and do it once; each replay leaves its result where this one lies."""
-        stream, mode = _stream(self._device), "thread_local"  # other threads may use the GPU meanwhile
-        with torch.cuda.device(self._device), torch.cuda.graph(self._graph, stream=stream, capture_error_mode=mode):
-            output = run()
-        self.replay()
-        return output
-
-    def replay(self) -> None:
-        """Do it again with what is now in the tensors that it read, on the GPU's current stream."""
-        with torch.cuda.device(self._device):
-            self._graph.replay()
-
-
-@cached
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all captures on a GPU: cuBLAS keeps a workspace for each stream that it meets."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 GRAPHS = {"cuda": CudaGraph}

@@ -20,6 +20,8 @@ from headscope.errors import UnsupportedModelError
 from headscope.models.geometry import longest
 
 NAME = "headscope"
+UNPADDED = "headscope_unpadded"
+"""Name of the same function for who never pads: no mask builder looks at positions, for which a GPU would wait."""
 HARMLESS = {
     "position_ids",
     "is_causal",
@@ -173,6 +175,7 @@ def _no_mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> None:
 
 
 AttentionInterface.register(NAME, _forward)
+AttentionInterface.register(UNPADDED, _forward)
 AttentionMaskInterface.register(NAME, _no_mask)
 
 

@@ -8,12 +8,13 @@ Shapes: B prompts that still decode, V tokens of the vocabulary.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from headscope.models.attention import attention
+from headscope.models.attention import UNPADDED, attention
 from headscope.models.geometry import geometry
 from headscope.models.rotary import same_factors
 from headscope.models.row_caches import RowCaches
@@ -92,32 +93,31 @@ def greedy_answers(model: PreTrainedModel, prompts: Sequence[Unanswered]) -> lis
         model: in evaluation mode.
         prompts: their caches fit together, and they have the same rotary factors (see `batches`).
     """
-    caches = RowCaches(model, len(prompts), max(prompt.length for prompt in prompts))
-    answers: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))
-    with attention(model):
+    # Rows that have stopped go on until half of them have, so their keys need room too.
+    room = max(len(prompt.ids) for prompt in prompts) + max(prompt.max_new_tokens for prompt in prompts)
+    caches, rows = RowCaches(model, len(prompts), room), list(range(len(prompts)))
+    answers, finished = [list[int]() for _ in prompts], dict[int, tuple[list[int], str]]()
+    with attention(model, UNPADDED):
         logits = torch.stack([caches.read(row, prompt.ids) for row, prompt in enumerate(prompts)])
-        while True:
-            for row, token in zip(rows, _greedy(logits, [prompts[row] for row in rows], answers[rows[0]]), strict=True):
+        for step in count():
+            for row, token in zip(rows, _greedy(logits, [prompts[row] for row in rows], step), strict=True):
                 answers[row].append(token)
-            going = [place for place, row in enumerate(rows) if prompts[row].answer(answers[row]) is None]
+                answer = prompts[row].answer(answers[row])
+                if answer is not None:
+                    finished.setdefault(row, answer)
+            going = [place for place, row in enumerate(rows) if row not in finished]
             if not going:
-                return [_finished(prompt, tokens) for prompt, tokens in zip(prompts, answers, strict=True)]
-            if len(going) < len(rows):
+                break
+            if 2 * len(going) <= len(rows):
                 rows = [rows[place] for place in caches.keep(going)]
             logits = caches.step([answers[row][-1] for row in rows])
+    return [finished[row] for row in range(len(prompts))]
 
 
-def _greedy(logits: Tensor, prompts: Sequence[Unanswered], before: Sequence[int]) -> list[int]:
-    """Return each row's most likely token, [B, V]: no stop token where an answer is too short yet."""
+def _greedy(logits: Tensor, prompts: Sequence[Unanswered], step: int) -> list[int]:
+    """Return each row's most likely token, [B, V]: no stop token in the first tokens of an answer that needs them."""
     for row, prompt in enumerate(prompts):
-        if len(before) < prompt.min_new_tokens:
+        if step < prompt.min_new_tokens:
             logits[row, list(prompt.eos)] = float("-inf")
     tokens: list[int] = logits.argmax(-1).tolist()
     return tokens
-
-
-def _finished(prompt: Unanswered, tokens: Sequence[int]) -> tuple[list[int], str]:
-    answer = prompt.answer(tokens)
-    assert answer is not None
-    return answer
