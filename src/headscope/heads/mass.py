@@ -82,8 +82,18 @@ def log_masses(query: Tensor, key: Tensor, query_position: Tensor, window: Windo
     key_position = torch.arange(key.shape[2], device=key.device)
     local, bulk = [], []
     for part in query_chunks(queries, batch * heads * key.shape[2], key.device):
-        scores = (grouped[..., part, :] @ keys).flatten(1, 2) * scale
+        scores = (grouped[..., part, :] @ keys).flatten(1, 2).mul_(scale)
         position = query_position[part]
-        local.append(masked_log_mass(scores, window.local(position, key_position)))
-        bulk.append(masked_log_mass(scores, window.bulk(position, key_position)))
+        for masses, rule in ((local, window.local), (bulk, window.bulk)):
+            hidden = ~rule(position, key_position)
+            # Head by head, so that what is read again is still in the processor's cache.
+            by_head = [_logsumexp(head.masked_fill(hidden, -torch.inf)) for head in scores.flatten(0, 1)]
+            masses.append(torch.stack(by_head).view(batch, heads, -1))
     return Masses(torch.cat(local, -1), torch.cat(bulk, -1), bulk_size)
+
+
+def _logsumexp(scores: Tensor) -> Tensor:
+    """Compute `scores.logsumexp(-1)`, bit for bit, in the memory of the scores."""
+    most = scores.amax(-1, keepdim=True)
+    most.masked_fill_(most.isinf(), 0)
+    return scores.sub_(most).exp_().sum(-1).log_().add_(most[..., 0])
