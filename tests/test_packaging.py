@@ -138,7 +138,7 @@ def test_the_slurm_profile_differs_from_the_default_one_only_in_where_jobs_run()
     default, slurm = (
         yaml.safe_load((ROOT / f"workflow/profiles/{name}/config.yaml").read_text()) for name in ("default", "slurm")
     )
-    assert slurm.pop("executor") == "slurm" and default.pop("resources") == ["gpu=1"]
+    assert slurm.pop("executor") == "slurm" and default.pop("resources") == ["gpu=4"]
     where = {"cores", "jobs", "latency-wait", "slurm-status-command", "slurm-init-seconds-before-status-checks"}
     assert {k: v for k, v in slurm.items() if k not in where} == {k: v for k, v in default.items() if k not in where}
 
