@@ -80,7 +80,7 @@ def log_masses(query: Tensor, key: Tensor, query_position: Tensor, window: Windo
     batch, heads, queries, _ = query.shape
     grouped, keys = precise(grouped), precise(key).transpose(-1, -2)[:, :, None]
     key_position = torch.arange(key.shape[2], device=key.device)
-    local, bulk = [], []
+    local, bulk = list[Tensor](), list[Tensor]()
     for part in query_chunks(queries, batch * heads * key.shape[2], key.device):
         scores = (grouped[..., part, :] @ keys).flatten(1, 2).mul_(scale)
         position = query_position[part]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from headscope.heads.window import Window
@@ -26,6 +25,7 @@ from headscope.pipeline.stages.inputs import (
     open_cells,
 )
 from headscope.pipeline.store.files import digest
+from headscope.pipeline.store.layer_rows import writer
 from headscope.pipeline.store.parents import Parents
 from headscope.pipeline.store.tables import LISTS, MARGINS, PromptMargins
 
@@ -37,17 +37,17 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     loaded = load_model(spec, parents)
     recorded = _Recorded(spec, out, parents, loaded)
     answers = load_answers(parents)
-    writer = None
+    tables = None
     for prompt in progress(load_prompts(parents, loaded), f"margins {spec['task']} {spec['length']}"):
         fed = fed_tokens(answers[prompt.id])
         length = len(prompt.encoded.ids) + len(fed)
         positions = scope.recorded_positions(recorded.window, prompt.encoded.boundary, length, recorded.chunk)
         for name, cell in recorded.cells_of(prompt, fed).items():
             table = PromptMargins.of(prompt.id, prompt.row["split"], name, positions.int().numpy(), cell).table()
-            writer = writer or pq.ParquetWriter(out / MARGINS, table.schema)
-            writer.write_table(table)
-    if writer:
-        writer.close()
+            tables = tables or writer(out / MARGINS, table.schema)
+            tables.write_table(table)
+    if tables:
+        tables.close()
 
 
 class _Recorded:

@@ -1,7 +1,8 @@
 """Stage `oracle`: exact and estimated log masses on the dense answers, from one forward pass a prompt."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from headscope.pipeline.stages.inputs import (
     open_cells,
 )
 from headscope.pipeline.store.files import digest
-from headscope.pipeline.store.layer_rows import as_lists, as_rows
+from headscope.pipeline.store.layer_rows import as_lists, as_rows, writer
 from headscope.pipeline.store.parents import Parents
 from headscope.pipeline.store.tables import PromptMasses, estimates_table
 
@@ -68,36 +69,54 @@ class _Oracle:
 
     def cells_of(self, prompt: Prompt, fed: list[int]) -> tuple[Arrays, dict[str, Arrays]]:
         """Return the exact masses and each estimator's, on a prompt and the tokens fed of its dense answer."""
-        masses_key = f"masses-{digest(fed)}"
+        masses_key, scores_key = (f"{name}-{digest(fed)}" for name in ("masses", "scores"))
         keys = {name: f"estimate-{digest([fed, identity])}" for name, identity in self.identities.items()}
-        cells = self.cells.arrays(prompt.id, [masses_key, *keys.values()])
-        missing = [name for name, key in keys.items() if key not in cells]
-        if masses_key not in cells or missing:
+        wanted = {masses_key, *keys.values(), *([scores_key] if _is_shown(prompt) else [])}
+        cells = self.cells.arrays(prompt.id, wanted)
+        if missing := wanted - cells.keys():
             ids, boundary = prompt.encoded.ids, prompt.encoded.boundary
-            estimators = [self.estimators[name] for name in missing]
+            estimators = [self.estimators[name] for name, key in keys.items() if key in missing]
             layers = record_masses(self.loaded.model, ids, fed, boundary, self.window, estimators, self.chunk)
-            estimates = {name: [_numpy(layer.estimates[name]) for layer in layers.values()] for name in missing}
-            computed = {keys[name]: {"bulk": np.stack(bulks)} for name, bulks in estimates.items()}
-            if masses_key not in cells:
-                position = recorded_positions(self.window, boundary, len(ids) + len(fed), self.chunk)
-                computed[masses_key] = _masses_arrays(layers, position.numpy())
-            for key, arrays in computed.items():
-                self.cells.add_arrays(prompt.id, key, arrays)
-            cells |= computed
-        return cells[masses_key], {name: cells[key] for name, key in keys.items()}
+            position = recorded_positions(self.window, boundary, len(ids) + len(fed), self.chunk)
+            arrays: dict[str, Callable[[], Arrays]] = {
+                masses_key: partial(_masses_arrays, layers, position.numpy()),
+                scores_key: partial(_scores_arrays, layers),
+                **{key: partial(_estimates_arrays, layers, name) for name, key in keys.items()},
+            }
+            for key in sorted(missing):
+                cells[key] = arrays[key]()
+                self.cells.add_arrays(prompt.id, key, cells[key])
+        masses = cells[masses_key] | cells.get(scores_key, {})
+        return masses, {name: cells[key] for name, key in keys.items()}
+
+
+def _is_shown(prompt: Prompt) -> bool:
+    """Return True for the prompt whose distribution of scores a figure shows."""
+    return bool(prompt.row["split"] == "evaluation" and prompt.row["index"] == 0)
 
 
 def _masses_arrays(layers: Mapping[int, LayerMasses], position: NDArray[Any]) -> Arrays:
-    """Stack the layers' records: masses [L, H, Q], positions [Q], and the shape of one query's scores, [L, H, 99]."""
-    scores = [_numpy(layer.scores) for layer in layers.values()]
-    count = scores[0].shape[1]
-    scores = scores if count else [np.zeros((0, 1), np.float32)] * len(scores)  # without a bulk, no head has a shape
+    """Stack the layers' masses, [L, H, Q], and the positions, [Q]."""
     return {
         "layers": np.array(list(layers), dtype=np.int16),
         "local": np.stack([_numpy(layer.masses.local[0]) for layer in layers.values()]),
         "bulk": np.stack([_numpy(layer.masses.bulk[0]) for layer in layers.values()]),
         "bulk_size": next(iter(layers.values())).masses.bulk_size.cpu().numpy().astype(np.int32),
         "position": position.astype(np.int32),
+    }
+
+
+def _estimates_arrays(layers: Mapping[int, LayerMasses], name: str) -> Arrays:
+    """Stack an estimator's bulk log masses, [L, H, Q]."""
+    return {"bulk": np.stack([_numpy(layer.estimates[name]) for layer in layers.values()])}
+
+
+def _scores_arrays(layers: Mapping[int, LayerMasses]) -> Arrays:
+    """Describe the distribution of one query's scores, [L, H], by its quantiles, [L, H, 99], too."""
+    scores = [_numpy(layer.scores) for layer in layers.values()]
+    count = scores[0].shape[1]
+    scores = scores if count else [np.zeros((0, 1), np.float32)] * len(scores)  # without a bulk, no head has a shape
+    return {
         "score_mean": np.stack([of_layer.mean(1) for of_layer in scores]),
         "score_std": np.stack([of_layer.std(1) for of_layer in scores]),
         "score_quantiles": np.stack([np.quantile(of_layer, QUANTILES, axis=1).T for of_layer in scores]),
@@ -127,13 +146,13 @@ class _Tables:
         has_bulk = masses["bulk_size"] > 0
         for name, arrays in estimates.items():
             self._write(f"estimates/{name}", estimates_table(rows, as_rows(arrays["bulk"][:, :, has_bulk])))
-        if prompt.row["split"] == "evaluation" and prompt.row["index"] == 0:
+        if _is_shown(prompt):
             self._write("score_quantiles", _quantiles_table(prompt, masses))
 
     def _write(self, name: str, table: pa.Table) -> None:
         if name not in self.writers:
-            writer = pq.ParquetWriter(self.out / f"{name}.parquet", table.schema)
-            self.writers[name] = self.closing.enter_context(writer)
+            opened = writer(self.out / f"{name}.parquet", table.schema)
+            self.writers[name] = self.closing.enter_context(opened)
         self.writers[name].write_table(table)
 
 

@@ -58,6 +58,12 @@ def read_rows(kind: type[Rows], file: Path, **texts: str) -> Iterator[Rows]:
             yield kind(**values)
 
 
+def writer(file: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a file for tables with one row group each; lists hold few equal floats, so no dictionary of them is made."""
+    single = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
+    return pq.ParquetWriter(file, schema, use_dictionary=single)
+
+
 def row_groups(file: Path) -> Iterator[pa.Table]:
     """Stream the row groups of a file."""
     parquet = pq.ParquetFile(file)
