@@ -146,7 +146,7 @@ def test_batches_hold_what_fits_and_one_prompt_at_least(monkeypatch: pytest.Monk
     token = 2 * 3 * 2 * 8 * 4  # keys and values, layers, KV heads, head_dim, bytes
     some = prompts([EOS])  # 56, 39, 77, 56 and 28 tokens with their answers
     for room, expected in ((10, [[0], [1], [2], [3], [4]]), (2 * 77, [[0, 1], [2, 3], [4]]), (10**6, [[*range(5)]])):
-        monkeypatch.setattr(generation, "CACHE_BYTES", {"cpu": room * token})
+        monkeypatch.setattr(generation, "CPU_BYTES", room * token)
         assert [*batches(model, some)] == expected
 
 

@@ -19,8 +19,9 @@ from headscope.models.geometry import geometry
 from headscope.models.rotary import same_factors
 from headscope.models.row_caches import RowCaches
 
-CACHE_BYTES = {"cpu": 1 << 29, "cuda": 8 << 30}
-"""Bytes of keys and values of the prompts that decode together, on each type of device; one prompt may take more."""
+CPU_BYTES, GPU_SHARE = 1 << 29, 1 / 16
+"""Room for keys and values of the prompts that decode together: bytes on a CPU, a share of a GPU's memory, which other
+processes use too."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def batches(model: PreTrainedModel, prompts: Sequence[Unanswered]) -> Iterator[l
     sizes, weight = geometry(model.config), model.get_input_embeddings().weight
     layer = sizes.full_layers[0]
     token = 2 * sizes.layers * sizes.kv_heads * sizes.head_dim * weight.element_size()
-    most = CACHE_BYTES[weight.device.type] // token
+    most = _room(weight.device) // token
     batch: list[int] = []
     for index, prompt in enumerate(prompts):
         longest = max(prompts[each].length for each in [*batch, index])
@@ -75,6 +76,12 @@ def batches(model: PreTrainedModel, prompts: Sequence[Unanswered]) -> Iterator[l
         batch.append(index)
     if batch:
         yield batch
+
+
+def _room(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory * GPU_SHARE)
+    return CPU_BYTES
 
 
 def greedy_answer(
