@@ -7,41 +7,24 @@ of the reference machine; and the sums of measured seconds and of those that the
 """
 
 import argparse
-import json
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
 from headscope.pipeline.plan.costs import ideal, work
+from headscope.pipeline.plan.estimate import node_of
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.stages import STAGES
+from headscope.pipeline.store import provenance
 
-NOTHING = 0.2  # ideal seconds of a job below which all of its time is start-up
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """Return a provenance, of any version of headscope: only numbers are read."""
-    provenance: dict[str, Any] = json.loads((folder / "provenance.json").read_text("utf-8"))
-    return provenance
-
-
-@cache
-def node_of(folder: Path) -> Node:
-    """Rebuild the node that made a folder of results."""
-    spec = yaml.safe_load((folder / "spec.yaml").read_text("utf-8"))
-    parents = read(folder)["parents"]
-    nodes = tuple(node_of(folder.parents[1] / address) for address in parents)
-    return Node(folder.parent.name, folder.name.rpartition("--")[0], json.dumps(spec), nodes)
+NOTHING = 0.5  # ideal seconds of a job below which all of its time is start-up
 
 
 def finished(results: Path) -> Iterator[tuple[Node, float]]:
     """Yield every finished job of a results folder with its seconds."""
     for file in sorted(results.glob("*/*/provenance.json")):
-        yield node_of(file.parent), read(file.parent)["seconds"]
+        yield node_of(file.parent), provenance.read(file.parent)["seconds"]
 
 
 def fit(ideals: np.ndarray, seconds: np.ndarray, batched: bool) -> tuple[float, float]:

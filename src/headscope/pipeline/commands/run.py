@@ -17,6 +17,7 @@ from headscope.pipeline.config.options import Option, options
 from headscope.pipeline.config.overrides import groups
 from headscope.pipeline.config.schema import MISSING
 from headscope.pipeline.plan import plan as planning
+from headscope.pipeline.plan.estimate import estimate
 from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.plan.unfinished import remaining, unfinished
 from headscope.pipeline.progress import clock
@@ -54,6 +55,8 @@ def _run(plan: Plan, overrides: Sequence[str], passed: Sequence[str]) -> int:
     flags = {word.partition("=")[0] for word in passed}
     if flags & set(NO_RESULTS):
         return subprocess.run(command, cwd=plan.root).returncode
+    if expected := estimate(plan, unfinished(plan), passed):
+        print(f"headscope: {expected}", file=sys.stderr, flush=True)
     code = run(command, plan.root)
     gaps = remaining(plan, unfinished(plan))
     if gaps and not code and flags & set(PARTS):

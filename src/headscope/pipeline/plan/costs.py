@@ -43,6 +43,8 @@ SECONDS = {
 START = 3.0
 """Seconds until a process works: those of its imports and of its model."""
 
+SLOWER = {"float64": 2.0, "bfloat16": 2.7, "float16": 2.7}  # than float32, on a processor
+
 QUESTION = 64  # tokens of a question with the answer's prefix, which every row reads for itself
 
 
@@ -99,7 +101,10 @@ class _Job:
         flops = rows * tokens * (2 * self.parameters + 4 * self.pairs * self.expect["head_dim"] * keys)
         weights = self.parameters * BYTES[self.spec["dtype"]]
         machine = self.machine
-        return float(flops / machine.flops + weights / machine.bandwidth + self.expect["layers"] * machine.start)
+        slower = SLOWER.get(self.spec["dtype"], 1.0) if machine is MACHINES["cpu"] else 1.0
+        return float(
+            slower * flops / machine.flops + weights / machine.bandwidth + self.expect["layers"] * machine.start
+        )
 
     def read(self) -> float:
         """Return the seconds of reading one prompt."""
