@@ -58,7 +58,7 @@ def test_one_command_ends_in_figures_and_a_report(smoke):
 def test_all_results_verify(smoke):
     project, _ = smoke
     said = headscope(project, "verify", "experiment=smoke")
-    assert "23 results, " in said and ": 0 damaged, 0 unknown, 0 of older code" in said
+    assert "24 results, " in said and ": 0 damaged, 0 unknown, 0 of older code" in said
     assert "plan: 29 of 29 present" in said
 
 

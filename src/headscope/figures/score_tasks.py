@@ -1,4 +1,4 @@
-"""(b) The first picture task by task: score as a share of dense against the KV bytes read; its table has every seed."""
+"""(g) The first picture task by task: score as a share of dense against the KV bytes read; its table has every seed."""
 
 from collections.abc import Iterator
 from typing import Any
