@@ -59,7 +59,7 @@ def test_the_papers_experiments_and_the_study_run_on_a_named_gpu(build):
     for name in GROUPS["experiment"]:
         config, large = (
             build(f"experiment={name}").points[0].config,
-            name.startswith(("paper/", "predictors", "transfer")),
+            name.startswith(("paper/", "predictors", "transfer", "models")),
         )
         assert config.model.device == ("cuda" if large else "cpu")
         assert config.model.dtype == ("bfloat16" if large else "float32")

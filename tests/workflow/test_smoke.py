@@ -49,7 +49,7 @@ def test_one_command_ends_in_figures_and_a_report(smoke):
     figures = project.root / "results/figures/smoke"
     assert len([path for path in figures.iterdir() if path.suffix in (".pdf", ".png", ".csv")]) == 21
     report = (figures / "report.html").read_text()
-    assert "score_tasks" in report and len(report) > 1_000_000
+    assert "01 score_bytes" in report and "02 score_tasks" in report and len(report) > 1_000_000
     assert "headscope run experiment=smoke" in report
     assert "jobs in " in said and " left\n" in said
     assert f"report   {figures / 'report.html'}" in said.splitlines()
@@ -59,7 +59,7 @@ def test_all_results_verify(smoke):
     project, _ = smoke
     said = headscope(project, "verify", "experiment=smoke")
     assert "24 results, " in said and ": 0 damaged, 0 unknown, 0 of older code" in said
-    assert "plan: 29 of 29 present" in said
+    assert "plan: 31 of 31 present" in said
 
 
 def test_one_criterion_more_computes_its_rows_only(smoke):

@@ -34,13 +34,13 @@ def damaged(file):
 def test_what_verify_names_is_repaired_by_the_commands_that_it_prints(finished):
     before = contents(finished)
     status, said = headscope(finished, "verify", "experiment=smoke")
-    assert (status, said.splitlines()[-1]) == (0, "plan: 29 of 29 present")
+    assert (status, said.splitlines()[-1]) == (0, "plan: 31 of 31 present")
     [masses] = finished.root.glob("results/oracle/fwe-*/masses.parquet")
     with damaged(masses):
         status, said = headscope(finished, "verify", "experiment=smoke")
         assert status == 1
         assert f"damaged  oracle/{masses.parent.name}: masses.parquet has changed since it was made" in said
-        calibrations, evaluations, figures = 5, 2, 6
+        calibrations, evaluations, figures = 5, 2, 7
         descendants = said.count(f": made from damaged oracle/{masses.parent.name}")
         assert descendants == calibrations + evaluations + figures
     [picture] = finished.root.glob("results/figures/roc-*/roc.png")
@@ -48,7 +48,7 @@ def test_what_verify_names_is_repaired_by_the_commands_that_it_prints(finished):
         (finished.root / "results/figures/smoke/summary.png").write_bytes(b"")
         status, said = headscope(finished, "verify", "experiment=smoke")
         assert status == 1 and f"damaged  figures/{picture.parent.name}: roc.png has changed" in said
-        assert "summary.png is not the copy of figures/summary-" in said and "plan: 27 of 29 present" in said
+        assert "summary.png is not the copy of figures/summary-" in said and "plan: 29 of 31 present" in said
         commands = said.splitlines()[-1].removeprefix("to repair: ").split(", then ")
         for command in commands:
             assert headscope(finished, *shlex.split(command)[1:])[0] == 0
