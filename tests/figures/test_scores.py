@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import synthetic_tables as fake
 
-from headscope.figures import score_tasks, summary
+from headscope.figures import drift, score_tasks, summary
 from headscope.figures.common import scores, style
 from headscope.figures.common.tables import Tables
 
@@ -127,3 +127,31 @@ def test_each_benchmark_has_a_mean_of_its_own_and_says_what_its_scores_do_not_te
     shown = differences[(differences["versus"] != "")]
     for panel in (ax for ax in figure.axes if ax.get_title() == "Paired differences"):
         assert panel.get_xlim()[0] < shown["low"].min() and shown["high"].max() < panel.get_xlim()[1]
+
+
+def test_a_difference_that_is_clear_alone_need_not_be_clear_among_many(tmp_path):
+    noise = {name: np.random.default_rng(n).normal(0, 10, 20) for n, name in enumerate(["qada", *"abcdefgh"])}
+    noise = {name: values - values.mean() for name, values in noise.items()}
+    noise["qada"] -= 2.3 * noise["qada"].std() / 20**0.5
+
+    def verdict(folder, *names):
+        rows = [fake.row("a", i, "dense", NAN, 50, 0) for i in range(20)]
+        rows += [fake.row("a", i, name, 0.8, 50 + noise[name][i], 0.8) for name in names for i in range(20)]
+        tables = Tables([fake.write_evaluation(tmp_path / folder, "a", rows)], [])
+        _, table = summary.draw(tables, fake.title("a"))
+        return table[table["versus"] == "dense"].set_index("criterion").loc["qada", "verdict"]
+
+    assert verdict("alone", "qada") == "worse"
+    assert verdict("among_many", *noise) == "inconclusive"
+
+
+def test_a_drift_among_many_has_a_wider_interval(tmp_path):
+    def width(folder, lengths):
+        nodes = [fake.evaluation(tmp_path / folder, "fwe", length=length) for length in lengths]
+        _, table = drift.draw(Tables(nodes, []), fake.title(["fwe"]))
+        row = table[(table["task"] == "mean") & (table["criterion"] == "oracle") & (table["length"] == 1024)].iloc[0]
+        single = table[(table["task"] == "fwe") & (table["criterion"] == "oracle") & (table["length"] == 1024)].iloc[0]
+        return row["high"] - row["low"], single["high"] - single["low"]
+
+    (alone, single), (among, same) = width("alone", [1024]), width("among", [1024, 2048, 4096])
+    assert single == pytest.approx(same) and same <= alone < among

@@ -1,6 +1,6 @@
 """(k) How far sparsity and score drift from what a threshold promised, where it was not fitted.
 
-Shapes: P prompts, C columns (criterion, target).
+Shapes: B resamples, C columns (criterion, target).
 """
 
 from typing import Any
@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from headscope.figures.common import bootstrap, panels, scores, style
+from headscope.figures.common.bootstrap import Floats
 from headscope.figures.common.node import Setting
 from headscope.figures.common.scores import MEAN, SETTING
 from headscope.figures.common.tables import Tables
@@ -41,29 +43,42 @@ def draw(
     rows = tables.rows
     scores.require_targets(rows, "drift")
     scores.require_dense(rows)
-    parts = [
-        _drift(part, resamples).assign(task=task, **dict(of_setting[SETTING].iloc[0]))
-        for _, of_setting in rows.groupby(SETTING, sort=True)
-        for task, _, part in scores.groups(of_setting, floor)
-    ]
-    table = pd.concat(parts, ignore_index=True)[COLUMNS]
+    parts, draws = [], []
+    for _, of_setting in rows.groupby(SETTING, sort=True):
+        for task, _, part in scores.groups(of_setting, floor):
+            described, *of_part = _drift(part, resamples)
+            parts.append(described.assign(task=task, **dict(of_setting[SETTING].iloc[0])))
+            draws.append(of_part)
+    table = pd.concat(parts, ignore_index=True)
+    for columns, of_parts in zip(PANELS, zip(*draws, strict=True), strict=True):
+        table[list(columns)] = _estimates(np.column_stack(of_parts), np.asarray(table["task"] == MEAN))
+    table = table[COLUMNS]
     method = f"{bootstrap.method(resamples)}, of means over tasks that count; score paired with dense."
     figure = _figure(table)
-    style.finish(figure, title, "Small dots: tasks, all seeds together.", method, *scores.notes(rows, floor))
+    style.finish(figure, title, "Small dots: tasks, all seeds together.", method,
+                 f"Intervals of each measure {bootstrap.CORRECTED}, single tasks' in the table not.",
+                 *scores.notes(rows, floor))  # fmt: skip
     return figure, table
 
 
-def _drift(rows: pd.DataFrame, resamples: int) -> pd.DataFrame:
-    """Return one row a criterion and target, in legend order."""
+def _drift(rows: pd.DataFrame, resamples: int) -> tuple[pd.DataFrame, Floats, Floats]:
+    """Return one row a criterion and target, in legend order; drift and difference from dense of each, [1 + B, C]."""
     sampled = scores.resample(rows, resamples)
-    own = [column for column, (_, target) in enumerate(sampled.columns) if target]  # dense and local have none
-    sparsity, values = sampled.sparsity[:, own], sampled.values[:, own]
-    dense = sampled.values[:, [sampled.columns.index(("dense", 0.0))]]
-    table = pd.DataFrame([sampled.columns[column] for column in own], columns=["criterion", "target"])
-    table["sparsity"], table["score"] = sampled.mean(sparsity)[0], sampled.mean(values)[0]
-    table["drift"], table["low"], table["high"] = sampled.mean(sparsity - table["target"].to_numpy())
-    table["lost"], table["lost_low"], table["lost_high"] = sampled.mean(values - dense)
-    return scores.in_legend_order(table).assign(n=len(sampled.tasks))
+    # dense and local have no target
+    table = pd.DataFrame([column for column in sampled.columns if column[1]], columns=["criterion", "target"])
+    table = scores.in_legend_order(table)
+    own = [sampled.columns.index(column) for column in zip(table["criterion"], table["target"], strict=True)]
+    values, sparsity = sampled.weights @ sampled.values, sampled.weights @ sampled.sparsity
+    dense = values[:, [sampled.columns.index(("dense", 0.0))]]
+    table = table.assign(sparsity=sparsity[0, own], score=values[0, own], n=len(sampled.tasks))
+    return table, sparsity[:, own] - table["target"].to_numpy(), values[:, own] - dense
+
+
+def _estimates(draws: Floats, means: NDArray[np.bool_]) -> Floats:
+    """Return value and interval of each column, [C, 3]; those of the means are corrected for their number."""
+    estimates = np.column_stack(bootstrap.estimate(draws))
+    estimates[means] = np.column_stack(bootstrap.holm(draws[:, means]))
+    return estimates
 
 
 def _figure(table: pd.DataFrame) -> Figure:
