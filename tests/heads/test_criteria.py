@@ -11,6 +11,7 @@ from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import build
 from headscope.heads.decision import GROUP, decide
 from headscope.heads.estimators import build as build_estimator
+from headscope.heads.reading import Reading
 from headscope.heads.view import LayerView
 
 QUERY = torch.randn(2, 4, 3, 8, generator=torch.Generator().manual_seed(0))
@@ -70,7 +71,7 @@ def criterion(kind: str, targets=TARGETS, **options):
 
 
 def labels(kind: str, seen: LayerView) -> Tensor:
-    return decide(criterion(kind), QUERY, seen).heads
+    return decide(criterion(kind), QUERY, seen)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,7 +92,7 @@ def test_only_the_oracles_read_the_bulk(kind: str) -> None:
 def test_a_row_alone_gets_the_labels_it_gets_among_others(kind: str, unit: str) -> None:
     together, alone = criterion(kind, unit=unit), criterion(kind, unit=unit).take(torch.tensor([1]))
     one, _ = looked_at(rows=slice(1, 2))
-    assert torch.equal(decide(alone, QUERY[1:], one).heads, decide(together, QUERY, view()).heads[1:])
+    assert torch.equal(decide(alone, QUERY[1:], one), decide(together, QUERY, view())[1:])
 
 
 def test_the_dense_criterion_reads_everything_and_the_local_one_nothing() -> None:
@@ -111,7 +112,7 @@ def test_static_labels_are_those_of_the_layer_for_every_query() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_unit_group_all_heads_of_a_group_have_one_label(kind: str) -> None:
-    reading = decide(criterion(kind, unit=GROUP), QUERY, view())
+    reading = Reading.of(decide(criterion(kind, unit=GROUP), QUERY, view()), 2)
     by_group = reading.heads.view(2, 2, 2, 3)
     assert torch.equal(by_group[:, :, 0], by_group[:, :, 1]) and torch.equal(by_group[:, :, 0], reading.groups)
 
@@ -137,7 +138,7 @@ def test_lost_output_is_the_norm_of_the_difference_to_the_whole_output(exact: bo
     whole = (1 - share)[..., None] * window + share[..., None] * bulk
     expected = -(whole - window).norm(dim=-1).log()
     torch.testing.assert_close(loses.margin(QUERY, seen), expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(decide(loses, QUERY, seen).heads[0], loses.margin(QUERY, seen)[0] < 0.5)
+    assert torch.equal(decide(loses, QUERY, seen)[0], loses.margin(QUERY, seen)[0] < 0.5)
 
 
 @pytest.mark.parametrize("kind", ["qada", "lost_output", "oracle_output"])
@@ -145,7 +146,7 @@ def test_the_threshold_is_compared_with_the_margin_that_its_heads_map_calibrates
     plain, mapped, seen = criterion(kind), criterion(kind, MAPPED), view()
     slope, offset = (torch.tensor(MAP[name][1])[:, None] for name in ("slope", "offset"))
     expected = plain.margin(QUERY, seen) * slope + offset
-    assert torch.equal(decide(mapped, QUERY, seen).heads, expected < torch.tensor([0.5, -2.0])[:, None, None])
+    assert torch.equal(decide(mapped, QUERY, seen), expected < torch.tensor([0.5, -2.0])[:, None, None])
     alone = mapped.take(torch.tensor([1]))
     assert alone.map is mapped.map and alone.thresholds.tolist() == [-2.0]
 

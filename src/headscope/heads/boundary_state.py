@@ -17,7 +17,7 @@ from torch import Tensor
 
 from headscope.heads.bulk import Bulk
 from headscope.heads.estimators import Estimator
-from headscope.heads.mass import group_heads, precise
+from headscope.heads.mass import precise
 from headscope.heads.quantised import rounded
 from headscope.heads.to_device import map_tensors
 
@@ -74,15 +74,6 @@ class BoundaryState:
     values: Tensor
     present: Tensor
     summaries: Summaries
-
-    def scores(self, query: Tensor, scale: float) -> Tensor:
-        """Compute the scores of the outliers for queries [r, H, Q, D]: [r, H, Q, M]."""
-        scores = group_heads(precise(query), len(self.keys)) @ self.keys.transpose(1, 2)[:, None] * scale
-        return scores.masked_fill(~self.present[:, None, None], -torch.inf).flatten(1, 2)
-
-    def weighted_values(self, weights: Tensor) -> Tensor:
-        """Sum the outliers' values under weights [r, H, Q, M]: [r, H, Q, D]."""
-        return (group_heads(weights, len(self.values)) @ self.values[:, None]).flatten(1, 2)
 
 
 def make_boundary_state(

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from headscope.heads.reading import Reading
-
 if TYPE_CHECKING:
     from headscope.heads.criteria import Criterion
     from headscope.heads.view import LayerView
@@ -24,12 +22,12 @@ SHARE, LOSS = ("share", "loss")
 """What a margin measures: log-odds of the window's share of the mass, or minus the log norm of the lost output."""
 
 
-def decide(criterion: "Criterion", query: Tensor, view: "LayerView") -> Reading:
-    """Decide what the queries [B, H, Q, D] of one layer read of their bulk."""
+def decide(criterion: "Criterion", query: Tensor, view: "LayerView") -> Tensor:
+    """Decide which pairs of one layer are long, bool [B, H, Q], for queries [B, H, Q, D]."""
     margin = criterion.map.apply(view.layer, criterion.margin(query, view))
     if criterion.unit == GROUP:
         margin = group_margins(margin, view.kv_heads, criterion.measures, dim=1)
-    return Reading.of(is_long(margin, criterion.thresholds), view.kv_heads)
+    return is_long(margin, criterion.thresholds)
 
 
 def is_long(margin: Tensor, thresholds: Tensor) -> Tensor:

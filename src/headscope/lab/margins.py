@@ -9,7 +9,7 @@ Shapes: H query heads, Q recorded queries.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,9 +23,9 @@ from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.lab.prefill import prefill_by_chunks
 from headscope.lab.probes import ModelProbes
+from headscope.lab.queries import LayerQueries
 from headscope.lab.rows import Rows
 from headscope.lab.scope import recorded_positions, summary_positions
-from headscope.lab.scores import Scored
 from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import attention
 
@@ -67,12 +67,14 @@ class _Recorder(SharedPrefix):
         for group in self.groups:
             yield group, slice(0, 1)
 
-    def _decided(self, scored: Scored) -> Tensor:
+    def _decided(self, queries: LayerQueries) -> Tensor:
         """Record the chosen queries; every query reads every key."""
-        for step in self._steps(scored.position):
-            self.stream(scored.call, int(step[0]))
-            self._record(_some_queries(scored, torch.isin(scored.position, step)))
-        return scored.weighted_values(scored.scores.softmax(-1))
+        position = queries.visible.position
+        for step in self._steps(position):
+            self.stream(queries.call, int(step[0]))
+            self._record(queries.at(torch.isin(position, step)))
+        bulk = queries.bulk()
+        return (queries.window if bulk is None else queries.window.joined(bulk)).output
 
     def _steps(self, position: Tensor) -> Iterator[Tensor]:
         """Yield the chosen positions in the steps of generation: the prompt's together, the answer's one by one."""
@@ -80,16 +82,15 @@ class _Recorder(SharedPrefix):
         prompt = chosen[chosen < self.answer] if self.streams else chosen
         yield from (step for step in (prompt, *torch.split(chosen[len(prompt) :], 1)) if len(step))
 
-    def _record(self, scored: Scored) -> None:
+    def _record(self, queries: LayerQueries) -> None:
         exact: dict[OutlierRule, LayerView] = {}  # criteria with the same outliers have the same bulk
         for index, ((group, row), record) in enumerate(zip(self._spans(), self.records, strict=True)):
-            view = self.view(scored, index, row)
-            view = replace(view, exact_mass=cache(view.exact_mass), exact_output=cache(view.exact_output))
+            view = self.view(queries, index, row)
             first = exact.setdefault(group.outliers, view)
             view = replace(view, exact_mass=first.exact_mass, exact_output=first.exact_output)
-            margin, mass = group.criterion.margin(scored.query[row], view), view.exact_mass()
+            margin, mass = group.criterion.margin(queries.query[row], view), view.exact_mass()
             margins = margin, view.window_mass - mass, self._lost(view, mass)
-            record.setdefault(scored.call.layer, []).append(LayerMargins(*(x[0] for x in margins)))
+            record.setdefault(queries.call.layer, []).append(LayerMargins(*(x[0] for x in margins)))
 
     def _lost(self, view: LayerView, mass: Tensor) -> Tensor:
         probes = self.prefix[view.layer].probes
@@ -128,15 +129,6 @@ def margins(
     with attention(model):
         prefill_by_chunks(model, ids, [*summary_positions(window, boundary, chunk), len(ids)], attending, probes)
     return [{layer: _joined(parts) for layer, parts in layers.items()} for layers in records]
-
-
-def _some_queries(scored: Scored, chosen: Tensor) -> Scored:
-    """Keep some of the queries, bool [Q]."""
-    if bool(chosen.all()):
-        return replace(scored, query=scored.query.contiguous())  # as indexing leaves them: products are rounded alike
-    masks = {name: getattr(scored, name)[chosen] for name in ("position", "local", "bulk", "bulk_size")}
-    narrow = {name: getattr(scored, name)[:, :, chosen] for name in ("query", "scores")}
-    return replace(scored, **narrow, **masks, windowed={})
 
 
 def _joined(parts: Sequence[LayerMargins]) -> LayerMargins:

@@ -5,7 +5,7 @@ N keys that leave the window, D head_dim.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -13,14 +13,16 @@ from torch import Tensor
 from headscope.heads.boundary_state import STREAMING, BoundaryState, Summaries, make_boundary_state
 from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.decision import decide
-from headscope.heads.mass import masked_log_mass, query_chunks
+from headscope.heads.mass import precise, query_chunks
 from headscope.heads.outliers import OutlierRule
 from headscope.heads.reading import Reading, decision_bytes
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.lab.counts import ReadingCounts
+from headscope.lab.parts import NEVER, Part, hiding
+from headscope.lab.queries import LayerQueries, by_row
 from headscope.lab.rows import Rows
-from headscope.lab.scores import Scored, Windowed, all_scores, weighted_values
+from headscope.lab.visible import PrefixLayer, Visible
 from headscope.models.attention import LayerCall
 
 
@@ -47,6 +49,9 @@ class SharedPrefix:
         self.window, self.groups, self.counts, self.counting = window, list(groups), counts, True
         self.length = next(iter(self.prefix.values())).keys.shape[1]
         self.rows = sum(group.count for group in groups)
+        self._layers: dict[tuple[int, Window], PrefixLayer] = {}
+        self._visible: dict[tuple[Window, tuple[int, int], torch.device], Visible] = {}
+        self._fixed: dict[tuple[int, int], Tensor] = {}
         self._outliers: dict[OutlierRule, dict[int, tuple[Bulk, Tensor]]] = {}
         self._states: dict[tuple[int, OutlierRule], BoundaryState] = {}
         self._costs: dict[tuple[int, OutlierRule, float], Tensor] = {}
@@ -62,7 +67,7 @@ class SharedPrefix:
             if len(inside):
                 groups.append(group.take(inside))
                 streams.append({layer: summaries.take(inside) for layer, summaries in stream.items()})
-        self.groups, self._streams, self.rows = groups, streams, len(rows)
+        self.groups, self._streams, self.rows, self._fixed = groups, streams, len(rows), {}
         if self.counts is not None:
             self.counts.keep(rows)
 
@@ -82,41 +87,57 @@ class SharedPrefix:
             first += group.count
 
     def _attend(self, call: LayerCall, part: slice) -> Tensor:
-        query, tokens = call.query[:, :, part], self.length + call.key.shape[2]
-        first = tokens - call.query.shape[2] + part.start
-        keys = torch.arange(tokens, device=query.device)
-        prefix, position = self.prefix[call.layer], keys[first : first + query.shape[2]]
-        scores = all_scores(call, prefix, query)
-        if call.sliding is not None:
-            visible = Window(0, call.sliding).local(position, keys)
-            weights = scores.masked_fill_(~visible, -torch.inf).softmax(-1)
-            return weighted_values(weights, prefix.values, call.value).to(query.dtype)
-        local, bulk = self.window.local(position, keys), self.window.bulk(position, keys)
-        scores.masked_fill_(~(local | bulk), -torch.inf)
-        sizes, spans = self.window.bulk_size(position), self.window.columns(first, first + len(position))
-        columns = torch.cat([keys[span.start : span.stop] for span in spans])
-        of_prefix = sum(len(range(span.start, min(span.stop, self.length))) for span in spans)
-        scored = Scored(call, prefix, query, position, scores, local, bulk, sizes, columns, of_prefix)
-        return self._decided(scored).to(query.dtype)
+        queries = self._queries(call, part)
+        output = self._decided(queries) if call.sliding is None else queries.window.output
+        # With tokens before heads in memory, which is what the model goes on with.
+        return output.permute(1, 3, 0, 2, 4).flatten(2, 3).transpose(1, 2).to(call.query.dtype)
 
-    def _decided(self, scored: Scored) -> Tensor:
-        """Decide for every row: a long pair attends to all keys, a local one to its window, [R, H, Q, D]."""
-        output, readings = scored.weighted_values(scored.scores.softmax(-1)), []
+    def _queries(self, call: LayerCall, part: slice) -> LayerQueries:
+        """Return queries of a chunk with what they see, which is the same for all layers of a kind."""
+        query = precise(call.query[:, :, part])
+        window = self.window if call.sliding is None else Window(0, call.sliding)
+        if (call.layer, window) not in self._layers:
+            self._layers[call.layer, window] = PrefixLayer(self.prefix[call.layer], window)
+        first = self.length + call.key.shape[2] - call.query.shape[2] + part.start
+        ends = first, first + query.shape[2] - 1
+        key = window, ends, query.device
+        if key not in self._visible:
+            position = torch.arange(first, ends[1] + 1, device=query.device)
+            # Those of the steps before are not needed again.
+            self._visible = {k: v for k, v in self._visible.items() if k[1][0] >= first - call.query.shape[2]}
+            self._visible[key] = Visible(window, self.length, position, ends, query.dtype)
+        return LayerQueries(call, self._layers[call.layer, window], query, self._visible[key])
+
+    def _decided(self, queries: LayerQueries) -> Tensor:
+        """Decide for every row: a long pair attends to all keys, a local one to its window, [K, R, G, Q, D]."""
+        local, labels = queries.window, []
         for index, (group, rows) in enumerate(self._spans()):
-            view = self.view(scored, index, rows)
-            reading = decide(group.criterion, scored.query[rows], view)
-            output[rows] = torch.where(reading.heads[..., None], output[rows], view.window_output)
-            readings.append(reading)
+            labels.append(self._labels(queries, index, rows))
+            if group.outliers.count:
+                if local is queries.window:
+                    local = Part(local.mass, local.output.clone())
+                local.output[:, rows] = self._windowed(queries, rows, group.outliers).output
+        long = torch.cat(labels)
         if self.counts is not None:
-            self._count(scored, readings, self.counts)
-        return output
+            self._count(queries, long, self.counts)
+        return queries.whole(local, long)
 
-    def _count(self, scored: Scored, readings: Sequence[Reading], counts: ReadingCounts) -> None:
+    def _labels(self, queries: LayerQueries, index: int, rows: slice) -> Tensor:
+        """Return which pairs of a group are long, bool [r, H, Q]; labels that no query changes are made once."""
+        criterion, layer = self.groups[index].criterion, queries.call.layer
+        if not criterion.fixed:
+            return decide(criterion, queries.query[rows], self.view(queries, index, rows))
+        if (index, layer) not in self._fixed:
+            one = queries.at(torch.arange(queries.query.shape[2], device=queries.query.device) == 0)
+            self._fixed[index, layer] = decide(criterion, one.query[rows], self.view(one, index, rows))
+        return self._fixed[index, layer].expand(-1, -1, queries.query.shape[2])
+
+    def _count(self, queries: LayerQueries, long: Tensor, counts: ReadingCounts) -> None:
         # Fewer keys than are outside the plain window are outliers, so that every row has a bulk, or none has.
-        counted = ((scored.bulk_size > 0) & self.counting).expand(self.rows, -1)
-        reading = Reading(torch.cat([r.heads for r in readings]), torch.cat([r.groups for r in readings]))
-        costs = [self._decision_bytes(scored.call, group).expand(group.count) for group in self.groups]
-        counts.add(scored.call.layer, reading, counted, scored.position + 1, torch.cat(costs))
+        counted = ((queries.visible.bulk_size > 0) & self.counting).expand(self.rows, -1)
+        reading = Reading.of(long, queries.call.key.shape[1])
+        costs = [self._decision_bytes(queries.call, group).expand(group.count) for group in self.groups]
+        counts.add(queries.call.layer, reading, counted, queries.visible.position + 1, torch.cat(costs))
 
     def _decision_bytes(self, call: LayerCall, group: Rows) -> Tensor:
         """Return the bytes that a decision of a group's row reads beside the plain window, over all KV heads, [1]."""
@@ -128,55 +149,53 @@ class SharedPrefix:
             self._costs[key] = decision_bytes(outliers, group.outliers.bits, numbers, head_dim).sum(0, keepdim=True)
         return self._costs[key]
 
-    def view(self, scored: Scored, index: int, rows: slice) -> LayerView:
+    def view(self, queries: LayerQueries, index: int, rows: slice) -> LayerView:
         """Return what the criterion of a group may look at."""
-        outliers = self.groups[index].outliers
-        state, windowed = self._state(scored.call, outliers), self._windowed(scored, rows, outliers)
+        call, outliers = queries.call, self.groups[index].outliers
+        state, windowed = self._state(call, outliers), self._windowed(queries, rows, outliers)
+        bulk = cache(partial(self._bulk, queries, rows, outliers))
         return LayerView(
-            scored.call.layer,
-            scored.call.scale,
-            scored.call.key.shape[1],
-            windowed.mass,
-            windowed.output,
-            scored.bulk_size,
-            self._streams[index].get(scored.call.layer, state.summaries),
-            exact_mass=lambda: masked_log_mass(scored.scores[rows], self._bulk(scored, outliers)),
-            exact_output=partial(self._attend_bulk, scored, rows, outliers),
+            call.layer,
+            call.scale,
+            call.key.shape[1],
+            by_row(windowed.mass),
+            by_row(windowed.output),
+            queries.visible.bulk_size,
+            self._streams[index].get(call.layer, state.summaries),
+            exact_mass=lambda: bulk().mass,
+            exact_output=lambda: bulk().output,
         )
 
-    def _windowed(self, scored: Scored, rows: slice, outliers: OutlierRule) -> Windowed:
-        """Attend to the windows of some rows; one product serves all rows with the same outliers."""
-        if outliers not in scored.windowed:
+    def _windowed(self, queries: LayerQueries, rows: slice, outliers: OutlierRule) -> Part:
+        """Attend of some rows to their windows, [K, r, G, Q]; one product serves all rows with the same outliers."""
+        if not outliers.count:
+            return Part(*(x[:, rows] for x in queries.window))
+        if outliers not in queries.windowed:
             # From the first to the last of them; groups in between, if any, cost time alone.
             spans = [span for group, span in self._spans() if group.outliers == outliers] or [rows]
-            sharing = slice(spans[0].start, spans[-1].stop)
-            scored.windowed[outliers] = sharing.start, self._attend_windows(scored, sharing, outliers)
-        first, windowed = scored.windowed[outliers]
-        within = slice(rows.start - first, rows.stop - first)
-        return Windowed(windowed.mass[within], windowed.output[within])
+            sharing, state = slice(spans[0].start, spans[-1].stop), self._state(queries.call, outliers)
+            hidden = hiding(state.present, state.keys.dtype)[:, None, None]
+            windowed = queries.with_outliers(sharing, state.keys, state.values, hidden)
+            queries.windowed[outliers] = sharing.start, windowed
+        first, windowed = queries.windowed[outliers]
+        return Part(*(x[:, rows.start - first : rows.stop - first] for x in windowed))
 
-    def _attend_windows(self, scored: Scored, rows: slice, outliers: OutlierRule) -> Windowed:
-        """Attend to the plain window and the outliers, whose keys and values alone are touched."""
-        # Outliers are bulk keys of every query from the boundary on: the plain window only moves away from them.
-        columns, state = scored.columns, self._state(scored.call, outliers)
-        scores = torch.cat([scored.plain[rows], state.scores(scored.query[rows], scored.call.scale)], -1)
-        of_plain, of_outliers = scores.softmax(-1).tensor_split([len(columns)], -1)
-        prefix, own = columns.tensor_split([scored.of_prefix])
-        values = scored.prefix.values[:, prefix], scored.call.value[rows][:, :, own - self.length]
-        output = weighted_values(of_plain, *values) + state.weighted_values(of_outliers)
-        return Windowed(scores.logsumexp(-1), output)
+    def _bulk(self, queries: LayerQueries, rows: slice, outliers: OutlierRule) -> Part:
+        """Attend of some rows to the bulk without outliers, [r, H, Q]; without a key mass -inf, output 0."""
+        part = queries.bulk(rows, self._taken(queries, outliers))
+        if part is None:
+            part = Part(*(torch.full_like(x[:, rows], -torch.inf) for x in queries.window))
+        empty = part.mass < NEVER / 2
+        mass, output = part.mass.masked_fill(empty, -torch.inf), part.output.masked_fill(empty[..., None], 0)
+        return Part(by_row(mass), by_row(output))
 
-    def _bulk(self, scored: Scored, outliers: OutlierRule) -> Tensor:
-        """Mark the bulk without outliers, bool [H, Q, T]."""
-        bulk, marks = self._chosen(outliers)[scored.call.layer]
-        taken = torch.zeros(len(marks), scored.bulk.shape[1], dtype=torch.bool, device=marks.device)
-        taken = taken.scatter(1, bulk.index, marks).repeat_interleave(scored.query.shape[1] // len(marks), 0)
-        return scored.bulk & ~taken[:, None]
-
-    def _attend_bulk(self, scored: Scored, rows: slice, outliers: OutlierRule) -> Tensor:
-        """Attend of some rows to the bulk alone, [r, H, Q, D]; zero where it has no key."""
-        weights = scored.scores[rows].masked_fill(~self._bulk(scored, outliers), -torch.inf).softmax(-1)
-        return scored.weighted_values(weights.nan_to_num(nan=0.0), rows)
+    def _taken(self, queries: LayerQueries, outliers: OutlierRule) -> Tensor | None:
+        """Mark the prefix keys that are outliers, bool [K, P]."""
+        if not outliers.count:
+            return None
+        bulk, marks = self._chosen(outliers)[queries.call.layer]
+        taken = torch.zeros(len(marks), self.length, dtype=torch.bool, device=marks.device)
+        return taken.scatter(1, bulk.index, marks)
 
     def _state(self, call: LayerCall, outliers: OutlierRule) -> BoundaryState:
         """Return a layer's outliers and summaries, made once for all rows with the same outliers."""

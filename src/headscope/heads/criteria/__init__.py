@@ -5,7 +5,7 @@ Shapes: B rows of one criterion, H query heads, Q queries, D head_dim.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -32,7 +32,10 @@ class Criterion:
         unit: "head" decides each query head, "group" all heads of a KV head together.
         summaries: "frozen" or "streaming": what the estimator's summaries do behind the boundary.
         measures: what the margin measures (`headscope.heads.registry`), as the module's `PLAN` says.
+        fixed: whether the margin depends on no query, so that labels of a head are made once.
     """
+
+    fixed: ClassVar[bool] = False
 
     thresholds: Tensor
     estimator: Estimator | None = None

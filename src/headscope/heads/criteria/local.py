@@ -10,6 +10,8 @@ from headscope.heads.view import LayerView
 class Local(Criterion):
     """Calls every pair local."""
 
+    fixed = True
+
     def margin(self, query: Tensor, view: LayerView) -> Tensor:
         """Return margins above any threshold, [B, H, Q]."""
         return torch.full_like(view.window_mass, torch.inf)

@@ -24,6 +24,8 @@ class Static(Criterion):
         long: labels of each full-attention layer by its index, bool [B, H].
     """
 
+    fixed = True
+
     long: Mapping[int, Tensor] = field(default_factory=dict)
 
     def margin(self, query: Tensor, view: LayerView) -> Tensor:

@@ -1,0 +1,154 @@
+"""Some queries of every row in one layer, and their attention inside and outside the window, each when it is needed.
+
+Keys of the prefix are read once for all rows: their products have the queries of all rows side by side.
+
+Shapes: R rows (r of some group), K KV heads, H query heads, G = H // K, Q queries, P prefix keys, S own keys of a row,
+N chosen pairs, D head_dim.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+
+import torch
+from torch import Tensor
+
+from headscope.heads.mass import group_heads, precise
+from headscope.heads.outliers import OutlierRule
+from headscope.lab.parts import Part, attend, hiding
+from headscope.lab.visible import PrefixLayer, Span, Visible
+from headscope.models.attention import LayerCall
+
+ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class LayerQueries:
+    """Queries of one layer.
+
+    Attributes:
+        call: the attention call.
+        prefix: keys and values that all rows share.
+        query: the queries, float32 or better, [R, H, Q, D].
+        visible: what they see.
+        windowed: attention over windows with outliers, once computed, and its first row.
+    """
+
+    call: LayerCall
+    prefix: PrefixLayer
+    query: Tensor
+    visible: Visible
+    windowed: dict[OutlierRule, tuple[int, Part]] = field(default_factory=dict)
+
+    @cached_property
+    def grouped(self) -> Tensor:
+        """The queries, [K, R, G, Q, D]."""
+        return group_heads(self.query, self.call.key.shape[1]).transpose(0, 1).contiguous()
+
+    @cached_property
+    def window(self) -> Part:
+        """Attention over the plain window, [K, R, G, Q]."""
+        own = self._of_own(self.visible.own, ALL)
+        if not self.prefix.near[0].shape[1]:
+            return own
+        keys, values = self.prefix.near
+        return self._of_prefix(keys, values, self.visible.near, ALL).joined(own)
+
+    def bulk(self, rows: slice = ALL, taken: Tensor | None = None) -> Part | None:
+        """Attend to all keys outside the plain window, [K, r, G, Q]; None where no query has any.
+
+        Args:
+            rows: whose queries.
+            taken: bulk keys of the prefix that are left out, bool [K, P].
+        """
+        parts = [self._of_span(span, rows, taken) for span in self.visible.bulk]
+        if self.visible.own_bulk is not None:
+            parts.append(self._of_own(self.visible.own_bulk, rows))
+        return reduce(Part.joined, parts) if parts else None
+
+    def with_outliers(self, rows: slice, keys: Tensor, values: Tensor, hidden: Tensor) -> Part:
+        """Attend to the window and to outliers, [K, M, D] each, of which some may be hidden: [K, r, G, Q]."""
+        plain = Part(*(x[:, rows] for x in self.window))
+        return self._of_prefix(keys, values, hidden, rows).joined(plain) if keys.shape[1] else plain
+
+    def whole(self, local: Part, long: Tensor) -> Tensor:
+        """Return the output of all pairs, [K, R, G, Q, D].
+
+        Args:
+            local: what a pair gives that sees its own window alone, [K, R, G, Q].
+            long: pairs that see all keys, bool [R, H, Q].
+        """
+        long = long.view(len(long), len(self.prefix.keys), -1, long.shape[2]).transpose(0, 1)
+        if not self.visible.bulk and self.visible.own_bulk is None:
+            return torch.where(long[..., None], self.window.output, local.output)
+        if self.query.device.type == "cpu":
+            return self._chosen(local, long)
+        bulk = self.bulk()
+        assert bulk is not None
+        return torch.where(long[..., None], self.window.joined(bulk).output, local.output)
+
+    def at(self, chosen: Tensor) -> "LayerQueries":
+        """Keep some of the queries, bool [Q]."""
+        position = self.visible.position[chosen]
+        first, last = position[[0, -1]].tolist()
+        visible = replace(self.visible, position=position, ends=(first, last))
+        return replace(self, query=self.query[:, :, chosen], visible=visible, windowed={})
+
+    def _chosen(self, local: Part, long: Tensor) -> Tensor:
+        """Compute `whole`, touching the bulk for the long pairs of each KV head alone."""
+        output = local.output.clone(memory_format=torch.contiguous_format)
+        own = None if self.visible.own_bulk is None else self._of_own(self.visible.own_bulk, ALL)
+        for head in range(len(long)):
+            pairs = long[head].flatten().nonzero()[:, 0]
+            if not len(pairs):
+                continue
+            whole = _pairs(self.window, head, pairs)
+            for part in self._of_pairs(head, pairs):
+                whole = whole.joined(part)
+            if own is not None:
+                whole = whole.joined(_pairs(own, head, pairs))
+            output[head].flatten(0, 2).index_copy_(0, pairs, whole.output)
+        return output
+
+    def _of_pairs(self, head: int, pairs: Tensor) -> Iterator[Part]:
+        """Yield attention of a KV head's chosen pairs over each span of the prefix outside the window, [N]."""
+        query, one = self.grouped[head].flatten(0, 2)[pairs], slice(head, head + 1)
+        for keys, hidden in self.visible.bulk:
+            if hidden is not None:
+                hidden = hidden[:, :, pairs % hidden.shape[2]]
+            part = attend(query[None], self.prefix.keys[one, keys], self.prefix.values[one, keys], self._scale, hidden)
+            yield part.viewed(len(pairs))
+
+    def _of_span(self, span: Span, rows: slice, taken: Tensor | None) -> Part:
+        keys, values = self.prefix.keys[:, span.keys], self.prefix.values[:, span.keys]
+        hidden = span.hidden
+        if taken is not None:
+            more = hiding(~taken[:, None, None, span.keys], keys.dtype)
+            hidden = more if hidden is None else torch.minimum(hidden, more)
+        return self._of_prefix(keys, values, hidden, rows)
+
+    def _of_prefix(self, keys: Tensor, values: Tensor, hidden: Tensor | None, rows: slice) -> Part:
+        query = self.grouped[:, rows]
+        return attend(query.flatten(1, 3), keys, values, self._scale, hidden).viewed(*query.shape[:-1])
+
+    def _of_own(self, span: Span, rows: slice) -> Part:
+        """Attend of each row to some of its own keys, [K, r, G, Q]."""
+        query = group_heads(self.query[rows], len(self.prefix.keys))
+        keys, values = (precise(x[rows, :, span.keys]).flatten(0, 1) for x in (self.call.key, self.call.value))
+        part = attend(query.flatten(0, 1).flatten(1, 2), keys, values, self._scale, span.hidden)
+        part = part.viewed(*query.shape[:-1])
+        return Part(*(x.transpose(0, 1) for x in part))
+
+    @property
+    def _scale(self) -> float:
+        return self.call.scale
+
+
+def _pairs(part: Part, head: int, pairs: Tensor) -> Part:
+    """Choose pairs of one KV head, [N]."""
+    return Part(part.mass[head].flatten()[pairs], part.output[head].flatten(0, 2)[pairs])
+
+
+def by_row(x: Tensor) -> Tensor:
+    """Bring [K, R, G, Q, ...] to [R, H, Q, ...]."""
+    return x.transpose(0, 1).flatten(1, 2)
