@@ -50,6 +50,12 @@ def group_heads(query: Tensor, kv_heads: int) -> Tensor:
     return query.reshape(batch, kv_heads, heads // kv_heads, queries, dim)
 
 
+def times_by_head(grouped: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply [B, K, G, Q, D] by one matrix a KV head, [K, D, N]: [B, K, G, Q, N], without a copy of it per query."""
+    by_head = grouped.transpose(0, 1)
+    return (by_head.flatten(1, 3) @ matrices).view(*by_head.shape[:-1], -1).transpose(0, 1)
+
+
 def query_chunks(queries: int, scores_per_query: int, device: torch.device) -> Iterator[slice]:
     """Cut the queries so that no chunk holds more than `MAX_SCORES` scores, on a GPU `ON_GPU` times as many."""
     most = MAX_SCORES * (ON_GPU if device.type == "cuda" else 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headscope.heads.chunked_matmul import chunked_matmul
-from headscope.heads.mass import group_heads, precise
+from headscope.heads.mass import group_heads, precise, times_by_head
 
 Covariance = Literal["full", "diagonal"]
 
@@ -60,9 +60,9 @@ class KeyMoments:
             ShapeError: query heads are no multiple of the KV heads.
         """
         grouped = group_heads(precise(query), self.mean.shape[0]).to(self.mean.dtype)
-        mean = torch.einsum("bkgqd,kd->bkgq", grouped, self.mean) * scale
+        mean = times_by_head(grouped, self.mean[..., None])[..., 0] * scale
         if covariance == "full":
-            spread = ((grouped @ self.covariance[:, None]) * grouped).sum(-1)
+            spread = (times_by_head(grouped, self.covariance) * grouped).sum(-1)
         else:
             spread = torch.einsum("bkgqd,kd->bkgq", grouped.square(), self.covariance.diagonal(dim1=1, dim2=2))
         return mean.flatten(1, 2), (spread * scale**2).clamp(min=0).flatten(1, 2)

@@ -1,8 +1,8 @@
-"""One dense prefill, many criteria: all rows decode together as one batch over a shared prefix.
+"""One dense prefill a prompt, many criteria: the rows of all prompts decode together over the prompts' prefixes.
 
-The prefix's keys and values are held once and read once for all rows; each row owns the keys of the question and of its
-answer, which differ because its criterion changed the hidden states before them. Where the criteria decide in the
-context too (`scope=prompt`), each row has a prefix of its own.
+The keys and values of a prefix are held once and read once for all of its rows; each row owns the keys of the question
+and of its answer, which differ because its criterion changed the hidden states before them. Where the criteria decide
+in the context too (`scope=prompt`), each row has a prefix of its own.
 
 Shapes: R rows, L full-attention layers.
 """
@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from headscope.errors import ShapeError
 from headscope.heads.window import Window
 from headscope.lab.counts import ReadingCounts, Sizes
+from headscope.lab.own_cache import own_cache
 from headscope.lab.prefill import forward, prefill_densely
 from headscope.lab.probes import ModelProbes
 from headscope.lab.prompt_scope import prefill_each_row
 from headscope.lab.rows import Rows
 from headscope.lab.shared_prefix import SharedPrefix
+from headscope.lab.together import Together
 from headscope.models.attention import attention
 
 
@@ -48,7 +51,6 @@ class Answer:
     queries: int
 
 
-@torch.inference_mode()
 def answer_rows(
     model: PreTrainedModel,
     ids: Sequence[int],
@@ -61,38 +63,67 @@ def answer_rows(
     probes: ModelProbes | None = None,
     chunk: int | None = None,
 ) -> list[Answer]:
-    """Decode greedily under every criterion, rows in the given order.
+    """Decode one prompt greedily under every criterion, rows in the given order; arguments as for `answer_prompts`."""
+    limits = max_new_tokens, eos, min_new_tokens
+    (answers,) = answer_prompts(model, [(ids, boundary)], criteria, window, *limits, probes, chunk)
+    return answers
+
+
+@torch.inference_mode()
+def answer_prompts(
+    model: PreTrainedModel,
+    prompts: Sequence[tuple[Sequence[int], int]],
+    criteria: Sequence[Rows],
+    window: Window,
+    max_new_tokens: int,
+    eos: Sequence[int],
+    min_new_tokens: int = 0,
+    probes: ModelProbes | None = None,
+    chunk: int | None = None,
+) -> list[list[Answer]]:
+    """Decode prompts greedily under every criterion: each prompt's rows in the given order.
 
     Args:
         model: in evaluation mode.
-        ids: the prompt's tokens.
-        boundary: first token of the question, which goes through as one chunk under each row's criterion.
+        prompts: tokens of each, and its boundary: the first token of the question, which goes through as one chunk
+            under each row's criterion.
         criteria: the rows of each.
         window: the local window.
         max_new_tokens: a row stops there.
         eos: stop tokens; a row that produced one leaves the batch.
         min_new_tokens: so many first tokens are never stop tokens.
         probes: of the model, where rules for outliers ask for them.
-        chunk: tokens of a chunk of the context, which each row then prefills under its own criterion (`scope=prompt`);
-            None prefills it densely, once for all (`scope=question`).
+        chunk: tokens of a chunk of the context, which each row then prefills under its own criterion (`scope=prompt`),
+            one row at a time; None prefills it densely, once for all (`scope=question`), and decodes all prompts
+            together.
 
     Raises:
-        ShapeError: no token before or after the boundary.
+        ShapeError: no token before or after a boundary.
     """
-    if not 0 < boundary < len(ids):
-        raise ShapeError(f"boundary {boundary} leaves no context or no question in a prompt of {len(ids)} tokens")
+    for ids, boundary in prompts:
+        if not 0 < boundary < len(ids):
+            raise ShapeError(f"boundary {boundary} leaves no context or no question in a prompt of {len(ids)} tokens")
+    order, limits = _side_by_side(criteria), (max_new_tokens, set(eos), min_new_tokens)
+    groups = [criteria[i].on(model.get_input_embeddings().weight.device) for i in order]
+    contexts, questions = [ids[:boundary] for ids, boundary in prompts], [ids[boundary:] for ids, boundary in prompts]
     with attention(model):
-        context, order = ids[:boundary], _side_by_side(criteria)
-        groups = [criteria[i].on(model.get_input_embeddings().weight.device) for i in order]
         if chunk is None:
-            counts = ReadingCounts(sum(group.count for group in groups), Sizes.of(model.config, window))
-            batches = iter([SharedPrefix(prefill_densely(model, context, probes), groups, window, counts)])
+            sizes, rows = Sizes.of(model.config, window), sum(group.count for group in groups)
+            prefixes = [
+                SharedPrefix(prefill_densely(model, context, probes), groups, window, ReadingCounts(rows, sizes))
+                for context in contexts
+            ]
+            answers = _decode_rows(model, questions, prefixes, *limits)
         else:
-            batches = prefill_each_row(model, context, groups, window, chunk, probes)
-        limits = max_new_tokens, set(eos), min_new_tokens
-        answers = (answer for shared in batches for answer in _decode_rows(model, ids, shared, *limits))
-        found = {i: list(islice(answers, criteria[i].count)) for i in order}
-    return [answer for i in range(len(criteria)) for answer in found[i]]
+            answers = [
+                [
+                    answer
+                    for row in prefill_each_row(model, context, groups, window, chunk, probes)
+                    for answer in _decode_rows(model, [question], [row], *limits)[0]
+                ]
+                for context, question in zip(contexts, questions, strict=True)
+            ]
+    return [_in_order(of_prompt, criteria, order) for of_prompt in answers]
 
 
 def _side_by_side(criteria: Sequence[Rows]) -> list[int]:
@@ -101,40 +132,63 @@ def _side_by_side(criteria: Sequence[Rows]) -> list[int]:
     return sorted(range(len(criteria)), key=lambda i: outliers.index(outliers[i]))
 
 
+def _in_order(answers: Sequence[Answer], criteria: Sequence[Rows], order: Sequence[int]) -> list[Answer]:
+    """Bring answers, whose criteria stand in `order`, back to the order of the criteria."""
+    each = iter(answers)
+    by_criterion = {i: list(islice(each, criteria[i].count)) for i in order}
+    return [answer for i in range(len(criteria)) for answer in by_criterion[i]]
+
+
 def _decode_rows(
     model: PreTrainedModel,
-    ids: Sequence[int],
-    shared: SharedPrefix,
+    questions: Sequence[Sequence[int]],
+    prefixes: Sequence[SharedPrefix],
     max_new_tokens: int,
     eos: set[int],
     min_new_tokens: int,
-) -> list[Answer]:
-    rows, boundary, cache = shared.rows, shared.length, DynamicCache()
+) -> list[list[Answer]]:
+    """Read each prompt's question, then decode the rows of all prompts together."""
+    counts, rows = [prefix.counts for prefix in prefixes], [prefix.rows for prefix in prefixes]
+    following, caches = [], [own_cache() for _ in prefixes]
+    for question, prefix, cache in zip(questions, prefixes, caches, strict=True):
+        step, banned = torch.tensor([question]).expand(prefix.rows, -1), sorted(eos) if min_new_tokens else []
+        following.append(forward(model, step, prefix.length, cache, prefix, banned))
+    together = Together(prefixes, caches)
+    tokens, stops = _decode(model, together, torch.cat(following), max_new_tokens, eos, min_new_tokens)
+    each, answers = iter(zip(tokens, stops, strict=True)), []
+    for count, own_rows in zip(counts, rows, strict=True):
+        assert count is not None
+        results = zip(islice(each, own_rows), count.shares(), count.layer_shares(), strict=True)
+        answers.append(
+            [
+                Answer(ids, stop, shares.head, shares.group, shares.kv_bytes, by_layer, shares.queries)
+                for (ids, stop), shares, by_layer in results
+            ]
+        )
+    return answers
+
+
+def _decode(
+    model: PreTrainedModel, together: Together, following: Tensor, max_new_tokens: int, eos: set[int], min_new: int
+) -> tuple[list[list[int]], list[str]]:
+    """Decode behind each row's first token, [R]; return the tokens of all rows and why each stopped."""
+    rows = len(following)
     tokens: list[list[int]] = [[] for _ in range(rows)]
     stops = ["length"] * rows
     active = torch.arange(rows)
-    step = torch.tensor([ids[boundary:]]).expand(rows, -1)
-    position = boundary
-    for new in range(max_new_tokens):
-        following = forward(model, step, position, cache, shared, sorted(eos) if new < min_new_tokens else [])
-        position += step.shape[1]
+    for new in range(1, max_new_tokens + 1):
         stopped = torch.tensor([token in eos for token in following.tolist()])
         for row, token, stop in zip(active.tolist(), following.tolist(), stopped.tolist(), strict=True):
             if stop:
                 stops[row] = "eos"
             else:
                 tokens[row].append(token)
-        if stopped.all():
+        if stopped.all() or new == max_new_tokens:
             break
         if stopped.any():
             going = (~stopped).nonzero()[:, 0]
             active, following = active[going], following[going]
-            cache.batch_select_indices(going.to(model.device))
-            shared.keep(going)
-        step = following[:, None]
-    assert shared.counts is not None
-    results = zip(tokens, stops, shared.counts.shares(), shared.counts.layer_shares(), strict=True)
-    return [
-        Answer(ids, stop, shares.head, shares.group, shares.kv_bytes, by_layer, shares.queries)
-        for ids, stop, shares, by_layer in results
-    ]
+            together.keep(going)
+        banned = sorted(eos) if new < min_new else []
+        following = forward(model, following[:, None], together.positions(), together.cache, together, banned)
+    return tokens, stops

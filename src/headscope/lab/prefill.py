@@ -88,24 +88,29 @@ class _LastQueries:
 def forward(
     model: PreTrainedModel,
     ids: Tensor,
-    first: int,
+    first: int | Tensor,
     cache: DynamicCache,
     attending: Layers | None,
     banned: Sequence[int] = (),
 ) -> Tensor:
-    """Feed [R, Q] tokens from position `first` on; return each row's greedy token, no `banned` one, [R], on the CPU."""
+    """Feed [R, Q] tokens; return each row's greedy token, no `banned` one, [R], on the CPU.
+
+    `first` is the position of the first tokens, one number or each row's, [R].
+    """
     logits = next_logits(model, ids, first, cache, attending)
-    logits[:, list(banned)] = float("-inf")
+    if banned:
+        logits[:, list(banned)] = float("-inf")
     greedy: Tensor = logits.argmax(-1).cpu()
     return greedy
 
 
 def next_logits(
-    model: PreTrainedModel, ids: Tensor, first: int, cache: DynamicCache, attending: Layers | None
+    model: PreTrainedModel, ids: Tensor, first: int | Tensor, cache: DynamicCache, attending: Layers | None
 ) -> Tensor:
-    """Feed [R, Q] tokens from position `first` on; return the logits of what follows each row, float32 [R, V]."""
+    """Feed [R, Q] tokens from position `first` on, as `forward`; return the logits that follow, float32 [R, V]."""
     device = model.get_input_embeddings().weight.device
-    positions = torch.arange(first, first + ids.shape[1], device=device)[None].expand(ids.shape[0], -1)
+    start = first[:, None].to(device) if isinstance(first, Tensor) else first
+    positions = (start + torch.arange(ids.shape[1], device=device)).expand(ids.shape[0], -1)
     output = model(
         ids.to(device),
         position_ids=positions,

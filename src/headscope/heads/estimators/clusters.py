@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from headscope.heads.bulk import Bulk
 from headscope.heads.chunked_matmul import chunked_matmul, pad_to_chunks
 from headscope.heads.kmeans import kmeans, nearest
-from headscope.heads.mass import group_heads, precise
+from headscope.heads.mass import group_heads, precise, times_by_head
 from headscope.heads.probe_metric import probe_metric
 from headscope.heads.quantised import FULL, rounded, vectors_bytes
 
@@ -149,17 +149,17 @@ class Clusters:
     def value(self, query: Tensor, summary: ClusterSummary, scale: float) -> Tensor:
         """Estimate the mean value of the bulk under the query's attention, [B, H, Q, D]."""
         weights = group_heads(_cluster_masses(query, summary, scale).softmax(-1), summary.key.shape[0])
-        return (weights @ summary.value[:, None]).flatten(1, 2)
+        return times_by_head(weights, summary.value).flatten(1, 2)
 
 
 def _cluster_masses(query: Tensor, summary: ClusterSummary, scale: float) -> Tensor:
     """Return the log mass of every cluster, [B, H, Q, C]."""
     grouped = group_heads(precise(query), summary.key.shape[0]).to(summary.key.dtype)
-    mean = grouped @ summary.key.transpose(1, 2)[:, None] * scale
+    mean = times_by_head(grouped, summary.key.transpose(1, 2)) * scale
     if summary.covariance.ndim == 2:
         turned = grouped * summary.covariance[:, None, None]
     else:
-        turned = grouped @ summary.covariance[:, None]
+        turned = times_by_head(grouped, summary.covariance)
     variance = (turned * grouped).sum(-1, keepdim=True).clamp(min=0) * scale**2
     masses = with_stand_in(summary.size, 1).log()[:, None, None] + mean + variance * summary.spread[:, None, None] / 2
     return masses.flatten(1, 2)

@@ -1,8 +1,8 @@
-"""Stage `evaluation`: answers and scores of all criteria and targets on one cell, all rows of a prompt together."""
+"""Stage `evaluation`: answers and scores of all criteria and targets on one cell, rows of several prompts together."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from headscope.benchmarks.scoring import score
 from headscope.heads.window import Window
-from headscope.lab.evaluation import answer_rows
+from headscope.lab.evaluation import Answer, answer_prompts
 from headscope.models.generation import stop_tokens
 from headscope.models.loading import LoadedModel
 from headscope.pipeline.progress import progress
@@ -53,6 +53,8 @@ ROWS = pa.schema(
         "queries": pa.int32(),
     }
 )
+TOGETHER = 128
+"""Rows that decode together, of as many whole prompts as that: more would hardly be read faster."""
 SECONDS = pa.schema({"prompt": pa.string(), "seconds": pa.float64(), "rows": pa.int32(), "reused": pa.int32()})
 
 
@@ -78,8 +80,9 @@ def run(spec: dict[str, Any], out: Path, parents: Parents) -> None:
     evaluation = _Evaluation(spec, out, parents)
     prompts = [p for p in load_prompts(parents, evaluation.loaded) if p.row["split"] == "evaluation"]
     rows, seconds = [], []
+    cells_of_prompts = evaluation.cells_of(prompts)
     for prompt in progress(prompts, f"evaluation {spec['task']} {spec['length']}"):
-        cells, spent = evaluation.cells_of(prompt)
+        cells, spent = next(cells_of_prompts)
         seconds.append(spent)
         for row in evaluation.rows:
             cell = cells[row.key]
@@ -117,19 +120,39 @@ class _Evaluation:
         targets = [(target, fits[str(target)]) for target in self.spec["targets"]]
         return [Row(name, target, fitted, digest({**identity, "fitted": fitted})) for target, fitted in targets]
 
-    def cells_of(self, prompt: Prompt) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-        """Return the prompt's cells by their rows' keys, and the seconds that they took."""
-        start, cells = time.monotonic(), self.cells.rows(prompt.id)
-        missing = list({row.key: row for row in self.rows if row.key not in cells}.values())
-        if missing:
-            computed = self._compute(prompt, missing)
-            self.cells.add_rows(prompt.id, computed)
-            cells.update(computed)
-        spent = {"prompt": prompt.id, "seconds": time.monotonic() - start}
-        return cells, {**spent, "rows": len(missing), "reused": len(self.rows) - len(missing)}
+    def cells_of(self, prompts: Sequence[Prompt]) -> Iterator[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
+        """Yield each prompt's cells by their rows' keys, and its share of the seconds that they took."""
+        step = max(1, TOGETHER // len(self.rows))
+        for first in range(0, len(prompts), step):
+            yield from self._cells_of_batch(prompts[first : first + step])
 
-    def _compute(self, prompt: Prompt, rows: list[Row]) -> dict[str, dict[str, Any]]:
-        """Decode the rows together; rows of one criterion are neighbours."""
+    def _cells_of_batch(self, prompts: Sequence[Prompt]) -> Iterator[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
+        start, cells = time.monotonic(), [self.cells.rows(prompt.id) for prompt in prompts]
+        missing = [list({row.key: row for row in self.rows if row.key not in known}.values()) for known in cells]
+        # Prompts that lack the same rows and stop alike decode together.
+        alike: dict[Any, list[int]] = {}
+        for at, (prompt, rows) in enumerate(zip(prompts, missing, strict=True)):
+            alike.setdefault((*(row.key for row in rows), *self._limits(prompt)), []).append(at)
+        for members in alike.values():
+            rows = missing[members[0]]
+            for at, computed in zip(members, self._compute([prompts[at] for at in members], rows), strict=True):
+                self.cells.add_rows(prompts[at].id, computed)
+                cells[at].update(computed)
+        each = (time.monotonic() - start) / len(prompts)
+        for prompt, rows, of_prompt in zip(prompts, missing, cells, strict=True):
+            spent = {"prompt": prompt.id, "seconds": each}
+            yield of_prompt, {**spent, "rows": len(rows), "reused": len(self.rows) - len(rows)}
+
+    def _limits(self, prompt: Prompt) -> tuple[int, tuple[int, ...], int]:
+        """Return the most tokens of an answer, its stop tokens and the fewest tokens."""
+        columns, (model, tokenizer) = prompt.row, (self.loaded.model, self.loaded.tokenizer)
+        eos = tuple(sorted(stop_tokens(model, tokenizer, columns["stop_text"])))
+        return columns["max_new_tokens"], eos, columns["min_new_tokens"]
+
+    def _compute(self, prompts: Sequence[Prompt], rows: list[Row]) -> list[dict[str, dict[str, Any]]]:
+        """Decode the rows of all prompts together; rows of one criterion are neighbours."""
+        if not rows:
+            return [{} for _ in prompts]
         grouped: dict[str, list[Row]] = {}
         for row in rows:
             grouped.setdefault(row.criterion, []).append(row)
@@ -137,14 +160,22 @@ class _Evaluation:
             build_rows(self.spec["criteria"][name], [row.fitted for row in members], self.moments)
             for name, members in grouped.items()
         ]
-        encoded, columns, model = prompt.encoded, prompt.row, self.loaded.model
-        eos = stop_tokens(model, self.loaded.tokenizer, columns["stop_text"])
-        limits = columns["max_new_tokens"], eos, columns["min_new_tokens"]
-        probes, chunk = self.probes.fitted if self.probes else None, self.spec.get("chunk")
-        answers = answer_rows(model, encoded.ids, encoded.boundary, criteria, self.window, *limits, probes, chunk)
+        texts = [(prompt.encoded.ids, prompt.encoded.boundary) for prompt in prompts]
+        probes, chunk, limits = (
+            self.probes.fitted if self.probes else None,
+            self.spec.get("chunk"),
+            self._limits(prompts[0]),
+        )
+        answers = answer_prompts(self.loaded.model, texts, criteria, self.window, *limits, probes, chunk)
         ordered = [row for members in grouped.values() for row in members]
-        decoded = [self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in answers]
-        return {
-            row.key: {"text": text, **asdict(answer)}
-            for row, text, answer in zip(ordered, decoded, answers, strict=True)
-        }
+        return [
+            {
+                row.key: {"text": self._text(answer), **asdict(answer)}
+                for row, answer in zip(ordered, of_prompt, strict=True)
+            }
+            for of_prompt in answers
+        ]
+
+    def _text(self, answer: Answer) -> str:
+        text: str = self.loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        return text

@@ -1,0 +1,46 @@
+"""A cache that writes new keys behind the old ones, where transformers' own copies all keys for every token.
+
+Shapes: R rows, K KV heads, S keys so far, D head_dim.
+"""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values at the start of tensors with room for as many more."""
+
+    keys: Tensor
+    values: Tensor
+    _room: tuple[Tensor, ...] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write new keys and values; return all of them, [R, K, S, D]."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[2]
+        if self._room is None or after > self._room[0].shape[2]:
+            self._room = tuple(x.new_empty(*x.shape[:2], 2 * after, x.shape[3]) for x in (key_states, value_states))
+            if before:
+                for room, old in zip(self._room, (self.keys, self.values), strict=True):
+                    room[:, :, :before] = old
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, before:after] = new
+        self.keys, self.values = (room[:, :, :after] for room in self._room)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these of the rows."""
+        super().batch_select_indices(indices)
+        self._room = None
+
+
+def own_cache() -> DynamicCache:
+    """Return a cache for the rows' own keys; without a config it keeps all keys of sliding layers too."""
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = _RoomyLayer
+    return cache
