@@ -4,7 +4,6 @@ import math
 
 import torch
 
-from headscope.heads.reading import Reading
 from headscope.heads.window import Window
 from headscope.lab.counts import ReadingCounts, Sizes
 
@@ -23,7 +22,7 @@ def test_shares_are_those_of_the_pairs_that_rows_read_before_they_left() -> None
         for layer in (4, 7):
             long = torch.rand(len(active), 4, 5, generator=generator) < 0.4
             costs = torch.full((len(active),), 10.0 * layer)
-            counts.add(layer, Reading.of(long, 2), COUNTED.expand(len(active), -1), KEYS, costs)
+            counts.add(layer, long, COUNTED.expand(len(active), -1), KEYS, costs)
             for row, labels in zip(active, long, strict=True):
                 steps[row].append((layer, labels[:, COUNTED]))
         if staying is not None:
@@ -46,8 +45,7 @@ def test_shares_are_those_of_the_pairs_that_rows_read_before_they_left() -> None
 def test_rows_without_a_bulk_have_no_shares() -> None:
     counts = ReadingCounts(1, SIZES)
     assert counts.shares()[0].queries == 0 and counts.layer_shares() == [[]]
-    reading = Reading.of(torch.ones(1, 4, 3, dtype=torch.bool), 2)
-    counts.add(0, reading, torch.zeros(1, 3, dtype=torch.bool), KEYS[:3], torch.zeros(1))
+    counts.add(0, torch.ones(1, 4, 3, dtype=torch.bool), torch.zeros(1, 3, dtype=torch.bool), KEYS[:3], torch.zeros(1))
     (shares,) = counts.shares()
     assert shares.queries == 0 and all(map(math.isnan, [*shares[:3], *counts.layer_shares()[0]]))
 
@@ -55,6 +53,6 @@ def test_rows_without_a_bulk_have_no_shares() -> None:
 def test_counts_of_one_row_add_to_those_of_all() -> None:
     counts = ReadingCounts(2, SIZES)
     long = torch.ones(1, 4, 5, dtype=torch.bool)
-    counts.of_row(1).add(0, Reading.of(long, 2), COUNTED[None], KEYS, torch.zeros(1))
+    counts.of_row(1).add(0, long, COUNTED[None], KEYS, torch.zeros(1))
     first, second = counts.shares()
     assert first.queries == 0 and second.queries == 3 and second.kv_bytes == 1

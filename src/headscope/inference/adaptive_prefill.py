@@ -17,7 +17,7 @@ from headscope.heads.bulk import LayerCache
 from headscope.heads.criteria import Criterion
 from headscope.heads.mass import precise
 from headscope.heads.quantised import FULL
-from headscope.heads.reading import Reading, decision_bytes
+from headscope.heads.reading import decision_bytes
 from headscope.inference.criterion import AdaptiveCriterion
 from headscope.inference.kernel_inputs import decision_rule, kernels_express
 from headscope.kernels.common import device
@@ -101,8 +101,7 @@ class AdaptivePrefill:
             decided = attend_prompt(query, key, value, prefix, rule, window.sink, window.recent, scale)
         position = torch.arange(tokens, device=query.device)
         counted = (window.bulk_size(position) > 0).expand(rows, -1)
-        reading = Reading.of(decided.long, key.shape[1])
-        counts.add(layer, reading, counted, position + 1, self._decision_bytes(rows, key))
+        counts.add(layer, decided.long, counted, position + 1, self._decision_bytes(rows, key))
         return decided.output
 
     def _decision_bytes(self, rows: int, key: Tensor) -> Tensor:

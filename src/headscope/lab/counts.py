@@ -15,6 +15,9 @@ from headscope.heads.reading import Reading, pair_bytes
 from headscope.heads.window import Window
 from headscope.models.geometry import geometry
 
+MOST_WAITING = 1 << 20
+"""Labels of a layer that wait to be counted."""
+
 
 class Shares(NamedTuple):
     """Shares of one row, over its queries that had a bulk; NaN without any.
@@ -86,6 +89,9 @@ class ReadingCounts:
         self.rows, self.sizes, self.active = rows, sizes, torch.arange(rows)
         self.layers: dict[int, LayerCounts] = {}
         self.decision_bytes: dict[int, Tensor] = {}
+        # By layer and rows: labels, queries that count and their keys, of each forward; bytes of the last decision.
+        self._waiting: dict[tuple[int, Tensor], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._bytes: dict[tuple[int, Tensor], Tensor] = {}
 
     @classmethod
     def of(
@@ -106,35 +112,50 @@ class ReadingCounts:
         """Go on counting for these of the active rows."""
         self.active = self.active[rows.to(self.active.device)]
 
-    def add(self, layer: int, reading: Reading, counted: Tensor, keys: Tensor, decision_bytes: Tensor) -> None:
-        """Add the readings of one layer.
+    def add(self, layer: int, long: Tensor, counted: Tensor, keys: Tensor, decision_bytes: Tensor) -> None:
+        """Add the labels of one layer; they are summed later, many forwards at once.
 
         Args:
             layer: index of the layer.
-            reading: of the active rows.
+            long: labels of the active rows, bool [R, H, Q].
             counted: queries that count, bool [R, Q]: those with a bulk.
             keys: visible keys of each query, [Q] or [R, Q].
             decision_bytes: of each row, over all KV heads, float64 [R].
         """
-        window = self.sizes.window
+        waiting = self._waiting.setdefault((layer, self.active), [])
+        waiting.append((long, counted, keys.expand(counted.shape)))
+        self._bytes[layer, self.active] = decision_bytes
+        if len(waiting) * long.numel() > MOST_WAITING:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Add all labels that wait to the sums of their layers and rows."""
+        for (layer, active), parts in self._waiting.items():
+            heads, counted, keys = (torch.cat(tensors, -1) for tensors in zip(*parts, strict=True))
+            rows = active.to(heads.device)
+            if layer not in self.layers:
+                zeros = torch.zeros(self.rows, dtype=torch.int64, device=heads.device)
+                self.layers[layer] = LayerCounts(*(zeros.clone() for _ in LayerCounts._fields))
+                self.decision_bytes[layer] = zeros.double()
+            for total, new in zip(self.layers[layer], self._sums(heads, counted, keys), strict=True):
+                total.index_add_(0, rows, new)
+            self.decision_bytes[layer].index_copy_(0, rows, self._bytes[layer, active].to(heads.device).double())
+        self._waiting.clear()
+        self._bytes.clear()
+
+    def _sums(self, heads: Tensor, counted: Tensor, keys: Tensor) -> LayerCounts:
+        """Sum labels [R, H, Q] over the queries that count and their keys, [R, Q] each."""
+        window, reading = self.sizes.window, Reading.of(heads, self.sizes.kv_heads)
         local_heads, local_groups = (~read & counted[:, None] for read in (reading.heads, reading.groups))
         visible = torch.where(counted, keys, 0)
         bulk = (visible - window.sink - window.recent).clamp(min=0)
-        sums = LayerCounts(
+        return LayerCounts(
             counted.sum(1),
             local_heads.sum((1, 2)),
             local_groups.sum((1, 2)),
             visible.sum(1),
             (reading.groups * bulk[:, None]).sum((1, 2)),
         )
-        self.active = self.active.to(counted.device)
-        if layer not in self.layers:
-            zeros = torch.zeros(self.rows, dtype=torch.int64, device=counted.device)
-            self.layers[layer] = LayerCounts(*(zeros.clone() for _ in sums))
-            self.decision_bytes[layer] = zeros.double()
-        for total, new in zip(self.layers[layer], sums, strict=True):
-            total.index_add_(0, self.active, new)
-        self.decision_bytes[layer].index_copy_(0, self.active, decision_bytes.to(counted.device).double())
 
     def shares(self) -> list[Shares]:
         """Compute the shares of every row over all layers; waits for the GPU."""
@@ -149,6 +170,7 @@ class ReadingCounts:
 
     def _table(self) -> tuple[Tensor, Tensor]:
         """Bring sums, int64 [L, 5, R], and the bytes of decisions, float64 [L, R], to the CPU."""
+        self._sum_up()
         if not self.layers:
             return torch.zeros(0, 5, self.rows, dtype=torch.int64), torch.zeros(0, self.rows, dtype=torch.float64)
         order = sorted(self.layers)

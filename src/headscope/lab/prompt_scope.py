@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedModel
 
 from headscope.heads.criteria.dense import Dense
-from headscope.heads.reading import Reading
 from headscope.heads.window import Window
 from headscope.lab.counts import ReadingCounts, Sizes
 from headscope.lab.prefill import prefill_by_chunks, prefill_densely
@@ -59,5 +58,5 @@ def _dense_counts(sizes: Sizes, layers: Sequence[int], tokens: int, rows: int) -
     long = torch.ones(rows, sizes.heads, tokens, dtype=torch.bool)
     counted = (sizes.window.bulk_size(position) > 0).expand(rows, -1)
     for layer in layers:
-        counts.add(layer, Reading.of(long, sizes.kv_heads), counted, position + 1, torch.zeros(rows).double())
+        counts.add(layer, long, counted, position + 1, torch.zeros(rows).double())
     return counts

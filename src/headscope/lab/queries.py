@@ -54,6 +54,15 @@ class LayerQueries:
         keys, values = self.prefix.near
         return self._of_prefix(keys, values, self.visible.near, ALL).joined(own)
 
+    @cached_property
+    def window_by_row(self) -> Part:
+        """The same, [R, H, Q]."""
+        return Part(*map(by_row, self.window))
+
+    @cached_property
+    def _all_bulk(self) -> Part | None:
+        return self._bulk_of(ALL, None)
+
     def bulk(self, rows: slice = ALL, taken: Tensor | None = None) -> Part | None:
         """Attend to all keys outside the plain window, [K, r, G, Q]; None where no query has any.
 
@@ -61,6 +70,12 @@ class LayerQueries:
             rows: whose queries.
             taken: bulk keys of the prefix that are left out, bool [K, P].
         """
+        if taken is not None or self._lazy:
+            return self._bulk_of(rows, taken)
+        # A GPU has them for all rows in the time that launches take for some.
+        return None if self._all_bulk is None else Part(*(x[:, rows] for x in self._all_bulk))
+
+    def _bulk_of(self, rows: slice, taken: Tensor | None) -> Part | None:
         parts = [self._of_span(span, rows, taken) for span in self.visible.bulk]
         if self.visible.own_bulk is not None:
             parts.append(self._of_own(self.visible.own_bulk, rows))
@@ -81,7 +96,7 @@ class LayerQueries:
         long = long.view(len(long), len(self.prefix.keys), -1, long.shape[2]).transpose(0, 1)
         if not self.visible.bulk and self.visible.own_bulk is None:
             return torch.where(long[..., None], self.window.output, local.output)
-        if self.query.device.type == "cpu":
+        if self._lazy:
             return self._chosen(local, long)
         bulk = self.bulk()
         assert bulk is not None
@@ -138,6 +153,11 @@ class LayerQueries:
         part = attend(query.flatten(0, 1).flatten(1, 2), keys, values, self._scale, span.hidden)
         part = part.viewed(*query.shape[:-1])
         return Part(*(x.transpose(0, 1) for x in part))
+
+    @property
+    def _lazy(self) -> bool:
+        """Whether only what is needed is computed, which takes finding out what that is."""
+        return self.query.device.type == "cpu"
 
     @property
     def _scale(self) -> float:

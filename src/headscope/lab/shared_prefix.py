@@ -15,7 +15,7 @@ from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.decision import decide
 from headscope.heads.mass import precise, query_chunks
 from headscope.heads.outliers import OutlierRule
-from headscope.heads.reading import Reading, decision_bytes
+from headscope.heads.reading import decision_bytes
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.lab.counts import ReadingCounts
@@ -52,6 +52,7 @@ class SharedPrefix:
         self._layers: dict[tuple[int, Window], PrefixLayer] = {}
         self._visible: dict[tuple[Window, tuple[int, int], torch.device], Visible] = {}
         self._fixed: dict[tuple[int, int], Tensor] = {}
+        self._row_costs: dict[int, Tensor] = {}
         self._outliers: dict[OutlierRule, dict[int, tuple[Bulk, Tensor]]] = {}
         self._states: dict[tuple[int, OutlierRule], BoundaryState] = {}
         self._costs: dict[tuple[int, OutlierRule, float], Tensor] = {}
@@ -67,7 +68,9 @@ class SharedPrefix:
             if len(inside):
                 groups.append(group.take(inside))
                 streams.append({layer: summaries.take(inside) for layer, summaries in stream.items()})
-        self.groups, self._streams, self.rows, self._fixed = groups, streams, len(rows), {}
+        self.groups, self._streams, self.rows = groups, streams, len(rows)
+        self._fixed.clear()
+        self._row_costs.clear()
         if self.counts is not None:
             self.counts.keep(rows)
 
@@ -134,10 +137,16 @@ class SharedPrefix:
 
     def _count(self, queries: LayerQueries, long: Tensor, counts: ReadingCounts) -> None:
         # Fewer keys than are outside the plain window are outliers, so that every row has a bulk, or none has.
-        counted = ((queries.visible.bulk_size > 0) & self.counting).expand(self.rows, -1)
-        reading = Reading.of(long, queries.call.key.shape[1])
-        costs = [self._decision_bytes(queries.call, group).expand(group.count) for group in self.groups]
-        counts.add(queries.call.layer, reading, counted, queries.visible.position + 1, torch.cat(costs))
+        visible = queries.visible
+        counted = ((visible.bulk_size > 0) & self.counting).expand(self.rows, -1)
+        counts.add(queries.call.layer, long, counted, visible.position + 1, self._costs_of(queries.call))
+
+    def _costs_of(self, call: LayerCall) -> Tensor:
+        """Return the bytes that a decision of each row reads beside the plain window, over all KV heads, [R]."""
+        if call.layer not in self._row_costs:
+            costs = [self._decision_bytes(call, group).expand(group.count) for group in self.groups]
+            self._row_costs[call.layer] = torch.cat(costs)
+        return self._row_costs[call.layer]
 
     def _decision_bytes(self, call: LayerCall, group: Rows) -> Tensor:
         """Return the bytes that a decision of a group's row reads beside the plain window, over all KV heads, [1]."""
@@ -152,14 +161,17 @@ class SharedPrefix:
     def view(self, queries: LayerQueries, index: int, rows: slice) -> LayerView:
         """Return what the criterion of a group may look at."""
         call, outliers = queries.call, self.groups[index].outliers
-        state, windowed = self._state(call, outliers), self._windowed(queries, rows, outliers)
+        state = self._state(call, outliers)
+        windowed = Part(*(x[rows] for x in queries.window_by_row))
+        if outliers.count:
+            windowed = Part(*map(by_row, self._windowed(queries, rows, outliers)))
         bulk = cache(partial(self._bulk, queries, rows, outliers))
         return LayerView(
             call.layer,
             call.scale,
             call.key.shape[1],
-            by_row(windowed.mass),
-            by_row(windowed.output),
+            windowed.mass,
+            windowed.output,
             queries.visible.bulk_size,
             self._streams[index].get(call.layer, state.summaries),
             exact_mass=lambda: bulk().mass,
@@ -168,8 +180,6 @@ class SharedPrefix:
 
     def _windowed(self, queries: LayerQueries, rows: slice, outliers: OutlierRule) -> Part:
         """Attend of some rows to their windows, [K, r, G, Q]; one product serves all rows with the same outliers."""
-        if not outliers.count:
-            return Part(*(x[:, rows] for x in queries.window))
         if outliers not in queries.windowed:
             # From the first to the last of them; groups in between, if any, cost time alone.
             spans = [span for group, span in self._spans() if group.outliers == outliers] or [rows]
