@@ -225,14 +225,14 @@ class Counter:
     """Counts the rows that the engine decodes, and may fail at a call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int = 0):
-        self.batches, self.fail_at, self.decode = [], fail_at, evaluation.answer_rows
-        monkeypatch.setattr(evaluation, "answer_rows", self)
+        self.batches, self.fail_at, self.decode = [], fail_at, evaluation.answer_prompts
+        monkeypatch.setattr(evaluation, "answer_prompts", self)
 
-    def __call__(self, model, ids, boundary, criteria, *rest):
+    def __call__(self, model, prompts, criteria, *rest):
         if len(self.batches) + 1 == self.fail_at:
             raise KeyboardInterrupt
-        self.batches.append(sum(group.count for group in criteria))
-        return self.decode(model, ids, boundary, criteria, *rest)
+        self.batches += [sum(group.count for group in criteria)] * len(prompts)
+        return self.decode(model, prompts, criteria, *rest)
 
 
 def test_an_interrupted_evaluation_keeps_its_cells_and_ends_byte_for_byte_as_an_undisturbed_one(
@@ -241,6 +241,7 @@ def test_an_interrupted_evaluation_keeps_its_cells_and_ends_byte_for_byte_as_an_
     [node] = nodes("evaluation", task="fwe")
     undisturbed = (results / node.address / "rows.parquet").read_bytes()
     mine = copied(results, tmp_path, without="evaluation")
+    monkeypatch.setattr(evaluation, "TOGETHER", 27)  # prompts one by one, where both decoded together before
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         Counter(patch, fail_at=2)
         make(node, mine)
