@@ -4,16 +4,19 @@
 
 For each stage: seconds of a job with a tiny model, which a folder of `experiment=smoke` tells; seconds for each second
 of the reference machine; and the sums of measured seconds and of those that the table as it is predicts.
+Then the peak memory of the job of each stage that came nearest to what `headscope.pipeline.plan.memory` predicts.
 """
 
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from headscope.pipeline.plan.costs import ideal, work
 from headscope.pipeline.plan.estimate import node_of
+from headscope.pipeline.plan.memory import gpu_mb, memory_mb
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.store import provenance
@@ -21,10 +24,10 @@ from headscope.pipeline.store import provenance
 NOTHING = 0.5  # ideal seconds of a job below which all of its time is start-up
 
 
-def finished(results: Path) -> Iterator[tuple[Node, float]]:
-    """Yield every finished job of a results folder with its seconds."""
+def finished(results: Path) -> Iterator[tuple[Node, dict[str, Any]]]:
+    """Yield every finished job of a results folder with its provenance."""
     for file in sorted(results.glob("*/*/provenance.json")):
-        yield node_of(file.parent), provenance.read(file.parent)["seconds"]
+        yield node_of(file.parent), provenance.read(file.parent)
 
 
 def fit(ideals: np.ndarray, seconds: np.ndarray, batched: bool) -> tuple[float, float]:
@@ -44,9 +47,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+")
     jobs: dict[str, list[tuple[Node, float]]] = {}
+    needs: dict[str, list[tuple[float, int]]] = {}
     for results in parser.parse_args().results:
-        for node, duration in finished(results.resolve()):
-            jobs.setdefault(node.stage, []).append((node, duration))
+        for node, record in finished(results.resolve()):
+            jobs.setdefault(node.stage, []).append((node, record["seconds"]))
+            pairs = [("peak_memory_mib", memory_mb), ("peak_gpu_memory_mib", gpu_mb)]
+            for name, predict in pairs:
+                if name in record:
+                    needs.setdefault(f"{node.stage} {name}", []).append((record[name], predict(results, node)))
     for stage, rows in jobs.items():
         ideals, seconds = (np.array(values) for values in zip(*((ideal(node), s) for node, s in rows), strict=True))
         each, factor = fit(ideals, seconds, STAGES[stage].batched)
@@ -55,6 +63,9 @@ def main() -> None:
             f'    "{stage}": ({each:.3g}, {factor:.3g}),  # {len(rows)} jobs in {seconds.sum():.0f} s,'
             f" {predicted:.0f} s by the table"
         )
+    for name, sizes in needs.items():
+        peak, predicted = max(sizes, key=lambda pair: pair[0] / max(1, pair[1]))
+        print(f"{name:<32} {peak:.0f} of {predicted} predicted, nearest to its limit of {len(sizes)} jobs")
 
 
 if __name__ == "__main__":

@@ -75,13 +75,13 @@ def test_more_cores_help_as_far_as_jobs_do_not_wait_for_each_other(build, tmp_pa
     ("options", "cores"), [("-c4", 4), ("--cores 4", 4), ("--cores=4 -k", 4), ("-n --jobs 3", 3), ("-c 8 -c 9", 9)]
 )
 def test_cores_are_those_of_snakemakes_options(options, cores):
-    assert module._cores(options) == cores
+    assert module._cores(options.split()) == cores
 
 
 @pytest.mark.parametrize("options", ["", "-c all", "--cores", "--configfile c4"])
 def test_without_a_number_all_cores_are_used(options, monkeypatch):
     monkeypatch.setattr(module.os, "cpu_count", lambda: 7)
-    assert module._cores(options) == 7
+    assert module._cores(options.split()) == 7
 
 
 def test_on_a_cluster_the_work_is_said_since_nobody_knows_how_many_jobs_run_at_once(build, tmp_path):

@@ -17,7 +17,8 @@ from headscope.pipeline.config.options import Option, options
 from headscope.pipeline.config.overrides import groups
 from headscope.pipeline.config.schema import MISSING
 from headscope.pipeline.plan import plan as planning
-from headscope.pipeline.plan.estimate import estimate
+from headscope.pipeline.plan.estimate import estimate, runs_elsewhere
+from headscope.pipeline.plan.memory import refuse_too_large
 from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.plan.unfinished import remaining, unfinished
 from headscope.pipeline.progress import clock
@@ -55,7 +56,10 @@ def _run(plan: Plan, overrides: Sequence[str], passed: Sequence[str]) -> int:
     flags = {word.partition("=")[0] for word in passed}
     if flags & set(NO_RESULTS):
         return subprocess.run(command, cwd=plan.root).returncode
-    if expected := estimate(plan, unfinished(plan), passed):
+    missing = unfinished(plan)
+    if not runs_elsewhere(passed):
+        refuse_too_large(plan, missing)
+    if expected := estimate(plan, missing, passed):
         print(f"headscope: {expected}", file=sys.stderr, flush=True)
     code = run(command, plan.root)
     gaps = remaining(plan, unfinished(plan))

@@ -57,10 +57,10 @@ def work(node: Node) -> float:
 @cache
 def ideal(node: Node) -> float:
     """Return the seconds that a job's forward passes would take at the reference machine's limit; others have units."""
-    return _IDEAL[node.stage](_Job(node)) if node.stage in _IDEAL else 0.0
+    return _IDEAL[node.stage](Job(node)) if node.stage in _IDEAL else 0.0
 
 
-class _Job:
+class Job:
     """What a job does, in numbers.
 
     Attributes:
@@ -88,7 +88,16 @@ class _Job:
         return _longest_answer(self.cell["kind"], self.cell["task"])
 
     @property
+    def rows(self) -> int:
+        """How many rows decode at once: of each target of each criterion, or of each prompt."""
+        if self.node.stage == "evaluation":
+            fitted = [criterion["calibrated_on"] is not None for criterion in self.spec["criteria"].values()]
+            return sum(len(self.spec["targets"]) if is_fitted else 1 for is_fitted in fitted)
+        return self.prompts("evaluation", "calibration") if self.node.stage == "dense" else 1
+
+    @property
     def parameters(self) -> float:
+        """About how many numbers the model's weights are."""
         return parameters(self.expect)
 
     @property
@@ -115,46 +124,43 @@ class _Job:
         return self.answer * self.forward(rows, 1, self.tokens)
 
 
-def _dense(job: _Job) -> float:
-    prompts = job.prompts("evaluation", "calibration")
-    return prompts * job.read() + job.answers(prompts)
+def _dense(job: Job) -> float:
+    return job.rows * job.read() + job.answers(job.rows)
 
 
-def _probes(job: _Job) -> float:
+def _probes(job: Job) -> float:
     return min(job.prompts("calibration"), job.spec.get("prompts") or job.prompts("calibration")) * job.read()
 
 
-def _oracle(job: _Job) -> float:
+def _oracle(job: Job) -> float:
     return job.prompts("evaluation", "calibration") * job.read()
 
 
-def _margins(job: _Job) -> float:
+def _margins(job: Job) -> float:
     return _oracle(job)
 
 
-def _evaluation(job: _Job) -> float:
-    criteria = job.spec["criteria"].values()
-    rows = sum(1 if each["calibrated_on"] is None else len(job.spec["targets"]) for each in criteria)
-    question = job.forward(rows, QUESTION, job.tokens)
-    return job.prompts("evaluation") * (job.read() + question + job.answers(rows))
+def _evaluation(job: Job) -> float:
+    question = job.forward(job.rows, QUESTION, job.tokens)
+    return job.prompts("evaluation") * (job.read() + question + job.answers(job.rows))
 
 
-def _moments(job: _Job) -> float:
+def _moments(job: Job) -> float:
     return job.read()
 
 
-def _prompts(job: _Job) -> float:
+def _prompts(job: Job) -> float:
     """Count a tenth of a second for each thousand tokens: a tokenizer sizes every prompt several times."""
     return 1e-4 * job.prompts("evaluation", "calibration") * job.tokens
 
 
-def _tables(job: _Job) -> float:
+def _tables(job: Job) -> float:
     """Count the pairs that recorded tables hold, at ten million a second."""
-    parents = [_Job(parent) for parent in job.node.parents if parent.stage in ("oracle", "margins")]
+    parents = [Job(parent) for parent in job.node.parents if parent.stage in ("oracle", "margins")]
     return sum(parent.prompts("evaluation", "calibration") * parent.answer * parent.pairs for parent in parents) * 1e-7
 
 
-def _assets(job: _Job) -> float:
+def _assets(job: Job) -> float:
     return job.parameters * 2e-7 if job.spec["kind"] == "model" else 0.0
 
 

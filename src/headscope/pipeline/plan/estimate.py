@@ -19,11 +19,12 @@ from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.progress import clock
 from headscope.pipeline.store import provenance
+from headscope.pipeline.store.files import canonical
 
 NEWEST = 20
 """Finished jobs of a stage that tell its speed: older ones may be of slower code or of another machine."""
 CORES = re.compile(r"(?:-c|-j|--cores|--jobs)(?:[= ]?(\d+|all))?(?= |$)")
-ELSEWHERE = re.compile(r"(?:^| )(-e|--executor|--profile|--workflow-profile)\b")
+ELSEWHERE = ("-e", "--executor", "--profile", "--workflow-profile")
 Kind = tuple[str, str]  # stage and device
 
 
@@ -52,10 +53,9 @@ def estimate(plan: Plan, unfinished: Collection[str], passed: Sequence[str] = ()
     if unknown := sorted(f"{stage} on {device}" for (stage, device), speed in speeds.items() if speed is None):
         return f"{jobs}; no measured seconds of {', '.join(unknown)} yet, so how long they take is not known"
     known = {kind: speed for kind, speed in speeds.items() if speed is not None}
-    options = " ".join(passed)
-    if ELSEWHERE.search(options):
+    if runs_elsewhere(passed):
         return f"about {_rounded(sum(work(node) * known[_kind(node)].factor for node in nodes))} of work for {jobs}"
-    return f"about {_rounded(_wall_time(plan, missing, known, _cores(options)))} for {jobs}"
+    return f"about {_rounded(_wall_time(plan, missing, known, _cores(passed)))} for {jobs}"
 
 
 def _kind(node: Node) -> Kind:
@@ -66,8 +66,13 @@ def _rounded(seconds: float) -> str:
     return clock(60 * round(seconds / 60)).removesuffix(" 00 s") if seconds >= 120 else clock(seconds)
 
 
-def _cores(options: str) -> int:
-    counts = CORES.findall(options)
+def runs_elsewhere(passed: Sequence[str]) -> bool:
+    """Return True if options of Snakemake may run jobs on other machines."""
+    return any(word.partition("=")[0] in ELSEWHERE for word in passed)
+
+
+def _cores(passed: Sequence[str]) -> int:
+    counts = CORES.findall(" ".join(passed))
     return int(counts[-1]) if counts and counts[-1].isdecimal() else os.cpu_count() or 1
 
 
@@ -92,7 +97,7 @@ def node_of(folder: Path) -> Node:
     """Rebuild the node that made a folder of results."""
     spec = yaml.safe_load((folder / provenance.SPEC).read_text(encoding="utf-8"))
     parents = tuple(node_of(folder.parents[1] / address) for address in provenance.read(folder)["parents"])
-    return Node(folder.parent.name, folder.name.rpartition("--")[0], json.dumps(spec), parents)
+    return Node(folder.parent.name, folder.name.rpartition("--")[0], canonical(spec), parents)
 
 
 def _wall_time(plan: Plan, missing: Collection[str], speeds: Mapping[Kind, Speed], cores: int) -> float:

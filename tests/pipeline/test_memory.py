@@ -1,0 +1,74 @@
+"""What memory jobs need, before any of them has run."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from headscope.errors import ConfigError
+from headscope.pipeline.plan import memory
+from headscope.pipeline.plan.memory import gpu_mb, memory_mb, refuse_too_large
+
+SMALL = ("experiment=smoke", "criterion=[dense,lost_output]", "model=smollm2_135m")
+
+
+def largest(plan, need=memory_mb) -> dict[str, int]:
+    results = plan.root / plan.results
+    return {stage: max(need(results, node) for node in nodes.values()) for stage, nodes in plan.nodes.items() if nodes}
+
+
+def put_model(plan, numbers: int) -> None:
+    """Write an asset whose weights are so many numbers."""
+    [node] = [node for node in plan.nodes["assets"].values() if "smollm2" in node.name]
+    folder = plan.root / plan.folder(node)
+    (folder / "model").mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"model": "model"}))
+    weights = {"a": torch.zeros(numbers // 2, dtype=torch.bfloat16), "b": torch.zeros(1, numbers - numbers // 2)}
+    save_file(weights, folder / "model/model.safetensors")
+
+
+def test_memory_grows_with_model_and_length_and_dtype(build, tmp_path):
+    options = *SMALL, f"results={tmp_path}"
+    base = largest(build(*options))
+    for more in ("model=qwen25_coder_15b", "model.dtype=float64", "benchmark.ruler.lengths=[8192]"):
+        after = largest(build(*options, more, *(["model.dtype=float32"] if "qwen" in more else [])))
+        assert {stage for stage in base if after[stage] > base[stage]} >= {"dense", "oracle", "margins", "evaluation"}
+
+
+def test_the_weights_that_are_here_are_counted_and_not_guessed(build, tmp_path):
+    plan = build(*SMALL, f"results={tmp_path}")
+    guessed = largest(plan)["dense"]
+    put_model(plan, 4_000_000)
+    assert guessed - largest(plan)["dense"] == pytest.approx((memory.MOST * 119.4e6 - 4e6) * 6 / 2**20, rel=0.01)
+
+
+def test_a_gpu_holds_the_weights_once_and_a_job_without_one_needs_no_such_memory(build, tmp_path):
+    plan = build(*SMALL, f"results={tmp_path}", "model.device=cuda", "model.dtype=bfloat16")
+    needs = largest(plan, gpu_mb)
+    assert needs["prompts"] == needs["calibration"] == needs["figures"] == 0
+    assert needs["evaluation"] > needs["dense"] > memory.MOST * 119.4e6 * 2 / 2**20
+    assert set(largest(build(*SMALL, f"results={tmp_path}"), gpu_mb).values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"), [("float32", "model.dtype=bfloat16, a smaller"), ("bfloat16", "a smaller")]
+)
+def test_a_model_larger_than_this_machine_is_refused_before_it_starts(build, tmp_path, monkeypatch, dtype, remedy):
+    plan = build(*SMALL, f"results={tmp_path}", f"model.dtype={dtype}")
+    put_model(plan, 3_000_000)
+    size = 3_000_000 * (4 if dtype == "float32" else 2)
+    unfinished = {node.address for node in plan}
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: size if name == "SC_PHYS_PAGES" else 1)
+    refuse_too_large(plan, unfinished)
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: size - 1 if name == "SC_PHYS_PAGES" else 1)
+    refuse_too_large(plan, set())  # what is done needs no memory
+    with pytest.raises(ConfigError, match=f"option model.dtype: dense/.* weights in {dtype}, .* choose {remedy}"):
+        refuse_too_large(plan, unfinished - {node.address for node in plan.nodes["moments"].values()})
+    refuse_too_large(build(*SMALL, f"results={tmp_path}", "model.device=cuda"), unfinished)
+
+
+def test_a_guess_of_the_weights_refuses_only_what_is_clearly_too_large(build, tmp_path, monkeypatch):
+    plan = build(*SMALL, f"results={tmp_path}")
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: 119_400_000 * 4 // 2 if name == "SC_PHYS_PAGES" else 1)
+    refuse_too_large(plan, {node.address for node in plan})
