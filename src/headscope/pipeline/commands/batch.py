@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headscope.errors import ConfigError, HeadscopeError
-from headscope.pipeline.commands.stage import prepare, run
+from headscope.pipeline.commands.stage import import_stage, prepare, run
 from headscope.pipeline.lifeline import age
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.store import provenance
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     if any(job["spec"].get("device") == "cuda" and not job["spec"].get("device_map") for job in jobs):
         import_module("headscope.pipeline.gpus").take_gpu()  # torch takes seconds to import
     for stage in {job["stage"] for job in jobs}:
-        import_module(f"headscope.pipeline.stages.{stage}")  # which is no part of a job's seconds
+        import_stage(stage)  # which is no part of a job's seconds
     start = time.monotonic()
     with at_work(results_root(Path(jobs[0]["out"])), f"{jobs[0]['stage']}/{file.stem}"):
         failures = [job for job in jobs if not _done(job)]

@@ -83,12 +83,12 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
             for name in STAGES[stage].outputs:
                 left_out.write_empty(folder / name)
         else:
-            _stage(stage).run(spec, folder, Parents(parents))
+            import_stage(stage).run(spec, folder, Parents(parents))
         (folder / provenance.SPEC).write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
         provenance.write(folder, {"address": out.name, **provenance.collect(folder, code, read, start)})
 
 
-def _stage(name: str) -> ModuleType:
+def import_stage(name: str) -> ModuleType:
     """Import a stage. The garbage collector waits: it would take a fifth of the time of importing transformers."""
     gc.disable()
     try:

@@ -88,7 +88,7 @@ def _speed(results: Path, stage: str, device: str) -> Speed | None:
                 seconds, amount = provenance.read(folder)["seconds"], work(node)
                 took, worked = took + seconds, worked + amount
     if worked:
-        return Speed(took / worked, 0.0)  # the first job of each process took the time of its start
+        return Speed(took / worked, START)
     return Speed(1.0, START) if device == "cpu" else None
 
 
