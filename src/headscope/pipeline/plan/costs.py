@@ -29,7 +29,7 @@ MACHINES = {"cpu": Machine(60e9, 12e9, 2e-4), "cuda": Machine(300e12, 3e12, 6e-4
 # Two busy cores of an Intel Xeon: `smoke`, and SmolLM2-135M at 1,024 tokens. `bench/costs.py` renews it.
 SECONDS = {
     "assets": (1.1, 1.0),
-    "prompts": (0.1, 7.0),
+    "prompts": (0.15, 0.7),
     "moments": (0.5, 2.0),
     "dense": (0.3, 1.34),
     "probes": (0.3, 0.95),
@@ -40,6 +40,15 @@ SECONDS = {
     "figures": (3.5, 0.0),
     "track": (1.0, 0.0),
 }
+GPU_SECONDS = {
+    "moments": (0.3, 3.0),
+    "dense": (0.2, 0.5),
+    "probes": (0.2, 3.0),
+    "oracle": (0.2, 6.0),
+    "margins": (0.2, 38.0),
+    "evaluation": (1.0, 5.0),
+}
+"""The same where the slice says cuda: Qwen2.5-Coder-0.5B's shape at 4,096 tokens on one NVIDIA H200."""
 START = 3.0
 """Seconds until a process works: those of its imports and of its model."""
 
@@ -50,7 +59,8 @@ QUESTION = 64  # tokens of a question with the answer's prefix, which every row 
 
 def work(node: Node) -> float:
     """Return about how many seconds a job takes on the reference machine. It follows from the plan alone."""
-    each, factor = SECONDS[node.stage]
+    seconds = GPU_SECONDS if json.loads(node.spec).get("device") == "cuda" else SECONDS
+    each, factor = seconds[node.stage]
     return each + factor * ideal(node)
 
 
