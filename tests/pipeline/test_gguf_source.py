@@ -89,6 +89,21 @@ def test_a_gguf_becomes_a_plain_bf16_model(source: dict[str, Any], file: Path, t
     assert torch.equal(found, expected.to(torch.bfloat16))
 
 
+def test_a_file_is_parsed_once(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsing is most of a conversion: transformers does it for the config, the tokenizer and the weights."""
+    parsed = []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path: str) -> None:
+            parsed.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    make(tmp_path / "results", {"type": "folder", "path": str(file)})
+    assert parsed == [str(file)]
+    assert gguf.GGUFReader is Reader
+
+
 def test_a_converted_model_loads_with_its_chat_template(source: dict[str, Any], tmp_path: Path) -> None:
     out = make(tmp_path, source)
     loaded = load(out, "float32", "cpu")

@@ -2,6 +2,9 @@
 
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,25 @@ def convert(gguf: Path, out: Path) -> None:
         AssetError: the file is truncated or no GGUF, its model or tokenizer is unknown, transformers makes another
             tokenizer of it than the file says, or the copy computes something else.
     """
+    with _parsed_once():
+        _convert(gguf, out)
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Let all readers of a file be one: transformers parses each word of the vocabulary for all that it asks."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    parsed = cache(reader)
+    gguf.GGUFReader = lambda path: parsed(str(path))
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
+
+
+def _convert(gguf: Path, out: Path) -> None:
     fields = read_fields(gguf)
     _refuse_size(gguf)
     print(f"converting {gguf.name} once, which takes minutes for a large model", file=sys.stderr, flush=True)
