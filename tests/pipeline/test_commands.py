@@ -172,7 +172,7 @@ def test_run_lists_every_option_with_its_unit_and_range(capsys):
     assert cli.main(["run", "--help"]) == 0
     text = capsys.readouterr().out
     assert "window.recent: last keys" in text and "at least 1 (keys)" in text
-    assert "experiment: default, paper/llama31_8b" in text
+    assert "experiment: default, models, paper/llama31_8b" in text
 
 
 def test_run_refuses_an_option_of_snakemake_before_the_dashes(capsys):

@@ -21,7 +21,7 @@ def test_headscope_run_ends_in_the_error_and_makes_no_report(stubbed):
     assert done.returncode == 1
     *_, error, gaps = done.stderr.splitlines()
     assert error == "headscope: too short; do x"
-    assert gaps.startswith("headscope: 27 of 29 results are missing: prompts/") and gaps.endswith(
+    assert gaps.startswith("headscope: 29 of 31 results are missing: prompts/") and gaps.endswith(
         "run the same command again"
     )
     assert not list(stubbed.root.glob("results/figures/smoke/report.html"))
