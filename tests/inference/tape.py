@@ -30,7 +30,7 @@ class NoWaits(TorchDispatchMode):
 
 
 class Tape(NoWaits):
-    """In place of a `headscope.inference.cuda_graph.CudaGraph`."""
+    """In place of a `headscope.kernels.common.graph.CudaGraph`."""
 
     made: ClassVar[list["Tape"]] = []
     taping: ClassVar["Tape | None"] = None

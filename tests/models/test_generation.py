@@ -7,10 +7,11 @@ from tape import Tape
 from tiny_models import CONFIGS, EOS, SHAPE, random_ids, tiny_model
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
+from headscope.kernels.common.graph import GRAPHS
 from headscope.models import generation
 from headscope.models.attention import attention
 from headscope.models.generation import Unanswered, batches, greedy_answer, greedy_answers, stop_tokens
-from headscope.models.row_caches import GRAPHS, RowCaches
+from headscope.models.row_caches import RowCaches
 from headscope.models.tiny import tiny_tokenizer
 
 BUDGET = 16

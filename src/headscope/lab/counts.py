@@ -191,3 +191,36 @@ class ReadingCounts:
             read / pair_bytes(keys * kv_heads, head_dim),
             int(sums[:, 0].max()),
         )
+
+
+class StepLabels:
+    """Labels of steps of one query a row, each written at the step's number, as a CUDA graph can do again.
+
+    Takes the place of `ReadingCounts` during the steps and hands over to it behind them.
+    """
+
+    def __init__(self, counts: ReadingCounts, step: Tensor, most: int):
+        """Make room for `most` steps; `step` holds the number of the present one, [1]."""
+        self.counts, self._step, self._most = counts, step, most
+        # By layer: labels, [R, H, most], and the bytes of a decision.
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        # By the first layer alone, since all have the same: queries with a bulk and their keys, [R, most] each.
+        self._queries: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(self, layer: int, long: Tensor, counted: Tensor, keys: Tensor, decision_bytes: Tensor) -> None:
+        """Write the labels of one layer in the present step; arguments as for `ReadingCounts.add`, with one query."""
+        rows = len(long)
+        if not self._queries:
+            self._queries[layer] = counted.new_zeros(rows, self._most), keys.new_zeros(rows, self._most)
+        if layer not in self._layers:
+            self._layers[layer] = long.new_zeros(*long.shape[:2], self._most), decision_bytes
+        self._layers[layer][0].index_copy_(2, self._step, long)
+        for room, new in zip(self._queries.get(layer, ()), (counted, keys), strict=False):
+            room.index_copy_(1, self._step, new.expand(rows, 1))
+
+    def hand_over(self, steps: int, fed: Tensor) -> None:
+        """Count the first steps of each row, [R], of so many steps that were done."""
+        for with_bulk, keys in self._queries.values():
+            counted = with_bulk[:, :steps] & (torch.arange(steps, device=fed.device) < fed[:, None])
+            for layer, (long, decision_bytes) in self._layers.items():
+                self.counts.add(layer, long[:, :, :steps], counted, keys[:, :steps], decision_bytes)

@@ -22,10 +22,11 @@ from headscope.lab.own_cache import own_cache
 from headscope.lab.prefill import forward, prefill_densely
 from headscope.lab.probes import ModelProbes
 from headscope.lab.prompt_scope import prefill_each_row
+from headscope.lab.replayed_steps import decode_replayed, replayable
 from headscope.lab.rows import Rows
 from headscope.lab.shared_prefix import SharedPrefix
 from headscope.lab.together import Together
-from headscope.models.attention import attention
+from headscope.models.attention import UNPADDED, attention
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def answer_prompts(
     order, limits = _side_by_side(criteria), (max_new_tokens, set(eos), min_new_tokens)
     groups = [criteria[i].on(model.get_input_embeddings().weight.device) for i in order]
     contexts, questions = [ids[:boundary] for ids, boundary in prompts], [ids[boundary:] for ids, boundary in prompts]
-    with attention(model):
+    with attention(model, UNPADDED):
         if chunk is None:
             sizes, rows = Sizes.of(model.config, window), sum(group.count for group in groups)
             prefixes = [
@@ -154,10 +155,11 @@ def _decode_rows(
         step, banned = torch.tensor([question]).expand(prefix.rows, -1), sorted(eos) if min_new_tokens else []
         following.append(forward(model, step, prefix.length, cache, prefix, banned))
     together = Together(prefixes, caches)
-    tokens, stops = _decode(model, together, torch.cat(following), max_new_tokens, eos, min_new_tokens)
+    decode = decode_replayed if replayable(model, prefixes) else _decode
+    tokens, stops = decode(model, together, torch.cat(following), max_new_tokens, eos, min_new_tokens)
     each, answers = iter(zip(tokens, stops, strict=True)), []
     for count, own_rows in zip(counts, rows, strict=True):
-        assert count is not None
+        assert isinstance(count, ReadingCounts)
         results = zip(islice(each, own_rows), count.shares(), count.layer_shares(), strict=True)
         answers.append(
             [
@@ -191,4 +193,5 @@ def _decode(
             together.keep(going)
         banned = sorted(eos) if new < min_new else []
         following = forward(model, following[:, None], together.positions(), together.cache, together, banned)
+        together.advance()
     return tokens, stops

@@ -4,7 +4,7 @@ Shapes: R rows (r of one group), H query heads, K KV heads, Q queries, P prefix 
 N keys that leave the window, D head_dim.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 
 import torch
@@ -18,12 +18,15 @@ from headscope.heads.outliers import OutlierRule
 from headscope.heads.reading import decision_bytes
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
-from headscope.lab.counts import ReadingCounts
+from headscope.lab.counts import ReadingCounts, StepLabels
 from headscope.lab.parts import NEVER, Part, hiding
 from headscope.lab.queries import LayerQueries, by_row
 from headscope.lab.rows import Rows
 from headscope.lab.visible import PrefixLayer, Visible
 from headscope.models.attention import LayerCall
+
+Seen = Callable[[Window, torch.dtype], Visible]
+"""Tells what queries see in layers with a window, for scores of a type."""
 
 
 class SharedPrefix:
@@ -46,7 +49,8 @@ class SharedPrefix:
         counts: ReadingCounts | None = None,
     ):
         self.prefix = prefix if isinstance(prefix, Mapping) else dict(enumerate(prefix))
-        self.window, self.groups, self.counts, self.counting = window, list(groups), counts, True
+        self.window, self.groups, self.counting = window, list(groups), True
+        self.counts: ReadingCounts | StepLabels | None = counts
         self.length = next(iter(self.prefix.values())).keys.shape[1]
         self.rows = sum(group.count for group in groups)
         self._layers: dict[tuple[int, Window], PrefixLayer] = {}
@@ -71,16 +75,23 @@ class SharedPrefix:
         self.groups, self._streams, self.rows = groups, streams, len(rows)
         self._fixed.clear()
         self._row_costs.clear()
-        if self.counts is not None:
+        if isinstance(self.counts, ReadingCounts):
             self.counts.keep(rows)
 
-    def attend(self, call: LayerCall) -> Tensor:
-        """Compute attention of every row over prefix and own keys, [R, H, Q, D], in chunks of queries."""
+    def attend(self, call: LayerCall, seen: Seen | None = None) -> Tensor:
+        """Compute attention of every row over prefix and own keys, [R, H, Q, D], in chunks of queries.
+
+        The queries are the last of the own keys, unless `seen` tells what they see; summaries do not stream then.
+        """
+        if seen is not None:
+            query = precise(call.query)
+            visible = seen(self._window_of(call), query.dtype)
+            return self._attend(LayerQueries(call, self._prefix_of(call), query, visible))
         keys, query = self.length + call.key.shape[2], call.query
         if call.sliding is None:
             self.stream(call, keys - query.shape[2])
         chunks = query_chunks(query.shape[2], query.shape[0] * query.shape[1] * keys, query.device)
-        return torch.cat([self._attend(call, part) for part in chunks], dim=2)
+        return torch.cat([self._attend(self._queries(call, part)) for part in chunks], dim=2)
 
     def _spans(self) -> Iterator[tuple[Rows, slice]]:
         """Yield each group with its rows."""
@@ -89,18 +100,15 @@ class SharedPrefix:
             yield group, slice(first, first + group.count)
             first += group.count
 
-    def _attend(self, call: LayerCall, part: slice) -> Tensor:
-        queries = self._queries(call, part)
+    def _attend(self, queries: LayerQueries) -> Tensor:
+        call = queries.call
         output = self._decided(queries) if call.sliding is None else queries.window.output
         # With tokens before heads in memory, which is what the model goes on with.
         return output.permute(1, 3, 0, 2, 4).flatten(2, 3).transpose(1, 2).to(call.query.dtype)
 
     def _queries(self, call: LayerCall, part: slice) -> LayerQueries:
         """Return queries of a chunk with what they see, which is the same for all layers of a kind."""
-        query = precise(call.query[:, :, part])
-        window = self.window if call.sliding is None else Window(0, call.sliding)
-        if (call.layer, window) not in self._layers:
-            self._layers[call.layer, window] = PrefixLayer(self.prefix[call.layer], window)
+        query, window = precise(call.query[:, :, part]), self._window_of(call)
         first = self.length + call.key.shape[2] - call.query.shape[2] + part.start
         ends = first, first + query.shape[2] - 1
         key = window, ends, query.device
@@ -109,7 +117,16 @@ class SharedPrefix:
             # Those of the steps before are not needed again.
             self._visible = {k: v for k, v in self._visible.items() if k[1][0] >= first - call.query.shape[2]}
             self._visible[key] = Visible(window, self.length, position, ends, query.dtype)
-        return LayerQueries(call, self._layers[call.layer, window], query, self._visible[key])
+        return LayerQueries(call, self._prefix_of(call), query, self._visible[key])
+
+    def _window_of(self, call: LayerCall) -> Window:
+        return self.window if call.sliding is None else Window(0, call.sliding)
+
+    def _prefix_of(self, call: LayerCall) -> PrefixLayer:
+        key = call.layer, self._window_of(call)
+        if key not in self._layers:
+            self._layers[key] = PrefixLayer(self.prefix[call.layer], key[1])
+        return self._layers[key]
 
     def _decided(self, queries: LayerQueries) -> Tensor:
         """Decide for every row: a long pair attends to all keys, a local one to its window, [K, R, G, Q, D]."""
@@ -131,11 +148,12 @@ class SharedPrefix:
         if not criterion.fixed:
             return decide(criterion, queries.query[rows], self.view(queries, index, rows))
         if (index, layer) not in self._fixed:
-            one = queries.at(torch.arange(queries.query.shape[2], device=queries.query.device) == 0)
+            count = queries.query.shape[2]
+            one = queries.at(torch.arange(count, device=queries.query.device) == 0) if count > 1 else queries
             self._fixed[index, layer] = decide(criterion, one.query[rows], self.view(one, index, rows))
         return self._fixed[index, layer].expand(-1, -1, queries.query.shape[2])
 
-    def _count(self, queries: LayerQueries, long: Tensor, counts: ReadingCounts) -> None:
+    def _count(self, queries: LayerQueries, long: Tensor, counts: ReadingCounts | StepLabels) -> None:
         # Fewer keys than are outside the plain window are outliers, so that every row has a bulk, or none has.
         visible = queries.visible
         counted = ((visible.bulk_size > 0) & self.counting).expand(self.rows, -1)

@@ -7,7 +7,6 @@ Shapes: B rows that still decode, H query heads, K KV heads, P tokens of a promp
 of the vocabulary.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +15,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
-from headscope.kernels.common.graph import CudaGraph
+from headscope.kernels.common.graph import Repeated
 from headscope.models.attention import LayerCall, Layers, causal_attention
 
-GRAPHS = {"cuda": CudaGraph}
-"""By type of device."""
 ALIGNED = 8
 """Keys of which there is room for a multiple: PyTorch would copy masks of other widths on a GPU."""
 
@@ -36,9 +33,9 @@ class RowCaches:
         self._model, self._rows, self._room = model, rows, -(-room // ALIGNED) * ALIGNED
         self._device = model.get_input_embeddings().weight.device
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values, [rows, K, T, D]
-        self._longest = self._steps = 0  # keys of the longest row; steps of the rows that are left
+        self._longest = 0  # keys of the longest row
         one_device = all(weight.device == self._device for weight in model.parameters())
-        self._graphed = one_device and self._device.type in GRAPHS
+        self._repeated = Repeated(self._device, one_device)
         self._start(torch.zeros(rows, dtype=torch.long, device=self._device))
 
     def read(self, row: int, ids: Sequence[int]) -> Tensor:
@@ -50,8 +47,8 @@ class RowCaches:
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Feed each row its next token; return the logits of what follows, float32 [B, V], until the next step."""
         self._tokens.copy_(torch.tensor(tokens))
-        logits = self._replayed() if self._steps and self._graphed else self._step()
-        self._steps, self._longest = self._steps + 1, self._longest + 1
+        logits = self._repeated(self._step)
+        self._longest += 1
         self._lengths += 1
         return logits
 
@@ -70,30 +67,14 @@ class RowCaches:
     def _start(self, lengths: Tensor) -> None:
         """Begin with other rows, with this many keys each, [B]."""
         self._lengths, self._tokens = lengths, torch.zeros_like(lengths)
-        self._steps = 0
-        self._graph: tuple[CudaGraph, Tensor] | None = None
+        self._repeated.restart()
 
     def _step(self) -> Tensor:
         """Feed the tokens; all that it reads and writes stays where it is, so that a graph can do it again."""
-        seen = self._room if self._graphed else self._longest + 1
+        seen = self._room if self._repeated.graphed else self._longest + 1
         visible = torch.arange(seen, device=self._device) <= self._lengths[:, None]
         decoding = _Decoding(self, self._lengths, visible)
         return self._logits(self._tokens[:, None], self._lengths[:, None], decoding)
-
-    def _replayed(self) -> Tensor:
-        """Capture a step, or replay it."""
-        if self._graph is None:
-            graph = GRAPHS[self._device.type](self._device)
-            try:
-                self._graph = graph, graph.capture(self._step)
-            except RuntimeError as error:  # nothing was run; a model that waits for its GPU, say
-                warnings.warn(f"a decoding step cannot be captured and stays slow: {error}", stacklevel=2)
-                self._graphed = False
-                return self._step()
-            return self._graph[1]
-        graph, logits = self._graph
-        graph.replay()
-        return logits
 
     def layer(self, call: LayerCall) -> tuple[Tensor, Tensor]:
         """Return all rows' keys and values of the layer that calls."""

@@ -1,5 +1,6 @@
 """CUDA graphs: the launches of a function, recorded once and done again without Python."""
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -25,6 +26,46 @@ class CudaGraph:
         """Do it again with what is now in the tensors that it read, on the GPU's current stream."""
         with torch.cuda.device(self._device):
             self._graph.replay()
+
+
+GRAPHS = {"cuda": CudaGraph}
+"""By type of device."""
+
+
+class Repeated:
+    """Runs a step, records it the second time and replays it from then on.
+
+    Attributes:
+        graphed: whether steps are recorded: not where the device has no graphs or a step could not be captured.
+    """
+
+    def __init__(self, device: torch.device, graphed: bool = True):
+        self.graphed = graphed and device.type in GRAPHS
+        self._device = device
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the recording: steps read and write other tensors from now on."""
+        self._ran = False
+        self._recording: tuple[CudaGraph, Tensor] | None = None
+
+    def __call__(self, run: Callable[[], Tensor]) -> Tensor:
+        """Do the step; its result lies where the recording left it, until the next step."""
+        if not (self._ran and self.graphed):
+            self._ran = True
+            return run()
+        if self._recording is None:
+            graph = GRAPHS[self._device.type](self._device)
+            try:
+                self._recording = graph, graph.capture(run)
+            except RuntimeError as error:  # nothing was run; a model that waits for its GPU, say
+                warnings.warn(f"a decoding step cannot be captured and stays slow: {error}", stacklevel=2)
+                self.graphed = False
+                return run()
+            return self._recording[1]
+        graph, output = self._recording
+        graph.replay()
+        return output
 
 
 @cache
