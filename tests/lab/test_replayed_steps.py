@@ -50,7 +50,8 @@ def both(taped, model, prompts, groups, window=WINDOW, budget=BUDGET, eos=STOPS,
     one_by_one = answer_prompts(model, prompts, groups, *limits)
     assert not Tape.made
     taped.setitem(GRAPHS, "cpu", Tape)
-    assert answer_prompts(model, prompts, groups, *limits) == one_by_one
+    # As text: what no query had a bulk for is NaN.
+    assert repr(answer_prompts(model, prompts, groups, *limits)) == repr(one_by_one)
     return one_by_one
 
 
@@ -60,9 +61,11 @@ def test_rows_of_one_prompt_answer_as_step_by_step(family: str, taped: pytest.Mo
     assert sum(tape.replays for tape in Tape.made) > 10
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_prompts_of_different_lengths_and_stops_answer_as_step_by_step(family: str, taped: pytest.MonkeyPatch) -> None:
-    answers = both(taped, tiny_model(family), PROMPTS, with_outliers(), eos=[EOS, *range(5, 30)])
+@pytest.mark.parametrize(("family", "last"), [("llama", 20), ("llama_mha", 12), ("gemma3", 60)])
+def test_prompts_of_different_lengths_and_stops_answer_as_step_by_step(
+    family: str, last: int, taped: pytest.MonkeyPatch
+) -> None:
+    answers = both(taped, tiny_model(family), PROMPTS, with_outliers(), eos=[EOS, *range(5, last)])
     assert len({len(answer.tokens) for of_prompt in answers for answer in of_prompt}) > 3
     assert len(Tape.made) > 1  # half of the rows stopped: the others were taped again
 
@@ -126,8 +129,8 @@ def test_graphs_on_a_gpu_answer_as_step_by_step_in_float64(family: str, monkeypa
     model = tiny_model(family).cuda()
     replayed = answer_prompts(model, PROMPTS, with_outliers(), WINDOW, BUDGET, STOPS)
     monkeypatch.delitem(GRAPHS, "cuda")
-    for of_prompt, others in zip(
-        replayed, answer_prompts(model, PROMPTS, with_outliers(), WINDOW, BUDGET, STOPS), strict=True
-    ):
+    one_by_one = answer_prompts(model, PROMPTS, with_outliers(), WINDOW, BUDGET, STOPS)
+    for of_prompt, others in zip(replayed, one_by_one, strict=True):
         assert [answer.tokens for answer in of_prompt] == [answer.tokens for answer in others]
         assert [answer.sparsity for answer in of_prompt] == pytest.approx([answer.sparsity for answer in others])
+        assert [answer.kv_bytes for answer in of_prompt] == pytest.approx([answer.kv_bytes for answer in others])
