@@ -1,12 +1,10 @@
 """Seconds and CPU minutes of an experiment by stage, the share of start-up and scheduling, and how they grow.
 
-    python bench/pipeline.py [experiment=smoke ...] [-- --cores 2]         one run, from empty results to figures
-    python bench/pipeline.py --grow [option=value ...] [-- --cores 2]     and with twice the prompts, lengths, criteria
-
-Results are made in a temporary folder. Start-up is what processes take beside their jobs (imports; a model's loading
-counts as a job's); scheduling is what the command's end is later than the work of its cores explains.
+Results are made anew in a temporary folder. Start-up is what processes take beside their jobs (imports; a model's
+loading counts as a job's).
 """
 
+import argparse
 import json
 import resource
 import subprocess
@@ -30,15 +28,19 @@ class Stage(NamedTuple):
     cpu: float
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Print one table a run."""
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    options, passed = arguments[:cut], arguments[cut + 1 :]
-    grow = "--grow" in options
-    options = [option for option in options if option != "--grow"] or ["experiment=smoke"]
-    for name, more in {"as it is": [], **(GROWTH if grow else {})}.items():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grow", action="store_true", help="run it with twice the prompts, lengths and criteria too")
+    parser.add_argument("--cores", default="all", help="of Snakemake")
+    parser.add_argument("--gpu", default="4", help="processes at a time on GPUs")
+    parser.add_argument("options", nargs="*", help="of headscope run (default: experiment=smoke)")
+    values = parser.parse_args()
+    passed = ["--cores", values.cores, "--resources", f"gpu={values.gpu}"]
+    for name, more in {"as it is": [], **(GROWTH if values.grow else {})}.items():
         with tempfile.TemporaryDirectory() as folder:
-            _measure(name, [*options, *more, f"results={folder}/results"], passed, Path(folder, "results"))
+            options = [*(values.options or ["experiment=smoke"]), *more, f"results={folder}/results"]
+            _measure(name, options, passed, Path(folder, "results"))
 
 
 GROWTH = {
@@ -89,4 +91,4 @@ def _stages(results: Path) -> dict[str, Stage]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

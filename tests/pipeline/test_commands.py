@@ -23,8 +23,8 @@ def one_experiment(monkeypatch):
 def test_plan_lists_jobs_done_and_missing(tmp_path, capsys):
     assert cli.main(["plan", "experiment=smoke", f"results={tmp_path}"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("missing ") for line in lines) == 23
-    assert lines[-1].startswith(f"0 of 23 jobs done under {tmp_path}")
+    assert sum(line.startswith("missing ") for line in lines) == 24
+    assert lines[-1].startswith(f"0 of 24 jobs done under {tmp_path}")
 
 
 @pytest.mark.usefixtures("one_experiment")
@@ -132,7 +132,7 @@ def test_a_results_folder_that_is_none_is_no_traceback(tmp_path, capsys, kind):
     if kind == "file":
         place.touch()
     assert cli.main(["verify", "-m", "experiment=smoke", f"results={place}"]) == 1
-    assert "plan: 0 of 29 present" in capsys.readouterr().out
+    assert "plan: 0 of 31 present" in capsys.readouterr().out
     assert cli.main(["plan", "-m", "experiment=smoke", f"results={place}"]) == 0
     assert cli.main(["gc", f"results={place}"]) == 0
 

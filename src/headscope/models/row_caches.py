@@ -132,4 +132,4 @@ class _Decoding:
         keys, values = (cache[: len(rows), :, :seen] for cache in self.caches.layer(call))
         grouped = call.query.reshape(len(rows), keys.shape[1], -1, call.query.shape[3])
         output = scaled_dot_product_attention(grouped, keys, values, attn_mask=visible[:, None, None], scale=call.scale)
-        return output.view(call.query.shape)
+        return output.reshape(call.query.shape)
