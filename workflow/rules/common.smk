@@ -188,8 +188,7 @@ def results():
     wanted = [
         mark
         for mark, batch in ends.items()
-        if Path(mark).exists()
-        or any(node.address in UNFINISHED for node in batch.nodes)
+        if Path(mark).exists() or batch.lacks_any(UNFINISHED)
     ]
     return [
         *wanted,

@@ -44,6 +44,10 @@ class Batch:
         """Its files below the results folder, without an ending: `.json` lists the jobs, `.done` marks the end."""
         return f".jobs/{self.stage}/{self.name}"
 
+    def lacks_any(self, unfinished: Collection[str]) -> bool:
+        """Return True if any of its jobs is among those, by address, that are not done."""
+        return any(node.address in unfinished for node in self.nodes)
+
     def jobs(self, plan: Plan) -> list[dict[str, Any]]:
         """Return what `headscope batch` reads: each job's stage, slice, folder and parents, relative to the root."""
         return [
@@ -90,7 +94,7 @@ def forget_stale(ended: Iterable[Path], all_batches: Iterable[Batch], unfinished
         all_batches: of the plan.
         unfinished: addresses of what is not done.
     """
-    stale = {batch.name for batch in all_batches if any(node.address in unfinished for node in batch.nodes)}
+    stale = {batch.name for batch in all_batches if batch.lacks_any(unfinished)}
     for mark in ended:
         if mark.stem in stale:
             mark.unlink(missing_ok=True)

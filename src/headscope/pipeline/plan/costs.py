@@ -142,12 +142,8 @@ def _probes(job: Job) -> float:
     return min(job.prompts("calibration"), job.spec.get("prompts") or job.prompts("calibration")) * job.read()
 
 
-def _oracle(job: Job) -> float:
+def _recorded(job: Job) -> float:
     return job.prompts("evaluation", "calibration") * job.read()
-
-
-def _margins(job: Job) -> float:
-    return _oracle(job)
 
 
 def _evaluation(job: Job) -> float:
@@ -180,8 +176,8 @@ _IDEAL = {
     "moments": _moments,
     "dense": _dense,
     "probes": _probes,
-    "oracle": _oracle,
-    "margins": _margins,
+    "oracle": _recorded,
+    "margins": _recorded,
     "calibration": _tables,
     "evaluation": _evaluation,
     "figures": _tables,
