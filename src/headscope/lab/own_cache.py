@@ -6,6 +6,7 @@ Shapes: R rows, K KV heads, S keys so far, D head_dim.
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -32,6 +33,21 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
             room[:, :, before:after] = new
         self.keys, self.values = (room[:, :, :after] for room in self._room)
         return self.keys, self.values
+
+    def reserve(self, more: int) -> tuple[Tensor, ...]:
+        """Make room for so many more keys and values; return all of it, [R, K, S + more, D] each, for who writes there.
+
+        It has zeros, not memory as it was: a key that a query does not see counts nothing only while it is a number.
+        """
+        self._room = tuple(pad(x, (0, 0, 0, more)) for x in (self.keys, self.values))
+        self.extend(0)
+        return self._room
+
+    def extend(self, new: int) -> None:
+        """Take in so many keys and values that were written into the room behind the present ones."""
+        assert self._room is not None
+        after = self.get_seq_length() + new
+        self.keys, self.values = (room[:, :, :after] for room in self._room)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these of the rows."""

@@ -14,7 +14,6 @@ from functools import cache, partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from headscope.heads.boundary_state import STREAMING
@@ -110,8 +109,7 @@ class _Steps:
         self._step, self._place = (torch.tensor([first], device=device) for first in (0, keys))
         self._answers = tokens.new_zeros(most, len(tokens))
         self._run = 0
-        # Zeros and no memory as it was: a hidden value counts nothing only while it is a number.
-        self._own = [[pad(x, (0, 0, 0, most)) for x in (layer.keys, layer.values)] for layer in together.cache.layers]
+        self._own = [layer.reserve(most) for layer in together.cache.layers]
         self._ends = [(first, first + most - 1) for first in together.next]
         self._labels = []
         for prompt in together.prompts:
@@ -131,14 +129,14 @@ class _Steps:
         return self._done(1)
 
     def finish(self, lengths: Sequence[int]) -> None:
-        """Count the labels of each row up to its stop, by the tokens that it has, [R]; give back the own keys."""
+        """Count the labels of each row up to its stop, by the tokens that it has, [R]; go on behind them."""
         fed = torch.tensor(lengths, device=self._tokens.device) - self._before
         each = torch.split(fed, [prompt.rows for prompt in self._together.prompts])
         for prompt, labels, of_prompt in zip(self._together.prompts, self._labels, each, strict=True):
             labels.hand_over(self._run, of_prompt)
             prompt.counts = labels.counts
-        for layer, own in zip(self._together.cache.layers, self._own, strict=True):
-            layer.keys, layer.values = (x[:, :, : layer.keys.shape[2] + self._run] for x in own)
+        for layer in self._together.cache.layers:
+            layer.extend(self._run)
         self._together.advance(self._run)
 
     def attend(self, call: LayerCall) -> Tensor:
