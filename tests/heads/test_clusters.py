@@ -25,7 +25,7 @@ def test_one_cluster_is_the_gaussian_of_the_prompts_moments() -> None:
     mean, variance = KeyMoments.of(bulk.keys).score_moments(query, layers.SCALE)
     expected = gaussian_log_mass(mean, variance, torch.tensor([46] * 7))
     torch.testing.assert_close(estimate(clusters(1), bulk, query), expected)
-    value = clusters(1).value(query, clusters(1).summarise(bulk), layers.SCALE)
+    _, value = clusters(1).mass_and_value(query, clusters(1).summarise(bulk), torch.tensor([46] * 7), layers.SCALE)
     torch.testing.assert_close(value, bulk.values.mean(1).repeat_interleave(3, 0)[None, :, None].expand_as(value))
 
 

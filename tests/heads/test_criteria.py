@@ -8,8 +8,8 @@ from torch import Tensor
 from headscope.errors import ConfigError
 from headscope.heads.boundary_state import Summaries
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.criteria import build
-from headscope.heads.decision import GROUP, decide
+from headscope.heads.criteria import Criterion, build
+from headscope.heads.decision import GROUP, deciding_margin, is_long
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.reading import Reading
 from headscope.heads.view import LayerView
@@ -68,6 +68,10 @@ def criterion(kind: str, targets=TARGETS, **options):
         return build({"kind": kind, **options}, RANKING, None)
     estimator = build_estimator(GAUSSIAN, {}) if kind in ("qada", "lost_output") else None
     return build({"kind": kind, **options}, targets, estimator)
+
+
+def decide(criterion: Criterion, query: Tensor, view: LayerView) -> Tensor:
+    return is_long(deciding_margin(criterion, query, view), criterion.thresholds)
 
 
 def labels(kind: str, seen: LayerView) -> Tensor:
@@ -132,8 +136,7 @@ def test_lost_output_is_the_norm_of_the_difference_to_the_whole_output(exact: bo
     window, bulk, mass = seen.window_output, seen.exact_output(), seen.exact_mass()
     if not exact:
         summary = seen.summaries.of["g"]
-        mass = loses.estimator.log_mass(QUERY, summary, seen.outside, seen.scale)
-        bulk = loses.estimator.value(QUERY, summary, seen.scale)
+        mass, bulk = loses.estimator.mass_and_value(QUERY, summary, seen.outside, seen.scale)
     share = mass.exp() / (mass.exp() + seen.window_mass.exp())
     whole = (1 - share)[..., None] * window + share[..., None] * bulk
     expected = -(whole - window).norm(dim=-1).log()

@@ -15,8 +15,8 @@ GAUSSIANS = ["gaussian", "diagonal"]
 
 def estimates(estimator, summary, query, size=TOKENS):
     sizes = torch.full(query.shape[2:3], size)
-    mass = estimator.log_mass(query, summary, sizes, layers.SCALE)
-    return torch.cat([mass[..., None], estimator.value(query, summary, layers.SCALE)], -1)
+    mass, value = estimator.mass_and_value(query, summary, sizes, layers.SCALE)
+    return torch.cat([mass[..., None], value], -1)
 
 
 def streamed(estimator, bulk: Bulk, *cuts: int, order=None):

@@ -23,6 +23,7 @@ from headscope.kernels.decode import update_clusters
 from headscope.kernels.decode.decide import decide
 from headscope.kernels.decode.read_bulk import merge, read_bulk
 from headscope.kernels.mass import masses as mass
+from headscope.kernels.parts import attend as attend_parts
 from headscope.kernels.prefill import (
     packed,
     packed_hopper,
@@ -71,6 +72,19 @@ def masses(dim: int, group: int, arch: int = HOPPER) -> Any:
     types = {"query": "*bf16", "key": "*bf16", "positions": "*i32", "local": "*fp32", "bulk": "*fp32", "bits": "fp32"}
     constants = {"G": group, "D": dim, "WIDTH": width, "M": rows, "N": tile, "STAGES": stages}
     return compiled(mass._masses, types, constants, warps, stages, arch=arch)
+
+
+def parts(dim: int, queries: int, hiding: bool, kind: str = "*fp32", arch: int = HOPPER) -> list[Any]:
+    """Attention over parts of the keys in the laboratory."""
+    width = padded(dim)
+    rows, tile = attend_parts.tiling(queries, width)
+    types = dict.fromkeys(("query", "hidden", "masses", "outputs", "mass", "output"), "*fp32")
+    types |= {"key": kind, "value": kind, "bits": "fp32", "log2e": "fp32"}
+    shape = {"D": dim, "WIDTH": width}
+    return [
+        compiled(attend_parts._attend, types, {**shape, "M": rows, "T": tile, "HIDING": hiding}, 4, 2, arch=arch),
+        compiled(attend_parts._merge, types, {**shape, "SPLITS": 64}, 4, 3, arch=arch),
+    ]
 
 
 def decoding(
@@ -195,6 +209,9 @@ if __name__ == "__main__":
         program = masses(dim, group)
         assert program.metadata.shared <= SHARED, f"masses, head_dim {dim}: {program.metadata.shared} bytes"
         assert "wgmma" in program.asm["ptx"], f"masses, head_dim {dim}: no tensor cores of Hopper's"
+    for dim, queries, hiding in ((64, 182, False), (80, 7, True), (256, 182, True)):
+        for program in parts(dim, queries, hiding, arch=ADA):
+            assert program.metadata.shared <= LITTLE, f"parts, head_dim {dim}: {program.metadata.shared} bytes"
     decodings = [
         (64, 3, 16, 340, False, 0, 16),
         (128, 4, 1, 0, True, 16, 256),

@@ -68,7 +68,7 @@ def test_attention_over_a_part_is_that_of_the_definitions(hidden: tuple[int, int
     known = ~scores.isneginf().all(-1)
     assert known.all() == (hidden is None or hidden[1] == 1)
     for way in (_fused, _plain):
-        part = way(query, keys, values, 0.3, seen)
+        part = way(query, keys, values, seen, 0.3)
         torch.testing.assert_close(part.mass[known], scores.logsumexp(-1)[known])
         torch.testing.assert_close(part.output[known], (scores.softmax(-1) @ values)[known])
         assert (part.mass[~known] < NEVER / 2).all() and part.output.isfinite().all()
@@ -77,8 +77,8 @@ def test_attention_over_a_part_is_that_of_the_definitions(hidden: tuple[int, int
 def test_two_parts_joined_are_the_whole() -> None:
     generator = torch.Generator().manual_seed(1)
     query, keys, values = (torch.randn(2, n, 8, generator=generator, dtype=torch.float64) for n in (5, 9, 9))
-    first, second = (_plain(query, keys[:, s], values[:, s], 0.3, None) for s in (slice(4), slice(4, None)))
-    torch.testing.assert_close(first.joined(second), _plain(query, keys, values, 0.3, None))
+    first, second = (_plain(query, keys[:, s], values[:, s], None, 0.3) for s in (slice(4), slice(4, None)))
+    torch.testing.assert_close(first.joined(second), _plain(query, keys, values, None, 0.3))
     nothing = parts.Part(torch.full_like(first.mass, NEVER), torch.ones_like(first.output))
     torch.testing.assert_close(first.joined(nothing), first)
 

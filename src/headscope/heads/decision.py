@@ -22,12 +22,12 @@ SHARE, LOSS = ("share", "loss")
 """What a margin measures: log-odds of the window's share of the mass, or minus the log norm of the lost output."""
 
 
-def decide(criterion: "Criterion", query: Tensor, view: "LayerView") -> Tensor:
-    """Decide which pairs of one layer are long, bool [B, H, Q], for queries [B, H, Q, D]."""
+def deciding_margin(criterion: "Criterion", query: Tensor, view: "LayerView") -> Tensor:
+    """Return the margins that thresholds turn into labels, [B, H, Q], for queries of one layer [B, H, Q, D]."""
     margin = criterion.map.apply(view.layer, criterion.margin(query, view))
     if criterion.unit == GROUP:
         margin = group_margins(margin, view.kv_heads, criterion.measures, dim=1)
-    return is_long(margin, criterion.thresholds)
+    return margin
 
 
 def is_long(margin: Tensor, thresholds: Tensor) -> Tensor:

@@ -73,4 +73,4 @@ def gaussian_log_mass(mean: Tensor, variance: Tensor, size: Tensor) -> Tensor:
 
     The mean of exp(s) for Gaussian s is log-normal: log n + mean + variance / 2.
     """
-    return size.to(mean.dtype).log() + mean + variance / 2
+    return torch.add(size.to(mean.dtype).log() + mean, variance, alpha=0.5)

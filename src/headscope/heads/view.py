@@ -5,6 +5,7 @@ Shapes: B rows of one criterion, H query heads, K KV heads, Q queries, D head_di
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -42,20 +43,22 @@ class LayerView:
 
     def estimated_mass(self, estimator: Estimator, query: Tensor) -> Tensor:
         """Estimate the log mass of the bulk for queries [B, H, Q, D]: [B, H, Q]."""
+        return self._by_row(estimator.log_mass(*self._arguments(estimator, query)), query)
+
+    def estimated(self, estimator: ValueEstimator, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Estimate the log mass of the bulk, and attention over it alone, [B, H, Q, D], for queries [B, H, Q, D]."""
+        mass, output = estimator.mass_and_value(*self._arguments(estimator, query))
+        return self._by_row(mass, query), self._by_row(output, query)
+
+    def _arguments(self, estimator: Estimator, query: Tensor) -> tuple[Tensor, Any, Tensor, float]:
+        """Return what an estimator needs; rows with summaries of their own go as more heads of one row."""
         summaries, bulk_size = self.summaries, self.outside - self.summaries.outliers
-        if summaries.rows is not None and bulk_size.ndim == 2:
-            bulk_size = bulk_size.repeat(summaries.rows, 1)
-        summary = summaries.of[estimator.name]
-        return self._by_row(query, lambda queries: estimator.log_mass(queries, summary, bulk_size, self.scale))
+        if summaries.rows is not None:
+            query = query.flatten(0, 1)[None]
+            if bulk_size.ndim == 2:
+                bulk_size = bulk_size.repeat(summaries.rows, 1)
+        return query, summaries.of[estimator.name], bulk_size, self.scale
 
-    def estimated_output(self, estimator: ValueEstimator, query: Tensor) -> Tensor:
-        """Estimate attention over the bulk alone for queries [B, H, Q, D]: [B, H, Q, D]."""
-        summary = self.summaries.of[estimator.name]
-        return self._by_row(query, lambda queries: estimator.value(queries, summary, self.scale))
-
-    def _by_row(self, query: Tensor, estimate: Callable[[Tensor], Tensor]) -> Tensor:
-        """Estimate for all rows; those with summaries of their own go as more heads of one row."""
-        if self.summaries.rows is None:
-            return estimate(query)
-        estimates = estimate(query.flatten(0, 1)[None])[0]
-        return estimates.view(*query.shape[:2], *estimates.shape[1:])
+    def _by_row(self, estimates: Tensor, query: Tensor) -> Tensor:
+        """Return estimates for queries [B, H, Q, D] by row again."""
+        return estimates if self.summaries.rows is None else estimates[0].view(*query.shape[:2], *estimates.shape[2:])

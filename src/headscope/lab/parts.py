@@ -1,13 +1,17 @@
 """Attention over parts of the keys, and over both of two parts: each tells its log mass beside its output.
 
 Shapes: B independent sets of keys, N queries of each, Q positions among them (N is a multiple, positions vary fastest),
-C keys, D head_dim.
+R rows, K KV heads, C keys, D head_dim.
 """
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from headscope.kernels.common import device
 
 NEVER = -1e30
 """Added to the score of a key that a query does not see; finite, so that queries that see no key give no NaN."""
@@ -33,27 +37,51 @@ class Part(NamedTuple):
         """Give the queries another shape."""
         return Part(self.mass.reshape(shape), self.output.reshape(*shape, self.output.shape[-1]))
 
+    def by_head(self, kv_heads: int) -> "Part":
+        """Bring the queries of each row and KV head, [R K, N], to those of each KV head, [K, R N]."""
+        return Part(*(x.reshape(-1, kv_heads, *x.shape[1:]).transpose(0, 1).flatten(1, 2) for x in self))
+
 
 def hiding(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """Return what is added to scores so that no query sees any but the visible keys."""
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, NEVER)
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, scale: float, hidden: Tensor | None = None) -> Part:
-    """Attend to at least one key: queries [B, N, D], keys and values [B, C, D].
+class Piece(NamedTuple):
+    """Keys of a kind, at least one, and the queries that attend to them.
 
-    Args:
-        query: float32 or float64, as keys and values are.
-        keys: rotated.
+    Attributes:
+        query: float32 or float64, as keys and values are, [B, N, D].
+        keys: rotated, [B, C, D].
         values: theirs.
-        scale: factor of the scores.
         hidden: what `hiding` made, [1 or B, 1, 1 or Q, C]; None: every query sees every key.
     """
+
+    query: Tensor
+    keys: Tensor
+    values: Tensor
+    hidden: Tensor | None = None
+
+
+def attend(pieces: Sequence[Piece], scale: float, kv_heads: int) -> Part:
+    """Attend to the keys of all pieces, [K, N].
+
+    Args:
+        pieces: of the same queries. Those of keys that rows share have B = K and all N queries; those of each row's own
+            keys have B = R K, rows before KV heads, and N / R queries.
+        scale: factor of the scores.
+        kv_heads: K.
+    """
+    query = pieces[0].query
+    if query.is_cuda and query.dtype == torch.float32 and device.installed():
+        from headscope.kernels.parts.attend import attend as split  # Triton is no part of a CPU build of torch
+
+        return Part(*split(pieces, kv_heads, scale))
     step = _fused if query.device.type == "cpu" else _plain
-    return step(query, keys, values, scale, hidden)
+    return reduce(Part.joined, (step(*piece, scale).by_head(kv_heads) for piece in pieces))
 
 
-def _fused(query: Tensor, keys: Tensor, values: Tensor, scale: float, hidden: Tensor | None) -> Part:
+def _fused(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, scale: float) -> Part:
     """Attend by PyTorch's operation for CPUs, which holds few scores at once and gives masses too."""
     shape = query.shape[:2]
     if hidden is None or hidden.shape[2] == 1:
@@ -69,7 +97,7 @@ def _fused(query: Tensor, keys: Tensor, values: Tensor, scale: float, hidden: Te
     return Part(mass, output).viewed(*shape)
 
 
-def _plain(query: Tensor, keys: Tensor, values: Tensor, scale: float, hidden: Tensor | None) -> Part:
+def _plain(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, scale: float) -> Part:
     """Attend with all scores at once."""
     scores = (query @ keys.transpose(1, 2)).mul_(scale)
     if hidden is not None:

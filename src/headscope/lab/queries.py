@@ -6,16 +6,18 @@ Shapes: R rows (r of some group), K KV heads, H query heads, G = H // K, Q queri
 N chosen pairs, D head_dim.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from headscope.heads.mass import group_heads, precise
 from headscope.heads.outliers import OutlierRule
-from headscope.lab.parts import Part, attend, hiding
+from headscope.kernels.common.branches import side_by_side
+from headscope.lab.parts import Part, Piece, attend, hiding
 from headscope.lab.visible import PrefixLayer, Span, Visible
 from headscope.models.attention import LayerCall
 
@@ -48,11 +50,9 @@ class LayerQueries:
     @cached_property
     def window(self) -> Part:
         """Attention over the plain window, [K, R, G, Q]."""
-        own = self._of_own(self.visible.own, ALL)
-        if not self.prefix.near[0].shape[1]:
-            return own
-        keys, values = self.prefix.near
-        return self._of_prefix(keys, values, self.visible.near, ALL).joined(own)
+        (keys, values), own = self.prefix.near, self._of_own(self.visible.own, ALL)
+        near = [self._of_prefix(keys, values, self.visible.near, ALL)] if keys.shape[1] else []
+        return self._attend([*near, own])
 
     @cached_property
     def window_by_row(self) -> Part:
@@ -62,6 +62,12 @@ class LayerQueries:
     @cached_property
     def _all_bulk(self) -> Part | None:
         return self._bulk_of(ALL, None)
+
+    def prepare(self) -> None:
+        """Compute what all criteria need, on a GPU, before they decide side by side."""
+        assert self.grouped is not None and self.visible.bulk_size is not None
+        tasks: list[Callable[[], Any]] = [lambda: self.window_by_row]
+        side_by_side(tasks if self._lazy else [*tasks, lambda: self._all_bulk])
 
     def bulk(self, rows: slice = ALL, taken: Tensor | None = None) -> Part | None:
         """Attend to all keys outside the plain window, [K, r, G, Q]; None where no query has any.
@@ -76,15 +82,15 @@ class LayerQueries:
         return None if self._all_bulk is None else Part(*(x[:, rows] for x in self._all_bulk))
 
     def _bulk_of(self, rows: slice, taken: Tensor | None) -> Part | None:
-        parts = [self._of_span(span, rows, taken) for span in self.visible.bulk]
+        pieces = [self._of_span(span, rows, taken) for span in self.visible.bulk]
         if self.visible.own_bulk is not None:
-            parts.append(self._of_own(self.visible.own_bulk, rows))
-        return reduce(Part.joined, parts) if parts else None
+            pieces.append(self._of_own(self.visible.own_bulk, rows))
+        return self._attend(pieces) if pieces else None
 
     def with_outliers(self, rows: slice, keys: Tensor, values: Tensor, hidden: Tensor) -> Part:
         """Attend to the window and to outliers, [K, M, D] each, of which some may be hidden: [K, r, G, Q]."""
         plain = Part(*(x[:, rows] for x in self.window))
-        return self._of_prefix(keys, values, hidden, rows).joined(plain) if keys.shape[1] else plain
+        return self._attend([self._of_prefix(keys, values, hidden, rows)]).joined(plain) if keys.shape[1] else plain
 
     def whole(self, local: Part, long: Tensor) -> Tensor:
         """Return the output of all pairs, [K, R, G, Q, D].
@@ -112,7 +118,7 @@ class LayerQueries:
     def _chosen(self, local: Part, long: Tensor) -> Tensor:
         """Compute `whole`, touching the bulk for the long pairs of each KV head alone."""
         output = local.output.clone(memory_format=torch.contiguous_format)
-        own = None if self.visible.own_bulk is None else self._of_own(self.visible.own_bulk, ALL)
+        own = None if self.visible.own_bulk is None else self._attend([self._of_own(self.visible.own_bulk, ALL)])
         for head in range(len(long)):
             pairs = long[head].flatten().nonzero()[:, 0]
             if not len(pairs):
@@ -131,10 +137,10 @@ class LayerQueries:
         for keys, hidden in self.visible.bulk:
             if hidden is not None:
                 hidden = hidden[:, :, pairs % hidden.shape[2]]
-            part = attend(query[None], self.prefix.keys[one, keys], self.prefix.values[one, keys], self._scale, hidden)
-            yield part.viewed(len(pairs))
+            piece = Piece(query[None], self.prefix.keys[one, keys], self.prefix.values[one, keys], hidden)
+            yield attend([piece], self._scale, 1).viewed(len(pairs))
 
-    def _of_span(self, span: Span, rows: slice, taken: Tensor | None) -> Part:
+    def _of_span(self, span: Span, rows: slice, taken: Tensor | None) -> Piece:
         keys, values = self.prefix.keys[:, span.keys], self.prefix.values[:, span.keys]
         hidden = span.hidden
         if taken is not None:
@@ -142,17 +148,20 @@ class LayerQueries:
             hidden = more if hidden is None else torch.minimum(hidden, more)
         return self._of_prefix(keys, values, hidden, rows)
 
-    def _of_prefix(self, keys: Tensor, values: Tensor, hidden: Tensor | None, rows: slice) -> Part:
-        query = self.grouped[:, rows]
-        return attend(query.flatten(1, 3), keys, values, self._scale, hidden).viewed(*query.shape[:-1])
+    def _of_prefix(self, keys: Tensor, values: Tensor, hidden: Tensor | None, rows: slice) -> Piece:
+        return Piece(self.grouped[:, rows].flatten(1, 3), keys, values, hidden)
 
-    def _of_own(self, span: Span, rows: slice) -> Part:
-        """Attend of each row to some of its own keys, [K, r, G, Q]."""
-        query = group_heads(self.query[rows], len(self.prefix.keys))
+    def _of_own(self, span: Span, rows: slice) -> Piece:
+        """Let each row attend to some of its own keys."""
+        query = group_heads(self.query[rows], len(self.prefix.keys)).flatten(0, 1).flatten(1, 2)
         keys, values = (precise(x[rows, :, span.keys]).flatten(0, 1) for x in (self.call.key, self.call.value))
-        part = attend(query.flatten(0, 1).flatten(1, 2), keys, values, self._scale, span.hidden)
-        part = part.viewed(*query.shape[:-1])
-        return Part(*(x.transpose(0, 1) for x in part))
+        return Piece(query, keys, values, span.hidden)
+
+    def _attend(self, pieces: Sequence[Piece]) -> Part:
+        """Attend of each of some rows to the keys of all pieces, [K, r, G, Q]."""
+        _, _, group, queries, _ = self.grouped.shape
+        kv_heads = len(self.prefix.keys)
+        return attend(pieces, self._scale, kv_heads).viewed(kv_heads, -1, group, queries)
 
     @property
     def _lazy(self) -> bool:

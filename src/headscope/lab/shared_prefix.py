@@ -6,18 +6,20 @@ N keys that leave the window, D head_dim.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from headscope.heads.boundary_state import STREAMING, BoundaryState, Summaries, make_boundary_state
 from headscope.heads.bulk import Bulk, LayerCache
-from headscope.heads.decision import decide
+from headscope.heads.decision import deciding_margin, is_long
 from headscope.heads.mass import precise, query_chunks
 from headscope.heads.outliers import OutlierRule
 from headscope.heads.reading import decision_bytes
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
+from headscope.kernels.common.branches import side_by_side
 from headscope.lab.counts import ReadingCounts, StepLabels
 from headscope.lab.parts import NEVER, Part, hiding
 from headscope.lab.queries import LayerQueries, by_row
@@ -57,6 +59,7 @@ class SharedPrefix:
         self._visible: dict[tuple[Window, tuple[int, int], torch.device], Visible] = {}
         self._fixed: dict[tuple[int, int], Tensor] = {}
         self._row_costs: dict[int, Tensor] = {}
+        self._all_thresholds: Tensor | None = None
         self._outliers: dict[OutlierRule, dict[int, tuple[Bulk, Tensor]]] = {}
         self._states: dict[tuple[int, OutlierRule], BoundaryState] = {}
         self._costs: dict[tuple[int, OutlierRule, float], Tensor] = {}
@@ -75,6 +78,7 @@ class SharedPrefix:
         self.groups, self._streams, self.rows = groups, streams, len(rows)
         self._fixed.clear()
         self._row_costs.clear()
+        self._all_thresholds = None
         if isinstance(self.counts, ReadingCounts):
             self.counts.keep(rows)
 
@@ -130,34 +134,51 @@ class SharedPrefix:
 
     def _decided(self, queries: LayerQueries) -> Tensor:
         """Decide for every row: a long pair attends to all keys, a local one to its window, [K, R, G, Q, D]."""
-        local, labels = queries.window, []
-        for index, (group, rows) in enumerate(self._spans()):
-            labels.append(self._labels(queries, index, rows))
+        queries.prepare()
+        spans = list(self._spans())
+        with_outliers = {group.outliers: (rows, group.outliers) for group, rows in spans if group.outliers.count}
+        side_by_side([partial(self._windowed, queries, *each) for each in with_outliers.values()])
+        each = [partial(self._margins, queries, index, rows) for index, (_, rows) in enumerate(spans)]
+        margins = torch.cat(side_by_side(each))
+        long, local = is_long(margins, self._thresholds(margins.device)), self._local(queries)
+        tasks: list[Callable[[], Any]] = [partial(queries.whole, local, long), partial(self._count, queries, long)]
+        output: Tensor = side_by_side(tasks)[0]
+        return output
+
+    def _local(self, queries: LayerQueries) -> Part:
+        """Return what a pair gives that sees its window alone, outliers included, [K, R, G, Q]."""
+        local = queries.window
+        for group, rows in self._spans():
             if group.outliers.count:
                 if local is queries.window:
                     local = Part(local.mass, local.output.clone())
                 local.output[:, rows] = self._windowed(queries, rows, group.outliers).output
-        long = torch.cat(labels)
-        if self.counts is not None:
-            self._count(queries, long, self.counts)
-        return queries.whole(local, long)
+        return local
 
-    def _labels(self, queries: LayerQueries, index: int, rows: slice) -> Tensor:
-        """Return which pairs of a group are long, bool [r, H, Q]; labels that no query changes are made once."""
+    def _thresholds(self, device: torch.device) -> Tensor:
+        """Return the threshold of every row, [R]."""
+        if self._all_thresholds is None:
+            self._all_thresholds = torch.cat([group.criterion.thresholds for group in self.groups]).to(device)
+        return self._all_thresholds
+
+    def _margins(self, queries: LayerQueries, index: int, rows: slice) -> Tensor:
+        """Return the margins that decide for a group, [r, H, Q]; those that no query changes are made once."""
         criterion, layer = self.groups[index].criterion, queries.call.layer
         if not criterion.fixed:
-            return decide(criterion, queries.query[rows], self.view(queries, index, rows))
+            return deciding_margin(criterion, queries.query[rows], self.view(queries, index, rows))
         if (index, layer) not in self._fixed:
             count = queries.query.shape[2]
             one = queries.at(torch.arange(count, device=queries.query.device) == 0) if count > 1 else queries
-            self._fixed[index, layer] = decide(criterion, one.query[rows], self.view(one, index, rows))
+            self._fixed[index, layer] = deciding_margin(criterion, one.query[rows], self.view(one, index, rows))
         return self._fixed[index, layer].expand(-1, -1, queries.query.shape[2])
 
-    def _count(self, queries: LayerQueries, long: Tensor, counts: ReadingCounts | StepLabels) -> None:
+    def _count(self, queries: LayerQueries, long: Tensor) -> None:
+        if self.counts is None:
+            return
         # Fewer keys than are outside the plain window are outliers, so that every row has a bulk, or none has.
         visible = queries.visible
         counted = ((visible.bulk_size > 0) & self.counting).expand(self.rows, -1)
-        counts.add(queries.call.layer, long, counted, visible.position + 1, self._costs_of(queries.call))
+        self.counts.add(queries.call.layer, long, counted, visible.position + 1, self._costs_of(queries.call))
 
     def _costs_of(self, call: LayerCall) -> Tensor:
         """Return the bytes that a decision of each row reads beside the plain window, over all KV heads, [R]."""

@@ -23,8 +23,7 @@ class LostOutput(Criterion):
     def margin(self, query: Tensor, view: LayerView) -> Tensor:
         """Return minus the log of the norm, [B, H, Q]."""
         assert isinstance(self.estimator, ValueEstimator)
-        mass = view.estimated_mass(self.estimator, query)
-        output = view.estimated_output(self.estimator, query)
+        mass, output = view.estimated(self.estimator, query)
         return -log_lost_output(view.window_mass, view.window_output, mass, output)
 
 

@@ -38,8 +38,8 @@ class Estimator(Protocol):
 class ValueEstimator(Estimator, Protocol):
     """Knows what the bulk would bring too."""
 
-    def value(self, query: Tensor, summary: Any, scale: float) -> Tensor:
-        """Estimate the attention's output over the bulk alone for each query [B, H, Q, D]: [B, H, Q, D]."""
+    def mass_and_value(self, query: Tensor, summary: Any, bulk_size: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Estimate the log mass and the attention's output over the bulk alone, [B, H, Q, D], for each query."""
 
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:

@@ -10,6 +10,7 @@ Shapes: B rows, H query heads, K KV heads, G = H // K, Q queries, N bulk keys, C
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -74,6 +75,16 @@ class ClusterSummary:
     made: Tensor
     metric: Tensor
     exact: tuple[Tensor, Tensor]
+
+    @cached_property
+    def log_size(self) -> Tensor:
+        """Log size of each cluster, [K, C]; a bulk without keys has one of score zero."""
+        return with_stand_in(self.size, 1).log()
+
+    @cached_property
+    def log_count(self) -> Tensor:
+        """Log number of the keys, [K]; zero of none."""
+        return self.size.sum(1).clamp(min=1).log()
 
 
 @dataclass(frozen=True)
@@ -142,14 +153,21 @@ class Clusters:
 
     def log_mass(self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float) -> Tensor:
         """Estimate the bulk log mass, [B, H, Q], of the true number of keys, [Q] or [H, Q]."""
-        masses = _cluster_masses(query, summary, scale)
-        summarised = summary.size.sum(1).clamp(min=1).log().repeat_interleave(query.shape[1] // len(summary.size))
-        return masses.logsumexp(-1) + bulk_size.to(masses.dtype).log() - summarised[:, None]
+        return _mass(_cluster_masses(query, summary, scale), summary, bulk_size)
 
-    def value(self, query: Tensor, summary: ClusterSummary, scale: float) -> Tensor:
-        """Estimate the mean value of the bulk under the query's attention, [B, H, Q, D]."""
-        weights = group_heads(_cluster_masses(query, summary, scale).softmax(-1), summary.key.shape[0])
-        return times_by_head(weights, summary.value).flatten(1, 2)
+    def mass_and_value(
+        self, query: Tensor, summary: ClusterSummary, bulk_size: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Estimate the log mass of the bulk and its mean value under the query's attention, [B, H, Q, D]."""
+        masses = _cluster_masses(query, summary, scale)
+        weights = group_heads(masses.softmax(-1), summary.key.shape[0])
+        return _mass(masses, summary, bulk_size), times_by_head(weights, summary.value).flatten(1, 2)
+
+
+def _mass(masses: Tensor, summary: ClusterSummary, bulk_size: Tensor) -> Tensor:
+    """Add up the clusters' log masses, [B, H, Q, C], for the true number of keys, [Q] or [H, Q]: [B, H, Q]."""
+    summarised = summary.log_count.repeat_interleave(masses.shape[1] // len(summary.size))
+    return masses.logsumexp(-1) + bulk_size.to(masses.dtype).log() - summarised[:, None]
 
 
 def _cluster_masses(query: Tensor, summary: ClusterSummary, scale: float) -> Tensor:
@@ -161,7 +179,7 @@ def _cluster_masses(query: Tensor, summary: ClusterSummary, scale: float) -> Ten
     else:
         turned = times_by_head(grouped, summary.covariance)
     variance = (turned * grouped).sum(-1, keepdim=True).clamp(min=0) * scale**2
-    masses = with_stand_in(summary.size, 1).log()[:, None, None] + mean + variance * summary.spread[:, None, None] / 2
+    masses = summary.log_size[:, None, None] + mean + variance * summary.spread[:, None, None] / 2
     return masses.flatten(1, 2)
 
 

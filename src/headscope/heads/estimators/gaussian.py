@@ -99,10 +99,13 @@ class Gaussian:
         mean, variance = summary.moments.score_moments(query, scale, self.covariance)
         return gaussian_log_mass(mean, variance, bulk_size)
 
-    def value(self, query: Tensor, summary: GaussianSummary, scale: float) -> Tensor:
-        """Return the mean value, the same for every query, [B, H, Q, D]."""
+    def mass_and_value(
+        self, query: Tensor, summary: GaussianSummary, bulk_size: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the log mass, and the mean value, which is the same for every query, [B, H, Q, D]."""
         grouped = group_heads(query, summary.value.shape[0])
-        return summary.value[:, None, None].expand_as(grouped).flatten(1, 2)
+        value = summary.value[:, None, None].expand_as(grouped).flatten(1, 2)
+        return self.log_mass(query, summary, bulk_size, scale), value
 
 
 def _mean(values: Tensor) -> Tensor:

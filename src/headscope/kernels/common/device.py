@@ -1,6 +1,7 @@
 """Properties of a GPU that the kernels depend on: the tensors that they serve, shared memory, sizes of tiles."""
 
 import math
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -14,9 +15,15 @@ AMPLE = 160 * 1024
 """Bytes of shared memory a program, as an A100 or H100 has; consumers' GPUs have 99 KiB."""
 
 
+@cache
+def installed() -> bool:
+    """Return whether Triton is, which is no part of a CPU build of torch."""
+    return find_spec("triton") is not None
+
+
 def serve(*tensors: Tensor) -> bool:
     """Return whether the kernels take tensors [..., D]: half precision on a GPU, no gradients, Triton installed."""
-    return find_spec("triton") is not None and all(
+    return installed() and all(
         x.is_cuda and x.dtype in HALF and x.shape[-1] <= (MAX_HEAD_DIM if ample(x) else NARROW) and not x.requires_grad
         for x in tensors
     )
