@@ -8,7 +8,6 @@ Shapes: R rows, K KV heads, S own keys, D head_dim.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from headscope.kernels.common.branches import side_by_side
 from headscope.lab.own_cache import own_cache
 from headscope.lab.shared_prefix import Seen, SharedPrefix
 from headscope.models.attention import LayerCall
@@ -62,13 +60,13 @@ class Together:
 
     def attend(self, call: LayerCall, seen: Sequence[Seen] | None = None) -> Tensor:
         """Compute attention of every row, [R, H, 1, D]; `seen` tells for each prompt what its queries see."""
-        first, each = 0, []
+        first, outputs = 0, []
         for prompt, unused, of_prompt in zip(self.prompts, self._unused, seen or repeat(None), strict=False):
             rows = slice(first, first + prompt.rows)
             key, value = call.key[rows, :, unused:], call.value[rows, :, unused:]
-            each.append(partial(prompt.attend, replace(call, query=call.query[rows], key=key, value=value), of_prompt))
+            outputs.append(prompt.attend(replace(call, query=call.query[rows], key=key, value=value), of_prompt))
             first = rows.stop
-        return torch.cat(side_by_side(each))
+        return torch.cat(outputs)
 
 
 def _joined(caches: Sequence[DynamicCache], unused: Sequence[int]) -> DynamicCache:

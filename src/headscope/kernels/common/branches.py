@@ -6,31 +6,38 @@ from typing import TypeVar
 
 import torch
 
+BRANCHES = 8
+"""At most; with more, a GPU gains nothing and cuBLAS keeps a workspace for each."""
+
 Result = TypeVar("Result")
 
 
 def side_by_side(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
     """Do tasks of which none needs what another makes; return their results.
 
-    While a graph is recorded, each is a branch of it. What they share must exist before: made by the first that asks
-    for it, it would not be there in time for the others.
+    While a graph is recorded they are branches of it. What they share must exist before, and something else than the
+    tasks must hold it until they are done: made by the first that asks for it, it would not be there in time for the
+    others, and memory that one of them frees is given to the next. A task within a task is no branch of its own.
     """
     if len(tasks) < 2 or not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
         return [task() for task in tasks]
     here = torch.cuda.current_stream()
-    streams = [here, *(_branch(here, number) for number in range(1, len(tasks)))]
-    for stream in streams[1:]:
+    streams = _streams(here.device)
+    if here in streams:
+        return [task() for task in tasks]
+    streams = streams[: len(tasks)]
+    for stream in streams:
         stream.wait_stream(here)
     results = []
-    for stream, task in zip(streams, tasks, strict=True):
-        with torch.cuda.stream(stream):
+    for number, task in enumerate(tasks):
+        with torch.cuda.stream(streams[number % len(streams)]):
             results.append(task())
-    for stream in streams[1:]:
+    for stream in streams:
         here.wait_stream(stream)
     return results
 
 
 @cache
-def _branch(stream: torch.cuda.Stream, number: int) -> torch.cuda.Stream:
-    """Return the same stream each time, since memory that a stream freed serves its next branches alone."""
-    return torch.cuda.Stream(stream.device)  # type: ignore[no-untyped-call]
+def _streams(device: torch.device) -> list[torch.cuda.Stream]:
+    """Return a GPU's branches: the stream that records has none of the work between fork and join."""
+    return [torch.cuda.Stream(device) for _ in range(BRANCHES)]  # type: ignore[no-untyped-call]

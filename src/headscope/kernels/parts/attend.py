@@ -9,13 +9,11 @@ queries of one set, and T keys at a time; S programs find parts of a query's att
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from headscope.kernels.common.branches import side_by_side
 from headscope.kernels.common.device import LOG2E, padded, processors
 
 LN2 = tl.constexpr(0.6931471805599453)
@@ -110,10 +108,8 @@ def attend(
         parts += splits
     masses, outputs = first.new_empty(kv_heads, total, parts), first.new_empty(kv_heads, total, parts, dim)
 
-    def launch(piece: int) -> None:
-        query, keys, values, hidden = pieces[piece]
+    for (query, keys, values, hidden), (rows, tile, share, splits, before) in zip(pieces, plans, strict=True):
         query, keys, values = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, keys, values))
-        rows, tile, share, splits, before = plans[piece]
         hiding = [0, 0] if hidden is None else [0 if hidden.shape[i] == 1 else hidden.stride(i) for i in (0, 2)]
         sets, queries, _ = query.shape
         _attend[(sets * triton.cdiv(queries, rows) * splits,)](
@@ -123,8 +119,6 @@ def attend(
             kv_heads, total, parts, before,
             dim, width, rows, tile, hidden is not None, num_warps=4, num_stages=2,
         )  # fmt: skip
-
-    side_by_side([partial(launch, piece) for piece in range(len(pieces))])
     if parts == 1:
         return masses[..., 0], outputs[:, :, 0]
     mass, output = first.new_empty(kv_heads, total), first.new_empty(kv_heads, total, dim)
