@@ -15,6 +15,8 @@ from headscope.kernels.common import device
 
 NEVER = -1e30
 """Added to the score of a key that a query does not see; finite, so that queries that see no key give no NaN."""
+OUTPUTS = 16
+"""Vectors of a query that are held at once where scores are not: outputs over parts of the keys, and their sums."""
 
 
 class Part(NamedTuple):
@@ -72,13 +74,21 @@ def attend(pieces: Sequence[Piece], scale: float, kv_heads: int) -> Part:
         scale: factor of the scores.
         kv_heads: K.
     """
-    query = pieces[0].query
-    if query.is_cuda and query.dtype == torch.float32 and device.installed():
+    if _by_kernel(pieces[0].query):
         from headscope.kernels.parts.attend import attend as split  # Triton is no part of a CPU build of torch
 
         return Part(*split(pieces, kv_heads, scale))
-    step = _fused if query.device.type == "cpu" else _plain
+    step = _fused if pieces[0].query.device.type == "cpu" else _plain
     return reduce(Part.joined, (step(*piece, scale).by_head(kv_heads) for piece in pieces))
+
+
+def numbers_at_once(query: Tensor, keys: int) -> int:
+    """Return how many numbers of each position of queries [R, H, Q, D] attention to so many keys holds at once."""
+    return query.shape[0] * query.shape[1] * (OUTPUTS * query.shape[3] if _by_kernel(query) else keys)
+
+
+def _by_kernel(query: Tensor) -> bool:
+    return query.is_cuda and query.dtype == torch.float32 and device.installed()
 
 
 def _fused(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, scale: float) -> Part:

@@ -2,7 +2,7 @@
 
 All that a step reads and writes stays where it is: its number, positions and tokens lie in tensors, own keys have room
 for the longest answer, and what a query sees follows from its position. Rows that have stopped stay in the batch,
-uncounted, until half of them have. Summaries that stream are made anew in each step, so rows with such summaries decode
+uncounted, until those of half of the prompts have: a step has as many kernels for few rows of a prompt as for many. Summaries that stream are made anew in each step, so rows with such summaries decode
 by the steps of `headscope.lab.evaluation`.
 
 Shapes: R rows, K KV heads, S room for own keys, D head_dim, N steps.
@@ -67,13 +67,14 @@ def decode_replayed(
             row.extend(tokens, max_new_tokens, eos)
         done += len(new)
         going = [place for place, row in enumerate(active) if row.stop is None]
-        if steps is not None and 2 * len(going) <= len(active):
+        fewer = 2 * together.prompts_of(going) <= len(together.prompts)
+        if steps is not None and fewer:
             steps.finish([len(row.tokens) for row in active])
             steps = None
         if not going:
             return [row.tokens for row in rows], [row.stop or "length" for row in rows]
         if steps is None:
-            if 2 * len(going) <= len(active):
+            if fewer:
                 together.keep(torch.tensor(going))
                 active, new = [active[place] for place in going], new[:, going]
             steps = _Steps(model, together, repeated, new[-1], done, max_new_tokens)

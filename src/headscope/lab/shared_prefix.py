@@ -21,7 +21,7 @@ from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.kernels.common.branches import side_by_side
 from headscope.lab.counts import ReadingCounts, StepLabels
-from headscope.lab.parts import NEVER, Part, hiding
+from headscope.lab.parts import NEVER, Part, hiding, numbers_at_once
 from headscope.lab.queries import LayerQueries, by_row
 from headscope.lab.rows import Rows
 from headscope.lab.visible import PrefixLayer, Visible
@@ -91,10 +91,10 @@ class SharedPrefix:
             query = precise(call.query)
             visible = seen(self._window_of(call), query.dtype)
             return self._attend(LayerQueries(call, self._prefix_of(call), query, visible))
-        keys, query = self.length + call.key.shape[2], call.query
+        keys, query = self.length + call.key.shape[2], precise(call.query)
         if call.sliding is None:
             self.stream(call, keys - query.shape[2])
-        chunks = query_chunks(query.shape[2], query.shape[0] * query.shape[1] * keys, query.device)
+        chunks = query_chunks(query.shape[2], numbers_at_once(query, keys), query.device)
         return torch.cat([self._attend(self._queries(call, part)) for part in chunks], dim=2)
 
     def _spans(self) -> Iterator[tuple[Rows, slice]]:

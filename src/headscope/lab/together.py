@@ -6,9 +6,10 @@ have unused keys in front in the cache that all rows share.
 Shapes: R rows, K KV heads, S own keys, D head_dim.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ class Together:
         self.prompts, self._unused = list(prompts), [max(lengths) - length for length in lengths]
         self.next = [prompt.length + length for prompt, length in zip(prompts, lengths, strict=True)]
         self.cache = caches[0] if len(caches) == 1 else _joined(caches, self._unused)
+
+    def prompts_of(self, rows: Sequence[int]) -> int:
+        """Count the prompts of some rows (indices into the present ones)."""
+        ends = [*accumulate(prompt.rows for prompt in self.prompts)]
+        return len({bisect_right(ends, row) for row in rows})
 
     def positions(self) -> Tensor:
         """Return where each row's next token stands, [R]."""
