@@ -2,7 +2,8 @@
 
 All that a step reads and writes stays where it is: its number, positions and tokens lie in tensors, own keys have room
 for the longest answer, and what a query sees follows from its position. Rows that have stopped stay in the batch,
-uncounted, until those of half of the prompts have: a step has as many kernels for few rows of a prompt as for many. Summaries that stream are made anew in each step, so rows with such summaries decode
+uncounted, until those of half of the prompts have: a step has as many kernels for few rows of a prompt as for many.
+Summaries that stream are made anew in each step, so rows with such summaries decode
 by the steps of `headscope.lab.evaluation`.
 
 Shapes: R rows, K KV heads, S room for own keys, D head_dim, N steps.
