@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tiny_gguf import CHAT_TEMPLATE, EXPECTED, write_tiny_gguf
 
 from headscope.errors import AssetError
+from headscope.models import gguf_reader
 from headscope.models.loading import load
 from headscope.pipeline.stages import assets
 from headscope.pipeline.store.files import atomic_folder, sha256_file
@@ -93,15 +94,14 @@ def test_a_file_is_parsed_once(file: Path, tmp_path: Path, monkeypatch: pytest.M
     """Parsing is most of a conversion: transformers does it for the config, the tokenizer and the weights."""
     parsed = []
 
-    class Reader(gguf.GGUFReader):
+    class Reader(gguf_reader._Reader):
         def __init__(self, path: str) -> None:
             parsed.append(path)
             super().__init__(path)
 
-    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    monkeypatch.setattr(gguf_reader, "_Reader", Reader)
     make(tmp_path / "results", {"type": "folder", "path": str(file)})
     assert parsed == [str(file)]
-    assert gguf.GGUFReader is Reader
 
 
 def test_a_converted_model_loads_with_its_chat_template(source: dict[str, Any], tmp_path: Path) -> None:

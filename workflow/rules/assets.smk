@@ -4,5 +4,6 @@ use rule stage as assets with:
         output("assets"),
     log:
         log_file("assets"),
+    threads: cores_of_asset
     message:
         message("assets")

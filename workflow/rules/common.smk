@@ -154,6 +154,12 @@ def run_batch(wildcards):
     return headscope("batch", f"{RESULTS}/{BATCHES[wildcards.batch].path}.json")
 
 
+def cores_of_asset(wildcards):
+    """Return the cores of a job that fetches: a model is converted and checked while nothing else can go on."""
+    [node] = BATCHES[wildcards.batch].nodes
+    return (os.cpu_count() or 1) if json.loads(node.spec)["kind"] == "model" else 1
+
+
 def draw(wildcards, input):
     """Return the command of a figure. A param that takes `input` is not tracked: it may hold paths of this machine."""
     node = DRAWN[wildcards.key]

@@ -100,7 +100,7 @@ def _logits(
     with failing(model, f"with a {type(cache).__name__}"), block:
         for first, last in ((0, prompt), *((at, at + 1) for at in range(prompt, ids.shape[1]))):
             options = {"attention_mask": mask[:, :last], "position_ids": positions[:, first:last]}
-            output = model(ids[:, first:last], past_key_values=cache, use_cache=True, **options)
+            output = model(ids[:, first:last], past_key_values=cache, use_cache=True, logits_to_keep=1, **options)
             logits.append(output.logits[:, -1:].float())
     return torch.cat(logits[1:], 1)
 

@@ -2,9 +2,6 @@
 
 import struct
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +25,24 @@ def convert(gguf: Path, out: Path) -> None:
         AssetError: the file is truncated or no GGUF, its model or tokenizer is unknown, transformers makes another
             tokenizer of it than the file says, or the copy computes something else.
     """
-    with _parsed_once():
+    from headscope.models.gguf_reader import fast_reader  # the package gguf comes with the extra `workflow`
+
+    with fast_reader():
         _convert(gguf, out)
-
-
-@contextmanager
-def _parsed_once() -> Iterator[None]:
-    """Let all readers of a file be one: transformers parses each word of the vocabulary for all that it asks."""
-    import gguf
-
-    reader = gguf.GGUFReader
-    parsed = cache(reader)
-    gguf.GGUFReader = lambda path: parsed(str(path))
-    try:
-        yield
-    finally:
-        gguf.GGUFReader = reader
 
 
 def _convert(gguf: Path, out: Path) -> None:
     fields = read_fields(gguf)
-    _refuse_size(gguf)
+    config = _config(gguf)
     print(f"converting {gguf.name} once, which takes minutes for a large model", file=sys.stderr, flush=True)
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, config=config, local_files_only=True
+            )
         set_special_tokens(tokenizer, fields)
         check_tokenizer(tokenizer, fields, gguf)
-        model = read_model(gguf, dtype=torch.bfloat16, **_dequantised())
+        model = read_model(gguf, config=config, dtype=torch.bfloat16, **_dequantised())
     except (HeadscopeError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # the tokenizers library raises bare Exception
@@ -90,8 +77,8 @@ def read_fields(gguf: Path) -> dict[str, Any]:
     return fields
 
 
-def _refuse_size(gguf: Path) -> None:
-    """Refuse a file whose fields say a larger model than its tensors make."""
+def _config(gguf: Path) -> Any:
+    """Return the model's config; refuse one that says a larger model than the file's tensors make."""
     from gguf import GGUFReader
 
     try:
@@ -102,6 +89,7 @@ def _refuse_size(gguf: Path) -> None:
     refuse_unsupported(config)
     tensors = GGUFReader(gguf).tensors
     empty_model(config, len(tensors), sum(int(tensor.n_elements) for tensor in tensors), gguf)
+    return config
 
 
 def _unconvertible(gguf: Path, error: Exception) -> AssetError:
