@@ -14,6 +14,7 @@ from headscope.benchmarks.longbench.local import standard_library
 from headscope.benchmarks.registry import find
 from headscope.benchmarks.sampling import Sampler
 from headscope.errors import AssetError, ConfigError
+from headscope.models.folder import read_tokenizer
 from headscope.pipeline.stages import prompts
 from headscope.pipeline.store.parents import Parents
 
@@ -74,6 +75,17 @@ def test_dataset_has_the_columns_and_counts_each_split_from_zero(parents, tmp_pa
         assert row["text"][row["question_offset"] :].startswith("What is the special magic number")
         assert 0.9 * 1024 <= row["length"] <= 1024
         assert json.loads(row["source"])["queries"][0][1] == row["references"]
+
+
+def test_jobs_of_a_process_read_a_tokenizer_once(parents, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(prompts, "read_tokenizer", lambda folder: read.append(folder) or read_tokenizer(folder))
+    for length in (1024, 1200):
+        make(parents, tmp_path / str(length), length=length)
+    assert len(read) == 1
+    (read[0].parent / "manifest.json").write_text('{"model": "model", "sha256": "another"}')
+    make(parents, tmp_path / "other")
+    assert len(read) == 2
 
 
 def test_same_spec_gives_the_same_bytes(parents, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +87,23 @@ def _drawn(spec: dict[str, Any], parents: Parents) -> list[Row]:
 def _request(spec: dict[str, Any], parents: Parents) -> Request:
     assets = {parent.spec["name"]: parent.folder for parent in parents.all("assets") if parent.spec["kind"] != "model"}
     files = {name: folder / _manifest(folder)["path"] for name, folder in assets.items()}
-    model = parents.one("assets", kind="model").folder
+    model = parents.one("assets", kind="model").folder.absolute()
     return Request(
         task=spec["task"],
         length=spec["length"],
         seed=spec["seed"],
         samples=spec["samples"],
         chat_template=spec["chat_template"],
-        tokenizer=read_tokenizer(model / _manifest(model)["model"]),
+        tokenizer=_tokenizer(model, (model / "manifest.json").read_text("utf-8")),
         files=files,
         source=files.get(OFFICIAL),
     )
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(asset: Path, manifest: str) -> Any:
+    """Read a model's tokenizer, which stays for the next jobs of this process."""
+    return read_tokenizer(asset / json.loads(manifest)["model"])
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
