@@ -47,14 +47,14 @@ def test_no_batch_waits_for_one_that_waits_for_it(build):
         seen.add(batch.name)
 
 
-def test_batches_end_about_where_their_work_passes_the_limit(build, monkeypatch):
+def test_batches_are_of_about_the_same_work_and_of_no_more_than_the_limit(build, monkeypatch):
     plan = build("experiment=smoke", "benchmark.ruler.tasks=[niah_single_1,niah_multikey_2,fwe,vt,niah_single_2]")
     works = iter([30.0, 10.0, 50.0, 10.0, 20.0])
     nodes = list(plan.nodes["dense"].values())
     monkeypatch.setattr(batching, "work", dict(zip(nodes, works, strict=True)).get)
     parts = [[node.name for node in part] for part in batching._cut(nodes)]
     assert [name for part in parts for name in part] == [node.name for node in nodes]
-    assert [len(part) for part in parts] == [2, 1, 2]
+    assert [len(part) for part in parts] == [1, 1, 1, 2]
     monkeypatch.setattr(batching, "work", lambda _: 1.0)
     assert len(list(batching._cut(nodes))) == 1
     monkeypatch.setattr(batching, "work", lambda _: 100.0)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.store.files import atomic_file, digest
 
-SECONDS = 45.0
-"""Work after which a batch ends: ten times the start of a process, and little beside a machine that waits for it."""
+SECONDS = 30.0
+"""Work that ends a batch: several times the start of a process, and no long wait for the last of a stage's batches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +116,9 @@ def _model(node: Node) -> str:
 
 
 def _cut(nodes: Sequence[Node]) -> Iterator[list[Node]]:
-    """Cut jobs into neighbours of about the same work, which is about the limit."""
+    """Cut jobs into neighbours of about the same work, which is at most about the limit."""
     works = [work(node) for node in nodes]
-    limit = sum(works) / max(1, round(sum(works) / SECONDS))
+    limit = sum(works) / max(1, ceil(sum(works) / SECONDS))
     middles = [end - seconds / 2 for end, seconds in zip(accumulate(works), works, strict=True)]
     parts = groupby(zip(middles, nodes, strict=True), key=lambda pair: pair[0] // limit)
     return ([node for _, node in part] for _, part in parts)

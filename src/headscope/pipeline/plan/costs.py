@@ -28,27 +28,28 @@ MACHINES = {"cpu": Machine(60e9, 12e9, 2e-4), "cuda": Machine(300e12, 3e12, 6e-4
 # Stage: seconds of a job with next to nothing to do, in a process that runs already, and seconds for each ideal second.
 # Two busy cores of an Intel Xeon: `smoke`, and SmolLM2-135M at 1,024 tokens. `bench/costs.py` renews it.
 SECONDS = {
-    "assets": (1.1, 1.0),
-    "prompts": (0.15, 0.7),
+    "assets": (1.1, 0.6),
+    "prompts": (0.1, 0.12),
     "moments": (0.5, 2.0),
     "dense": (0.3, 1.34),
     "probes": (0.3, 0.95),
     "oracle": (0.2, 1.1),
     "margins": (0.3, 1.1),
-    "calibration": (0.3, 0.0),
+    "calibration": (1.1, 0.0),
     "evaluation": (1.9, 1.24),
     "figures": (3.5, 0.0),
     "track": (1.0, 0.0),
 }
 GPU_SECONDS = {
     "moments": (0.3, 3.0),
-    "dense": (0.2, 0.5),
-    "probes": (0.2, 3.0),
-    "oracle": (0.2, 6.0),
-    "margins": (0.2, 38.0),
-    "evaluation": (1.0, 5.0),
+    "dense": (0.2, 0.6),
+    "probes": (0.4, 5.0),
+    "oracle": (0.2, 7.0),
+    "margins": (2.0, 24.0),
+    "evaluation": (1.0, 2.4),
 }
-"""The same where the slice says cuda: Qwen2.5-Coder-0.5B's shape at 4,096 tokens on one NVIDIA H200."""
+"""The same where the slice says cuda: Qwen2.5-Coder-0.5B at 1,024 to 8,192 tokens on one NVIDIA H200 that twelve
+processes share."""
 START = 3.0
 """Seconds until a process works: those of its imports and of its model."""
 
