@@ -15,8 +15,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from headscope.pipeline.store import provenance
-
 
 class Stage(NamedTuple):
     """What the jobs of a stage took: their number, processes, seconds of jobs and of processes, CPU seconds."""
@@ -66,7 +64,7 @@ def _measure(name: str, options: list[str], passed: list[str], results: Path) ->
         f"\n{wall:.0f} s and {cpu / 60:.1f} CPU min for {jobs:.0f} s of jobs; start-up {lifetime - jobs:.0f} s,",
         end=" ",
     )
-    print(f"Snakemake, figures and the report {cpu - own:.0f} CPU s")
+    print(f"Snakemake and the report {cpu - own:.0f} CPU s")
 
 
 def _share(row: Stage) -> float:
@@ -74,11 +72,11 @@ def _share(row: Stage) -> float:
 
 
 def _stages(results: Path) -> dict[str, Stage]:
-    """Add up the marks of batches; a figure, which has none, counts by its provenance."""
+    """Add up the marks of batches."""
     marks = defaultdict(list)
     for mark in sorted(results.glob(".jobs/*/*.done")):
         marks[mark.parent.name].append(json.loads(mark.read_text(encoding="utf-8")))
-    stages = {
+    return {
         stage: Stage(
             sum(mark["jobs"] for mark in found),
             len(found),
@@ -86,8 +84,6 @@ def _stages(results: Path) -> dict[str, Stage]:
         )
         for stage, found in marks.items()
     }
-    drawn = [provenance.read(file.parent)["seconds"] for file in results.glob("figures/*--*/provenance.json")]
-    return {**stages, "figures": Stage(len(drawn), len(drawn), sum(drawn), sum(drawn), 0.0)}
 
 
 if __name__ == "__main__":

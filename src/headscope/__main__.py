@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from headscope.errors import ConfigError, HeadscopeError
+from headscope.pipeline.lifeline import leave
 
 COMMANDS = {
     "run": "run an experiment to its figures and report",
@@ -91,4 +92,4 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

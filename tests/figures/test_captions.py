@@ -15,7 +15,8 @@ CAPTIONS = sorted((ROOT / "workflow" / "report").glob("*.rst"))
 def rendered(file, config):
     # Snakemake's environment.
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(file.read_text()).render(snakemake=SimpleNamespace(config=config, rule="figure_roc"))
+    snakemake = SimpleNamespace(config=config, wildcards=SimpleNamespace(figure="roc"))
+    text = environment.from_string(file.read_text()).render(snakemake=snakemake)
     return publish_doctree(text, settings_overrides={"halt_level": 2, "report_level": 2}).astext()
 
 

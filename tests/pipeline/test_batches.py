@@ -23,17 +23,26 @@ def impatient(monkeypatch):
     monkeypatch.setattr(command, "PATIENCE", 0.0)
 
 
-def test_every_job_but_figures_is_in_one_batch_with_others_of_its_stage_model_and_length(build):
+def test_every_job_is_in_one_batch_with_others_of_its_stage_model_and_length(build):
     plan = build(*TWO, "model=tiny,smollm2_135m", "model.dtype=float32")
     cut = batches(plan)
     jobs = [node.address for batch in cut for node in batch.nodes]
-    assert len(jobs) == len(set(jobs)) == len([node for node in plan if node.stage != "figures"])
+    assert len(jobs) == len(set(jobs)) == len(list(plan))
     assert len({batch.name for batch in cut}) == len(cut)
     for batch in cut:
         specs = [json.loads(node.spec) for node in batch.nodes]
         assert {node.stage for node in batch.nodes} == {batch.stage}
         assert len({spec.get("length") for spec in specs}) == 1
         assert len({"smollm2" in node.name for node in batch.nodes}) == 1
+
+
+def test_figures_share_a_process_with_others_that_read_the_same_and_are_spread_over_several(build):
+    drawing = [
+        batch for batch in batches(build("experiment=smoke", "window.recent=64,128")) if batch.stage == "figures"
+    ]
+    for batch in drawing:
+        assert len({tuple(parent.address for parent in node.parents) for node in batch.nodes}) == 1
+    assert sorted(len(batch.nodes) for batch in drawing) == [3, 3, 4, 4]
 
 
 def test_no_batch_waits_for_one_that_waits_for_it(build):

@@ -8,6 +8,12 @@ from headscope.pipeline.plan import code
 from headscope.pipeline.plan.stages import STAGES
 
 
+def forget():
+    """Read all sources again."""
+    code._read.cache_clear()
+    code.code_digest.cache_clear()
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package of three modules: stage -> method -> maths, and other, which nobody imports."""
@@ -15,12 +21,12 @@ def package(tmp_path, monkeypatch):
     def write(**files):
         for name, text in files.items():
             (tmp_path / f"{name}.py").write_text(text)
-        code._read.cache_clear()
+        forget()
         return code.code_digest("headscope.stage")
 
     monkeypatch.setattr(source, "SOURCE", tmp_path)
     yield write
-    code._read.cache_clear()
+    forget()
 
 
 FILES = {

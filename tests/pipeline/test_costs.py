@@ -8,8 +8,8 @@ SMALL = ("experiment=smoke", "criterion=[dense,qada_random_words,lost_output]")
 MODEL = ("model=smollm2_135m", "model.dtype=float32")
 GROWS = {
     "benchmark.ruler.lengths=[2048]": {"prompts", "moments", "dense", "oracle", "margins", "probes", "evaluation"},
-    "benchmark.ruler.samples.evaluation=4": {"prompts", "dense", "oracle", "margins", "evaluation"},
-    "benchmark.ruler.samples.calibration=4": {"prompts", "dense", "oracle", "margins", "probes"},
+    "benchmark.ruler.samples.evaluation=4": {"prompts", "dense", "oracle", "margins", "evaluation", "figures"},
+    "benchmark.ruler.samples.calibration=4": {"prompts", "dense", "oracle", "margins", "probes", "figures"},
     "calibration.targets=[.1,.2,.3,.4,.5,.6,.7,.8,.9]": {"evaluation"},
     "model.dtype=float64": {"moments", "dense", "oracle", "margins", "probes", "evaluation"},
 }

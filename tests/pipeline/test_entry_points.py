@@ -104,7 +104,8 @@ def installed(package: Path, monkeypatch: pytest.MonkeyPatch):
     """The package in this process."""
     monkeypatch.syspath_prepend(package)
     importlib.invalidate_caches()
-    cached = (registry.kinds, registry.criterion, registry.estimator, registry._entry_points, source._installed)
+    cached = (registry.kinds, registry.module, registry.criterion, registry.estimator)
+    cached += (registry._entry_points, source._installed)
     for function in cached:
         function.cache_clear()
     yield package

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from headscope.pipeline.plan import estimate as module
+from headscope.pipeline.plan.batches import batches
 from headscope.pipeline.plan.costs import START, work
 from headscope.pipeline.plan.estimate import estimate
 from headscope.pipeline.store import provenance
@@ -56,7 +57,8 @@ def test_what_nobody_has_measured_is_said_and_not_invented(build, tmp_path):
 def test_only_jobs_that_will_run_count(build, tmp_path):
     plan = build("experiment=smoke", f"results={tmp_path}")
     figures = {node.address for node in plan.nodes["figures"].values()}
-    seconds = round(sum(START + work(node) for node in plan.nodes["figures"].values()))
+    processes = [batch for batch in batches(plan) if batch.stage == "figures"]
+    seconds = round(START * len(processes) + sum(work(node) for node in plan.nodes["figures"].values()))
     done = len(missing(plan)) - len(figures)
     assert estimate(plan, figures, ["-c1"]) == f"about {seconds} s for {len(figures)} jobs ({done} are done)"
     assert estimate(plan, set()) == ""

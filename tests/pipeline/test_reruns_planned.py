@@ -16,6 +16,12 @@ LOST = "criterion=[dense,oracle,qada,qada_random_words,lost_output]"
 PLAIN = tuple(stage for stage in RESULT_STAGES if stage not in ("probes", "margins"))
 
 
+def forget():
+    """Read all sources again."""
+    code._read.cache_clear()
+    code.code_digest.cache_clear()
+
+
 def renewed(before, after):
     """Stages that have a node in `after` that `before` has not, and stages that keep at least one."""
     old = {node.address for node in before}
@@ -128,15 +134,15 @@ def edit(tmp_path, monkeypatch):
     copy = tmp_path / "source"
     shutil.copytree(source.SOURCE, copy)
     monkeypatch.setattr(source, "SOURCE", copy)
-    code._read.cache_clear()
+    forget()
 
     def write(module, text):
         file = source.source_file(module)
         file.write_text(file.read_text() + text)
-        code._read.cache_clear()
+        forget()
 
     yield write
-    code._read.cache_clear()
+    forget()
 
 
 MODULES = {

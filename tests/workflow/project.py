@@ -70,7 +70,7 @@ class Project:
         return done.stdout + done.stderr
 
     def planned(self, hydra: str = "experiment=smoke", *words: str) -> dict[str, int]:
-        """Jobs that Snakemake would run, counted by rule, from its own dry run; figures together."""
+        """Jobs that Snakemake would run, counted by rule, from its own dry run."""
         text = self.run(hydra, "-n", *words)
         if "Nothing to be done" in text:
             return {}
@@ -80,8 +80,7 @@ class Project:
         for line in table[1].strip().splitlines():
             rule, count = line.split()
             if rule not in ("all", "default"):
-                rule = "figures" if rule.startswith("figure_") else rule
-                counts[rule] = counts.get(rule, 0) + int(count)
+                counts[rule] = int(count)
         return counts
 
     def append(self, file: str, text: str) -> None:

@@ -14,6 +14,14 @@ def test_a_failed_stage_says_why_and_leaves_nothing_half_written(stubbed):
     assert "no such thing" in next((stubbed.root / "results/logs/oracle").iterdir()).read_text()
 
 
+def test_a_figure_that_fails_keeps_no_other_from_being_drawn(stubbed):
+    stubbed.inject("figures", "from headscope.errors import ConfigError", 'if spec["figure"] == "summary":',
+                   '    raise ConfigError("no such thing; do x")')  # fmt: skip
+    assert "headscope: no such thing; do x" in stubbed.run("experiment=smoke", "--keep-going", code=1)
+    drawn = {folder.name.partition("-")[0] for folder in stubbed.root.glob("results/figures/*--*")}
+    assert drawn == {"head_map", "label_errors", "mass_fit", "roc", "score_bytes", "score_tasks"}
+
+
 def test_headscope_run_ends_in_the_error_and_makes_no_report(stubbed):
     stubbed.inject("prompts", "from headscope.errors import LengthError", 'raise LengthError("too short; do x")')
     command = [sys.executable, "-m", "headscope", "run", "experiment=smoke", "--", "-c2"]

@@ -79,7 +79,7 @@ def test_a_metrics_code_gives_new_scores_without_new_text(smoke):
     project.append(
         "src/headscope/benchmarks/ruler/metrics.py", "\n\ndef score(row, prediction):\n    return Score(7.0)\n"
     )
-    assert project.planned() == {"evaluation": 1, "figures": 7, "publish": 7}
+    assert project.planned() == {"evaluation": 1, "figures": 2, "publish": 7}
     project.run("experiment=smoke", "--quiet", "all", *ROWS)
     new = {name: found for name, found in evaluations(project).items() if name not in before}
     assert len(new) == 2

@@ -19,7 +19,7 @@ def test_no_options_mean_all_jobs_of_the_default_experiment(stubbed):
     assert "smollm2_135m" in done.stdout + done.stderr
     plan = build([], ROOT)
     assert all(plan.nodes.values())
-    jobs = len(batches(plan)) + len(plan.nodes["figures"]) + len(plan.copies())
+    jobs = len(batches(plan)) + len(plan.copies())
     assert re.search(rf"^total +{jobs + 1}$", done.stdout + done.stderr, re.MULTILINE)  # and the target
 
 

@@ -15,7 +15,8 @@ def headscope(project, *words):
 
 def contents(project):
     """Every result and plain-named copy but what differs from run to run."""
-    folders = [path for path in (project.root / "results").glob("*/*") if path.parent.name not in ("logs", ".cache")]
+    others = ("logs", ".cache", ".jobs")
+    folders = [path for path in (project.root / "results").glob("*/*") if path.parent.name not in others]
     files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
     return {file: file.read_bytes() for file in files if file.name not in ("provenance.json", "report.html")}
 

@@ -57,7 +57,6 @@ if IS_MAIN:
 
 RESULTS = PLAN.results
 FIGURES = list(dict.fromkeys(name for point in PLAN.points for name in point.figures))
-DRAWN = PLAN.nodes["figures"]
 BATCHES = {batch.name: batch for batch in batches(PLAN)}
 BATCH_OF = {node.address: batch for batch in BATCHES.values() for node in batch.nodes}
 if IS_MAIN:
@@ -127,17 +126,16 @@ def output(stage):
     return f"{RESULTS}/.jobs/{stage}/{{batch}}.done"
 
 
-def waiting_for(nodes):
-    """Return what jobs wait for: the batches of parents that are to be made."""
-    parents = {parent.address for node in nodes for parent in node.parents} & {
-        *UNFINISHED
-    }
-    return sorted({f"{RESULTS}/{BATCH_OF[address].path}.done" for address in parents})
+def ends(nodes):
+    """Return the marks of the batches that make those of some jobs which are not done."""
+    addresses = {node.address for node in nodes} & {*UNFINISHED}
+    return sorted({f"{RESULTS}/{BATCH_OF[address].path}.done" for address in addresses})
 
 
 def of_batch(wildcards):
     """Return what a batch waits for."""
-    return waiting_for(BATCHES[wildcards.batch].nodes)
+    nodes = BATCHES[wildcards.batch].nodes
+    return ends(parent for node in nodes for parent in node.parents)
 
 
 def of_table(column):
@@ -163,17 +161,14 @@ def cores_of_asset(wildcards):
     return (os.cpu_count() or 1) if json.loads(node.spec)["kind"] == "model" else 1
 
 
-def draw(wildcards, input):
-    """Return the command of a figure. A param that takes `input` is not tracked: it may hold paths of this machine."""
-    node = DRAWN[wildcards.key]
-    folders = [str(PLAN.folder(each)) for each in (node, *node.parents)]
-    return headscope("figures", node.spec, *folders)
-
-
 def caption(figure):
     """Return a figure's caption for the report; one without a caption of its own has the common one."""
     own = PLAN.root / "workflow/report" / f"{figure}.rst"
-    return f"../report/{figure if own.is_file() else 'default'}.rst"
+    name = figure if own.is_file() else "default"
+    return workflow.current_basedir.join(f"../report/{name}.rst")
+
+
+CAPTIONS = {figure: caption(figure) for figure in FIGURES}
 
 
 def log_file(stage):
@@ -193,15 +188,11 @@ def headscope(*words):
 
 def results():
     """Return the files that jobs end with. Of what is done, batches appear only where their mark is left, for the report."""
-    ends = {f"{RESULTS}/{batch.path}.done": batch for batch in BATCHES.values()}
-    wanted = [
-        mark
-        for mark, batch in ends.items()
-        if Path(mark).exists() or batch.lacks_any(UNFINISHED)
-    ]
+    marks_of = {f"{RESULTS}/{batch.path}.done": batch for batch in BATCHES.values()}
     return [
-        *wanted,
-        *(f"{PLAN.folder(node)}/provenance.json" for node in DRAWN.values()),
+        mark
+        for mark, batch in marks_of.items()
+        if Path(mark).exists() or batch.lacks_any(UNFINISHED)
     ]
 
 
@@ -214,3 +205,18 @@ def figure_of(wildcards):
     """Return the node that a plain-named copy is made of."""
     copy = f"{wildcards.point}/{wildcards.figure}--{wildcards.digest}"
     return PLAN.copies()[copy]
+
+
+def of_copy(wildcards):
+    """Return what a plain-named copy waits for; of a figure that is drawn, its picture, which the report shows."""
+    node, figure = figure_of(wildcards), wildcards.figure
+    if node.address in UNFINISHED:
+        return ends([node])
+    picture = report(
+        f"{PLAN.folder(node)}/{figure}.png",
+        caption=CAPTIONS[figure],
+        category="Figures",
+        subcategory=f"{FIGURES.index(figure) + 1:02} {figure}",  # the report sorts by name
+        labels={"figure": figure, "of": node.key},
+    )
+    return ancient(picture)

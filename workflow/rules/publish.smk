@@ -1,11 +1,7 @@
 # Plain-named copies of figures; a marker's name says which address they are copies of.
 rule publish:
     input:
-        lambda wildcards: (
-            f"{PLAN.folder(figure_of(wildcards))}/provenance.json"
-            if figure_of(wildcards).address in UNFINISHED
-            else []
-        ),
+        of_copy,
     output:
         f"{RESULTS}/figures/{{point}}/{{figure}}--{{digest}}.key",
     log:

@@ -102,6 +102,7 @@ def kinds(family: Family) -> tuple[str, ...]:
     return (*ours, *sorted(set(_entry_points(family)) - set(ours)))
 
 
+@cache
 def module(family: Family, kind: str) -> str:
     """Return the name of a member's module.
 

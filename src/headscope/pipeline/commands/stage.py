@@ -1,7 +1,6 @@
 """`headscope <stage> <spec> <out> <parents...>`: run one job anywhere, without Hydra, Snakemake or tracking."""
 
 import argparse
-import gc
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 
 from headscope.errors import AssetError, ConfigError
+from headscope.pipeline.collector import collector_paused
 from headscope.pipeline.lifeline import end_with
 from headscope.pipeline.plan.code import code_digest
 from headscope.pipeline.plan.node import KEY, key_digest, modules
@@ -89,12 +89,9 @@ def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) ->
 
 
 def import_stage(name: str) -> ModuleType:
-    """Import a stage. The garbage collector waits: it would take a fifth of the time of importing transformers."""
-    gc.disable()
-    try:
+    """Import a stage; the garbage collector would take a fifth of the time of importing transformers."""
+    with collector_paused():
         return import_module(f"headscope.pipeline.stages.{name}")
-    finally:
-        gc.enable()
 
 
 def _check_versions(spec: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """Batches: jobs of one stage on one model and length that a single process runs, so that the model is loaded once.
 
+Figures that read the same are a batch too: a process takes longer to start than a figure to draw.
+
 A batch follows from the plan alone, whatever of it is done: a cluster's job that plans again finds the same.
 """
 
@@ -20,6 +22,8 @@ from headscope.pipeline.store.files import atomic_file, digest
 
 SECONDS = 30.0
 """Work that ends a batch: several times the start of a process, and no long wait for the last of a stage's batches."""
+DRAWING = 4.0
+"""The same of figures: nothing else is left to run, so that several processes draw at once if there are cores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +67,10 @@ class Batch:
 
 
 def batches(plan: Plan) -> list[Batch]:
-    """Cut a plan into batches; figures, which have rules of their own, are in none."""
+    """Cut a plan into batches."""
     groups: dict[tuple[str, ...], list[Node]] = {}
     for node in [*plan, *plan.tracks.values()]:
-        if node.stage != "figures":
-            groups.setdefault(_group(node), []).append(node)
+        groups.setdefault(_group(node), []).append(node)
     return [Batch(nodes[0].stage, tuple(nodes)) for group in groups.values() for nodes in _cut(group)]
 
 
@@ -105,6 +108,8 @@ def _group(node: Node) -> tuple[str, ...]:
     """Return what the jobs of a batch share: the stage, the model and the length; other stages' jobs stay alone."""
     if not STAGES[node.stage].batched:
         return (node.address,)
+    if node.stage == "figures":
+        return node.stage, *(parent.address for parent in node.parents)
     spec = json.loads(node.spec)
     return node.stage, _model(node), str(spec["length"]), *(str(spec.get(name)) for name in ("device", "dtype"))
 
@@ -118,7 +123,8 @@ def _model(node: Node) -> str:
 def _cut(nodes: Sequence[Node]) -> Iterator[list[Node]]:
     """Cut jobs into neighbours of about the same work, which is at most about the limit."""
     works = [work(node) for node in nodes]
-    limit = sum(works) / max(1, ceil(sum(works) / SECONDS))
+    most = DRAWING if nodes[0].stage == "figures" else SECONDS
+    limit = sum(works) / max(1, ceil(sum(works) / most))
     middles = [end - seconds / 2 for end, seconds in zip(accumulate(works), works, strict=True)]
     parts = groupby(zip(middles, nodes, strict=True), key=lambda pair: pair[0] // limit)
     return ([node for _, node in part] for _, part in parts)

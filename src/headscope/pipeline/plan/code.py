@@ -14,8 +14,10 @@ from headscope.source import ROOT, source_file, source_path
 
 # Their text reaches a terminal and no result: a better message renews nothing.
 IGNORED = frozenset({ROOT, "headscope.errors", "headscope.pipeline.progress"})
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+@cache
 def code_digest(*modules: str) -> str:
     """Digest the syntax trees of `modules` and of all that they import of `headscope` or of their own package.
 
@@ -49,8 +51,10 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
         raise ConfigError(f"module {module} has no source file")
     tree = ast.parse(file.read_bytes(), filename=str(file))
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    imports = tuple(sorted({name for node in ast.walk(tree) for name in _imported(node, package)}))
-    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), imports
+    statements: list[ast.AST] = []
+    plain = _plain(tree, statements)
+    imports = tuple(sorted({name for statement in statements for name in _imported(statement, package)}))
+    return hashlib.sha256(repr(plain).encode()).hexdigest(), imports
 
 
 def _imported(node: ast.AST, package: str) -> Iterator[str]:
@@ -68,15 +72,24 @@ def _imported(node: ast.AST, package: str) -> Iterator[str]:
             yield from (name for alias in node.names if source_file(name := f"{base}.{alias.name}"))
 
 
-def _plain(value: Any) -> Any:
-    """Turn a tree into tuples without docstrings and empty fields (new Pythons add empty fields to old trees)."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if not isinstance(value, ast.AST):
-        return value
-    fields = {name: getattr(value, name, None) for name in value._fields}
-    if isinstance(value, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-        value, clean=False
-    ):
-        fields["body"] = value.body[1:]
-    return type(value).__name__, [(name, _plain(field)) for name, field in fields.items() if field not in (None, [])]
+def _plain(node: ast.AST, imports: list[ast.AST]) -> list[Any]:
+    """Turn a tree into lists, and gather its import statements.
+
+    Docstrings are left out, and empty fields: new Pythons add empty fields to old trees. So is whether a name is read
+    or written, which its place tells.
+    """
+    kind = type(node)
+    if kind in (ast.Import, ast.ImportFrom):
+        imports.append(node)
+    plain: list[Any] = [kind.__name__]
+    for name in kind._fields:
+        value = getattr(node, name, None)
+        if isinstance(value, ast.expr_context) or value is None or value == []:
+            continue
+        if isinstance(value, ast.AST):
+            value = _plain(value, imports)
+        elif isinstance(value, list):
+            start = name == "body" and isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None
+            value = [_plain(item, imports) if isinstance(item, ast.AST) else item for item in value[start:]]
+        plain.append((name, value))
+    return plain

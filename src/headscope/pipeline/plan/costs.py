@@ -37,7 +37,7 @@ SECONDS = {
     "margins": (0.3, 1.1),
     "calibration": (1.1, 0.0),
     "evaluation": (1.9, 1.24),
-    "figures": (3.5, 0.0),
+    "figures": (0.9, 6.0),
     "track": (1.0, 0.0),
 }
 GPU_SECONDS = {

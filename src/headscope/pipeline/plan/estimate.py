@@ -13,7 +13,7 @@ from typing import NamedTuple
 import yaml
 
 from headscope.errors import AssetError
-from headscope.pipeline.plan.batches import Batch, batches
+from headscope.pipeline.plan.batches import batches
 from headscope.pipeline.plan.costs import START, work
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.plan import Plan
@@ -103,7 +103,7 @@ def node_of(folder: Path) -> Node:
 def _wall_time(plan: Plan, missing: Collection[str], speeds: Mapping[Kind, Speed], cores: int) -> float:
     """Return when the last process would end if each started as soon as a core and its parents allow."""
     free, ends = [0.0] * cores, dict[str, float]()
-    for batch in [*batches(plan), *(Batch("figures", (node,)) for node in plan.nodes["figures"].values())]:
+    for batch in batches(plan):
         nodes = [node for node in batch.nodes if node.address in missing]
         if nodes:
             speed = speeds[_kind(nodes[0])]

@@ -10,6 +10,7 @@ from typing import Any
 
 from headscope.errors import AssetError, ConfigError
 from headscope.pipeline.assets.data import mirror_paths
+from headscope.pipeline.collector import collector_paused
 from headscope.pipeline.config.compose import compose, find_root
 from headscope.pipeline.config.options import from_plain
 from headscope.pipeline.config.schema import Config, Tracking
@@ -136,6 +137,7 @@ def _check_local_files(spec: dict[str, Any]) -> None:
         raise ConfigError(f"option benchmark.*.source: {spec['path']} does not exist; give the folder that holds it")
 
 
+@collector_paused()
 def build(overrides: Sequence[str] = (), root: Path | None = None) -> Plan:
     """Plan all jobs of some override strings.
 

@@ -51,6 +51,8 @@ class Slices:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.criteria = dict(sorted(config.criterion.items()))
+        self._options = {name: options_of(criterion) for name, criterion in self.criteria.items()}
+        self._with_margins = {name for name, criterion in self.criteria.items() if has_margins(criterion)}
         self.chunk = {"chunk": config.chunk or CHUNK} if config.scope == "prompt" else {}
         self._deciding = {"window": without_null(config.window), **self.chunk}
         model = config.model
@@ -92,7 +94,7 @@ class Slices:
 
     def texts(self) -> list[str]:
         """Name the texts other than the prompt whose moments an estimator uses."""
-        estimators = [options_of(criterion)["estimator"] or {} for criterion in self.criteria.values()]
+        estimators = [options["estimator"] or {} for options in self._options.values()]
         return sorted({estimator.get("moments", "prompt") for estimator in estimators} - {"prompt"})
 
     def moments(self, text: str, length: int) -> Spec:
@@ -125,14 +127,14 @@ class Slices:
 
     def has_margins(self) -> bool:
         """Return True if any criterion needs margins of its own."""
-        return any(has_margins(criterion) for criterion in self.criteria.values())
+        return bool(self._with_margins)
 
     def oracle(self, cell: Cell) -> Spec:
         """Cut the slice of a cell's masses, with the estimators whose masses are all that their criteria need."""
         estimators = {
-            criterion.estimator.name: without_null(criterion.estimator)
-            for criterion in self.criteria.values()
-            if criterion.estimator is not None and not has_margins(criterion)
+            options["estimator"]["name"]: options["estimator"]
+            for name, options in self._options.items()
+            if options["estimator"] is not None and name not in self._with_margins
         }
         return {**self._measured(cell), "estimators": estimators}
 
@@ -143,8 +145,7 @@ class Slices:
             ranked_by = registry.criterion(criterion.kind).ranked_by if criterion.outliers is not None else None
             kind = ranked_by or criterion.kind  # with outliers, a ranking ranks heads by the exact share there
             if registry.criterion(kind).measures is not None:
-                options = options_of(criterion)
-                recorded = {option: options[option] for option in ("estimator", "outliers", "summaries")}
+                recorded = {option: self._options[name][option] for option in ("estimator", "outliers", "summaries")}
                 criteria[name] = {"kind": kind, **recorded}
         return {**self._measured(cell), "criteria": criteria}
 
@@ -178,7 +179,7 @@ class Slices:
             "kind": self.config.benchmark[cell.benchmark].kind,
             "calibrating": {"benchmark": source.benchmark, "length": source.length},
             "head_dim": self.config.model.expect.head_dim,
-            "criteria": {name: options_of(criterion) for name, criterion in self.criteria.items()},
+            "criteria": self._options,
             "targets": self.config.calibration.targets,
         }
 

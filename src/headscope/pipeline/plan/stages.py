@@ -18,7 +18,7 @@ class Stage:
         runtime: longest time of a job, in minutes.
         gpu: a job takes a GPU if its slice says `device: cuda`.
         local: jobs run on the machine that runs Snakemake, which has the internet, and not on a cluster.
-        batched: jobs on one model and length share a process.
+        batched: jobs on one model and length, or figures of one set, share a process.
     """
 
     name: str
@@ -56,7 +56,7 @@ _TABLE = (
     _row("calibration", "oracle margins", "calibration.json", "calibrate", 8000, 120),
     _row("evaluation", "assets prompts moments probes calibration", "rows.parquet seconds.parquet",
          "evaluate", 16000, 1440, gpu=True),
-    _row("figures", _MEASURED, "{figure}.png {figure}.pdf {figure}.csv", "draw", 8000, 60, batched=False),
+    _row("figures", _MEASURED, "{figure}.png {figure}.pdf {figure}.csv", "draw", 8000, 60),
     _row("track", _ALL, "tracked.json", "track", 4000, 120, local=True, batched=False),
 )  # fmt: skip
 
