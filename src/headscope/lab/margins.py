@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from headscope.heads.boundary_state import STREAMING
 from headscope.heads.bulk import LayerCache
@@ -21,13 +21,15 @@ from headscope.heads.criteria.lost_output import log_lost_output
 from headscope.heads.outliers import OutlierRule
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
-from headscope.lab.prefill import prefill_by_chunks
+from headscope.lab.prefill import forward, prefill_by_chunks
 from headscope.lab.probes import ModelProbes
 from headscope.lab.queries import LayerQueries
 from headscope.lab.rows import Rows
 from headscope.lab.scope import recorded_positions, summary_positions
 from headscope.lab.shared_prefix import SharedPrefix
+from headscope.lab.visible import Visible
 from headscope.models.attention import attention
+from headscope.models.rotary import refuse_changing_factors
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class _Recorder(SharedPrefix):
         super().__init__(prefix, groups, window)
         self.positions, self.answer, self.records = positions, answer, records
         self.streams = any(group.criterion.summaries == STREAMING for group in groups)
+        self._known_steps: dict[tuple[int, int], list[tuple[int, Tensor | None]]] = {}
 
     def _spans(self) -> Iterator[tuple[Rows, slice]]:
         """Let all groups look at the same row."""
@@ -69,27 +72,39 @@ class _Recorder(SharedPrefix):
 
     def _decided(self, queries: LayerQueries) -> Tensor:
         """Record the chosen queries; every query reads every key."""
-        position = queries.visible.position
-        for step in self._steps(position):
-            self.stream(queries.call, int(step[0]))
-            self._record(queries.at(torch.isin(position, step)))
+        # Products of numbers that lie in another order are rounded otherwise.
+        queries = replace(queries, query=queries.query.contiguous())
+        for first, chosen in self._steps(queries.visible):
+            self.stream(queries.call, first)
+            self._record(queries if chosen is None else queries.at(chosen))
         bulk = queries.bulk()
         return (queries.window if bulk is None else queries.window.joined(bulk)).output
 
-    def _steps(self, position: Tensor) -> Iterator[Tensor]:
-        """Yield the chosen positions in the steps of generation: the prompt's together, the answer's one by one."""
-        chosen = position[torch.isin(position, self.positions.to(position.device))]
-        prompt = chosen[chosen < self.answer] if self.streams else chosen
-        yield from (step for step in (prompt, *torch.split(chosen[len(prompt) :], 1)) if len(step))
+    def _steps(self, visible: Visible) -> list[tuple[int, Tensor | None]]:
+        """Return the chosen queries in the steps of generation: the prompt's together, the answer's one by one.
+
+        All layers have the same. A step is its first position and which of the queries it takes, bool [Q]; None: all.
+        """
+        if visible.ends not in self._known_steps:
+            position = visible.position
+            chosen = position[torch.isin(position, self.positions.to(position.device))]
+            prompt = chosen[chosen < self.answer] if self.streams else chosen
+            steps = [step for step in (prompt, *torch.split(chosen[len(prompt) :], 1)) if len(step)]
+            self._known_steps[visible.ends] = [
+                (int(step[0]), None if len(step) == len(position) else torch.isin(position, step)) for step in steps
+            ]
+        return self._known_steps[visible.ends]
 
     def _record(self, queries: LayerQueries) -> None:
-        exact: dict[OutlierRule, LayerView] = {}  # criteria with the same outliers have the same bulk
+        exact: dict[OutlierRule, tuple[LayerView, Tensor, Tensor]] = {}  # with the same outliers the bulk is the same
         for index, ((group, row), record) in enumerate(zip(self._spans(), self.records, strict=True)):
             view = self.view(queries, index, row)
-            first = exact.setdefault(group.outliers, view)
+            if group.outliers not in exact:
+                mass = view.exact_mass()
+                exact[group.outliers] = view, view.window_mass - mass, self._lost(view, mass)
+            first, *truth = exact[group.outliers]
             view = replace(view, exact_mass=first.exact_mass, exact_output=first.exact_output)
-            margin, mass = group.criterion.margin(queries.query[row], view), view.exact_mass()
-            margins = margin, view.window_mass - mass, self._lost(view, mass)
+            margins = group.criterion.margin(queries.query[row], view), *truth
             record.setdefault(queries.call.layer, []).append(LayerMargins(*(x[0] for x in margins)))
 
     def _lost(self, view: LayerView, mass: Tensor) -> Tensor:
@@ -127,10 +142,14 @@ def margins(
     groups = [group.on(model.get_input_embeddings().weight.device) for group in criteria]
     attending = partial(_Recorder, groups=groups, window=window, positions=positions, answer=answer, records=records)
     with attention(model):
-        prefill_by_chunks(model, ids, [*summary_positions(window, boundary, chunk), len(ids)], attending, probes)
+        prefix = prefill_by_chunks(model, ids, summary_positions(window, boundary, chunk), attending, probes)
+        refuse_changing_factors(model, boundary, len(ids))
+        forward(model, torch.tensor([ids[boundary:]]), boundary, DynamicCache(), attending(prefix))
     return [{layer: _joined(parts) for layer, parts in layers.items()} for layers in records]
 
 
 def _joined(parts: Sequence[LayerMargins]) -> LayerMargins:
     """Put the chunks of queries together."""
+    if len(parts) == 1:
+        return parts[0]
     return LayerMargins(*(torch.cat([getattr(p, name) for p in parts], 1) for name in ("margin", "exact", "lost")))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from headscope.heads.window import Window
@@ -83,6 +84,6 @@ class _Recorded:
 
 def _arrays(layers: Mapping[int, LayerMargins]) -> Arrays:
     """Stack the layers' margins, exact margins and losses, [L, H, Q], float32."""
-    lists = {name: [getattr(layer, name).float().cpu().numpy() for layer in layers.values()] for name in LISTS}
-    stacked = {name: np.stack(values) for name, values in lists.items()}
+    lists = {name: torch.stack([getattr(layer, name) for layer in layers.values()]) for name in LISTS}
+    stacked = {name: values.float().cpu().numpy() for name, values in lists.items()}
     return {"layers": np.array(list(layers), dtype=np.int16), **stacked}
