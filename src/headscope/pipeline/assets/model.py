@@ -6,6 +6,7 @@ where the weights lie), `files` (SHA-256 by name) and `sha256` over all of them,
 """
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,16 @@ def make(spec: dict[str, Any], out: Path) -> dict[str, Any]:
     _check_expected(config, spec["expect"], folder)
     refuse_unembedded(read_tokenizer(folder), config, folder)
     check_tensors(folder, config)
+    with ThreadPoolExecutor(1) as beside:
+        digests = beside.submit(hashes, folder, model_files(folder), out)
+        findings = checked(folder)
     return {
-        "checked": checked(folder),
+        "checked": findings,
         "versions": releases(),
         "source": source["type"],
         "model": "model" if folder == out / "model" else str(folder),
         "revision": folder.name if source["type"] == "hub" else None,
-        **hashes(folder, model_files(folder), out),
+        **digests.result(),
         "copied": copied,
     }
 
