@@ -156,9 +156,11 @@ def run_batch(wildcards):
 
 
 def cores_of_asset(wildcards):
-    """Return the cores of a job that fetches: a model is converted and checked while nothing else can go on."""
+    """Return the cores of a job that fetches: a model is converted and checked while little else can go on."""
     [node] = BATCHES[wildcards.batch].nodes
-    return (os.cpu_count() or 1) if json.loads(node.spec)["kind"] == "model" else 1
+    spec = json.loads(node.spec)
+    heavy = spec["kind"] == "model" and spec["source"]["type"] != "random"
+    return (os.cpu_count() or 1) if heavy else 1
 
 
 def caption(figure):
