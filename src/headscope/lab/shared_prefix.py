@@ -167,9 +167,8 @@ class SharedPrefix:
         if not criterion.fixed:
             return deciding_margin(criterion, queries.query[rows], self.view(queries, index, rows))
         if (index, layer) not in self._fixed:
-            count = queries.query.shape[2]
-            one = queries.at(torch.arange(count, device=queries.query.device) == 0) if count > 1 else queries
-            self._fixed[index, layer] = deciding_margin(criterion, one.query[rows], self.view(one, index, rows))
+            margin = deciding_margin(criterion, queries.query[rows], self.view(queries, index, rows))
+            self._fixed[index, layer] = margin[:, :, :1]
         return self._fixed[index, layer].expand(-1, -1, queries.query.shape[2])
 
     def _count(self, queries: LayerQueries, long: Tensor) -> None:
