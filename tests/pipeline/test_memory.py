@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from headscope.errors import ConfigError
+from headscope.models import generation
 from headscope.pipeline.plan import memory
 from headscope.pipeline.plan.memory import gpu_mb, memory_mb, refuse_too_large
+from headscope.pipeline.stages import evaluation
 
 SMALL = ("experiment=smoke", "criterion=[dense,lost_output]", "model=smollm2_135m")
 
@@ -72,3 +74,34 @@ def test_a_guess_of_the_weights_refuses_only_what_is_clearly_too_large(build, tm
     plan = build(*SMALL, f"results={tmp_path}")
     monkeypatch.setattr(memory.os, "sysconf", lambda name: 119_400_000 * 4 // 2 if name == "SC_PHYS_PAGES" else 1)
     refuse_too_large(plan, {node.address for node in plan})
+
+
+def test_prompts_that_are_held_together_are_counted(build, tmp_path):
+    options = *SMALL, f"results={tmp_path}", "model.dtype=float32"
+    token = 2 * 30 * 3 * 64 * 4 / 2**20  # MiB of keys and values
+    few = largest(build(*options))
+    many = largest(build(*options, "benchmark.ruler.samples={evaluation: 8, calibration: 2}"))
+    # dense and five targets: all eight prompts decode together, each with six rows.
+    assert many["evaluation"] - few["evaluation"] >= 6 * 1024 * token
+    assert many["dense"] - few["dense"] >= 6 * 1024 * token
+    most = largest(build(*options, "benchmark.ruler.samples={evaluation: 500, calibration: 2}"))
+    assert most["dense"] - few["dense"] <= 512  # no more have room on a processor
+    assert most["evaluation"] == largest(build(*options, "benchmark.ruler.samples={evaluation: 400}"))["evaluation"]
+
+
+def test_rows_and_room_of_prompts_that_are_held_together_are_those_of_the_stages():
+    assert memory.TOGETHER == evaluation.TOGETHER
+    assert memory.DENSE_BYTES["cpu"] == generation.CPU_BYTES
+    assert memory.DENSE_BYTES["cuda"] >= 256 * 2**30 * generation.GPU_SHARE  # more than any GPU has
+
+
+def test_tables_of_more_pairs_need_more_memory(build, tmp_path):
+    few, many = (
+        largest(
+            build(*SMALL, f"results={tmp_path}", f"benchmark.ruler.samples={{evaluation: 2, calibration: {count}}}")
+        )
+        for count in (2, 200)
+    )
+    for stage in ("calibration", "figures"):
+        assert few[stage] < many[stage]
+    assert few["prompts"] == many["prompts"]

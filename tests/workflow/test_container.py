@@ -7,7 +7,8 @@ from pathlib import Path
 import yaml
 
 from headscope.pipeline.config.compose import compose
-from headscope.pipeline.plan.stages import STAGES
+from headscope.pipeline.plan.memory import memory_mb
+from headscope.pipeline.plan.plan import build
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = (ROOT / "Containerfile").read_text()
@@ -27,11 +28,12 @@ def test_the_recipe_leaves_results_and_environments_out_of_the_image():
     assert {"results/*", ".venv", "data"} <= set(left_out) and ".git" not in left_out  # results name their commit
 
 
-def test_the_job_runs_the_image_of_this_version_with_memory_and_a_gpu_for_every_stage():
+def test_the_job_runs_the_image_of_this_version_with_memory_and_a_gpu_for_every_stage(tmp_path):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert CONTAINER["image"] == f"headscope:{version}" and f"headscope:{version} " in RECIPE
     memory = int(CONTAINER["resources"]["limits"]["memory"].removesuffix("Gi"))
-    assert memory * 1024 >= 2 * max(stage.mem_mb for stage in STAGES.values())
+    options = [word for word in CONTAINER["args"][1:] if not word.startswith("results=")]
+    assert memory * 1024 >= 2 * max(memory_mb(tmp_path, node) for node in build(options, ROOT))
     assert CONTAINER["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 

@@ -16,6 +16,7 @@ from headscope.pipeline.config.compose import find_root
 from headscope.pipeline.config.overrides import split
 from headscope.pipeline.plan import plan as planning
 from headscope.pipeline.plan.batches import batches, forget_stale, marks, write_batches
+from headscope.pipeline.plan.memory import gpu_mb, memory_mb
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.plan.unfinished import (
     forget_garbage,
@@ -141,6 +142,13 @@ def of_batch(wildcards):
 def of_table(column):
     """Return a function from a batch's wildcards to what the table of stages says of its stage."""
     return lambda wildcards: getattr(STAGES[BATCHES[wildcards.batch].stage], column)
+
+
+def of_jobs(need):
+    """Return a function from a batch's wildcards to the most that one of its jobs needs of a memory, in MiB."""
+    return lambda wildcards: max(
+        need(Path(RESULTS), node) for node in BATCHES[wildcards.batch].nodes
+    )
 
 
 def gpus(wildcards):

@@ -6,7 +6,8 @@ rule stage:
         log_file("stage"),
     threads: 1
     resources:
-        mem_mb=of_table("mem_mb"),
+        mem_mb=of_jobs(memory_mb),
+        gpu_mb=of_jobs(gpu_mb),
         runtime=of_table("runtime"),
         gpu=gpus,
     params:

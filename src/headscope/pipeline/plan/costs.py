@@ -162,9 +162,8 @@ def _prompts(job: Job) -> float:
 
 
 def _tables(job: Job) -> float:
-    """Count the pairs that recorded tables hold, at ten million a second."""
-    parents = [Job(parent) for parent in job.node.parents if parent.stage in ("oracle", "margins")]
-    return sum(parent.prompts("evaluation", "calibration") * parent.answer * parent.pairs for parent in parents) * 1e-7
+    """Count ten million recorded pairs a second."""
+    return recorded_pairs(job) * 1e-7
 
 
 def _assets(job: Job) -> float:
@@ -185,6 +184,12 @@ _IDEAL = {
 }
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def recorded_pairs(job: Job) -> int:
+    """Return about how many (query, head) pairs the tables of oracle and margins hold that a job reads."""
+    parents = [Job(parent) for parent in job.node.parents if parent.stage in ("oracle", "margins")]
+    return sum(parent.prompts("evaluation", "calibration") * parent.answer * parent.pairs for parent in parents)
 
 
 def parameters(expect: Spec) -> float:

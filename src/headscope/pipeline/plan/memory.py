@@ -1,24 +1,27 @@
 """What memory a job needs, from its slice and, once they are here, the sizes of its model's weights."""
 
 import json
+import math
 import os
 from collections.abc import Collection
 from contextlib import suppress
 from functools import lru_cache
-from math import prod
 from pathlib import Path
 
 from headscope.errors import ConfigError
-from headscope.pipeline.plan.costs import BYTES, Job, parameters
+from headscope.pipeline.plan.costs import BYTES, QUESTION, Job, parameters, recorded_pairs
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.plan import Plan
 
 PROCESS = 600  # MiB of Python with torch and transformers
 CUDA = 2500  # MiB of a process that uses a GPU
 TABLES = 1000  # MiB of a job without a model
+PAIR = 100  # bytes of a recorded pair that such a job reads: tables are read one after the other, and copied
 # MiB of a pass beside weights and caches: of rows over a prefix, whose scores are cut to a size, and of others.
-PASS = {"evaluation": 1200, "margins": 1200, "assets": 1200}
+PASS = {"evaluation": 1600, "margins": 1200, "assets": 1200}
 OTHER_PASS = 400
+TOGETHER = 128  # rows of whole prompts that decode together in an evaluation, as its stage says
+DENSE_BYTES = {"cpu": 2**29, "cuda": 2**34}  # of the keys and values of dense answers that decode together, at most
 # A model's numbers for each of the guess by its layers and widths: small models have large vocabularies, and a few
 # have heads that are wider than their residual stream.
 MOST, LEAST = 2.8, 0.4
@@ -35,7 +38,7 @@ def memory_mb(results: Path, node: Node) -> int:
     if node.stage == "assets":  # the model is converted, and checked in float32
         return PROCESS + PASS["assets"] + int(numbers * (2 * STORED + BYTES["float32"]) / MIB)
     if "dtype" not in job.spec:
-        return TABLES
+        return TABLES + int(PAIR * recorded_pairs(job) / MIB)
     files = int(numbers * STORED / MIB)
     if job.spec["device"] == "cuda":
         return PROCESS + CUDA + files
@@ -73,10 +76,20 @@ def refuse_too_large(plan: Plan, unfinished: Collection[str]) -> None:
 
 def _computing(job: Job, numbers: float) -> int:
     """Return the memory of weights, caches and a pass, in MiB, where the model computes."""
-    size = BYTES[job.spec["dtype"]]
-    each = 2 * job.expect["layers"] * job.expect["kv_heads"] * job.expect["head_dim"]  # keys and values of a token
-    caches = each * (job.tokens + job.rows * (job.answer if job.cell else 0))
-    return PASS.get(job.node.stage, OTHER_PASS) + int((numbers + caches) * size / MIB)
+    weights = numbers * BYTES[job.spec["dtype"]]
+    return PASS.get(job.node.stage, OTHER_PASS) + int((weights + _caches(job)) / MIB)
+
+
+def _caches(job: Job) -> float:
+    """Return the bytes of all keys and values that a job holds at once."""
+    token = 2 * job.expect["layers"] * job.expect["kv_heads"] * job.expect["head_dim"] * BYTES[job.spec["dtype"]]
+    prompt = token * (job.tokens + (job.answer if job.cell else 0))
+    if job.node.stage == "dense":  # one is read while others, as many as have room, wait to be answered
+        return float(prompt + min(job.rows * prompt, max(prompt, DENSE_BYTES[job.spec["device"]])))
+    if job.node.stage == "evaluation":
+        prompts = 1 if "chunk" in job.spec else max(1, min(job.prompts("evaluation"), TOGETHER // job.rows))
+        return float(prompts * token * (job.tokens + job.rows * (QUESTION + job.answer)))
+    return float(prompt)
 
 
 def _numbers(results: Path, node: Node) -> int | None:
@@ -99,4 +112,4 @@ def _stored(asset: Path) -> int | None:
 def _numbers_in(file: Path) -> int:
     with file.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
