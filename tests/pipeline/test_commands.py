@@ -6,6 +6,7 @@ from headscope.pipeline.commands import diff, gc
 from headscope.pipeline.commands.run import snakemake
 from headscope.pipeline.config import compose
 from headscope.pipeline.config.overrides import split
+from headscope.pipeline.plan.batches import batches, write_batches
 from headscope.pipeline.store.runs import at_work
 
 
@@ -50,6 +51,25 @@ def test_gc_keeps_what_an_experiment_or_a_named_option_needs(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("     0.0 MiB  ") and len(addresses) == 4
     cli.main(["gc", f"results={tmp_path}", "experiment=smoke window.recent=64"])
     assert capsys.readouterr().out.startswith("0 results")
+
+
+@pytest.mark.usefixtures("one_experiment")
+def test_gc_deletes_lists_and_marks_of_batches_that_no_experiment_has(tmp_path, capsys):
+    options = f"results={tmp_path}"
+    needed, other = (cli_plan(["experiment=smoke", options, f"window.recent={recent}"]) for recent in (128, 64))
+    for plan in (needed, other):
+        write_batches(plan, batches(plan))
+    paths = {batch.path for batch in batches(needed)}
+    stale = {batch.path for batch in batches(other)} - paths
+    for path in (*paths, *stale):
+        (tmp_path / f"{path}.done").touch()
+    with at_work(tmp_path, "a run"):
+        assert cli.main(["gc", options]) == 0
+        assert "0 files of batches" in capsys.readouterr().out
+    assert cli.main(["gc", "--delete", options]) == 0
+    assert f"{2 * len(stale)} files of batches deleted" in capsys.readouterr().out and stale
+    left = {file.relative_to(tmp_path).as_posix() for file in tmp_path.glob(".jobs/*/*")}
+    assert left == {f"{path}{ending}" for path in paths for ending in (".json", ".done")}
 
 
 @pytest.mark.parametrize("words", [["gc", "--delete"], ["verify", "--delete", "experiment=smoke"]])
