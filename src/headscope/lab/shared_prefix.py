@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headscope.heads.boundary_state import STREAMING, BoundaryState, Summaries, make_boundary_state
-from headscope.heads.bulk import Bulk, LayerCache
+from headscope.heads.boundary_state import STREAMING, BoundaryState, Summaries
+from headscope.heads.bulk import LayerCache
 from headscope.heads.decision import deciding_margin, is_long
 from headscope.heads.mass import precise, query_chunks
 from headscope.heads.outliers import OutlierRule
@@ -20,6 +20,7 @@ from headscope.heads.reading import decision_bytes
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.kernels.common.branches import side_by_side
+from headscope.lab.at_boundary import AtBoundary, at_boundary
 from headscope.lab.counts import ReadingCounts, StepLabels
 from headscope.lab.parts import NEVER, Part, hiding, numbers_at_once
 from headscope.lab.queries import LayerQueries, by_row
@@ -60,8 +61,7 @@ class SharedPrefix:
         self._fixed: dict[tuple[int, int], Tensor] = {}
         self._row_costs: dict[int, Tensor] = {}
         self._all_thresholds: Tensor | None = None
-        self._outliers: dict[OutlierRule, dict[int, tuple[Bulk, Tensor]]] = {}
-        self._states: dict[tuple[int, OutlierRule], BoundaryState] = {}
+        self._boundary: dict[OutlierRule, dict[int, AtBoundary]] = {}
         self._costs: dict[tuple[int, OutlierRule, float], Tensor] = {}
         # Streaming summaries of each group's rows, by layer, and the first key that is not in them yet.
         self._streams: list[dict[int, Summaries]] = [{} for _ in groups]
@@ -230,38 +230,29 @@ class SharedPrefix:
 
     def _bulk(self, queries: LayerQueries, rows: slice, outliers: OutlierRule) -> Part:
         """Attend of some rows to the bulk without outliers, [r, H, Q]; without a key mass -inf, output 0."""
-        part = queries.bulk(rows, self._taken(queries, outliers))
+        taken = self._at_boundary(queries.call, outliers).taken if outliers.count else None
+        part = queries.bulk(rows, taken)
         if part is None:
             part = Part(*(torch.full_like(x[:, rows], -torch.inf) for x in queries.window))
         empty = part.mass < NEVER / 2
         mass, output = part.mass.masked_fill(empty, -torch.inf), part.output.masked_fill(empty[..., None], 0)
         return Part(by_row(mass), by_row(output))
 
-    def _taken(self, queries: LayerQueries, outliers: OutlierRule) -> Tensor | None:
-        """Mark the prefix keys that are outliers, bool [K, P]."""
-        if not outliers.count:
-            return None
-        bulk, marks = self._chosen(outliers)[queries.call.layer]
-        taken = torch.zeros(len(marks), self.length, dtype=torch.bool, device=marks.device)
-        return taken.scatter(1, bulk.index, marks)
+    def _at_boundary(self, call: LayerCall, outliers: OutlierRule) -> AtBoundary:
+        """Return a layer's outliers and summaries, made once for all rows with the same outliers."""
+        if outliers not in self._boundary:
+            estimators = [group.criterion.estimator for group in self.groups if group.outliers == outliers]
+            self._boundary[outliers] = at_boundary(
+                (cache for cache in self.prefix.values() if cache.sliding is None),
+                self.window.summarised(self.length),
+                outliers,
+                [estimator for estimator in estimators if estimator is not None],
+                call.query.shape[1] // call.key.shape[1],
+            )
+        return self._boundary[outliers][call.layer]
 
     def _state(self, call: LayerCall, outliers: OutlierRule) -> BoundaryState:
-        """Return a layer's outliers and summaries, made once for all rows with the same outliers."""
-        key = (call.layer, outliers)
-        if key not in self._states:
-            estimators = [group.criterion.estimator for group in self.groups if group.outliers == outliers]
-            group = call.query.shape[1] // call.key.shape[1]
-            bulk, marks = self._chosen(outliers)[call.layer]
-            self._states[key] = make_boundary_state(bulk, marks, group, outliers.bits, estimators)
-        return self._states[key]
-
-    def _chosen(self, outliers: OutlierRule) -> dict[int, tuple[Bulk, Tensor]]:
-        """Return bulk and outliers of every full-attention layer; layers may share a number of outliers."""
-        if outliers not in self._outliers:
-            ends = self.window.summarised(self.length)
-            bulks = [Bulk.between(cache, *ends) for cache in self.prefix.values() if cache.sliding is None]
-            self._outliers[outliers] = {bulk.cache.layer: (bulk, marks) for bulk, marks in outliers.marked(bulks)}
-        return self._outliers[outliers]
+        return self._at_boundary(call, outliers).state
 
     def stream(self, call: LayerCall, first_query: int) -> None:
         """Let the keys that have left the windows of all queries from a position on join the summaries that stream."""
