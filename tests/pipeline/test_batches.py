@@ -58,7 +58,7 @@ def test_no_batch_waits_for_one_that_waits_for_it(build):
 
 def test_batches_are_of_about_the_same_work_and_of_no_more_than_the_limit(build, monkeypatch):
     plan = build("experiment=smoke", "benchmark.ruler.tasks=[niah_single_1,niah_multikey_2,fwe,vt,niah_single_2]")
-    works = iter([30.0, 10.0, 50.0, 10.0, 20.0])
+    works = iter(batching.SECONDS * share for share in (1, 0.3, 1.5, 0.3, 0.6))
     nodes = list(plan.nodes["dense"].values())
     monkeypatch.setattr(batching, "work", dict(zip(nodes, works, strict=True)).get)
     parts = [[node.name for node in part] for part in batching._cut(nodes)]

@@ -20,8 +20,9 @@ from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.store.files import atomic_file, digest
 
-SECONDS = 30.0
-"""Work that ends a batch: several times the start of a process, and no long wait for the last of a stage's batches."""
+SECONDS, ON_GPU = 45.0, 30.0
+"""Work that ends a batch: over ten times the start of a process, on a CPU; on a GPU, where many run at once, no long
+wait for the last of a stage."""
 DRAWING = 4.0
 """The same of figures: nothing else is left to run, so that several processes draw at once if there are cores."""
 
@@ -123,7 +124,8 @@ def _model(node: Node) -> str:
 def _cut(nodes: Sequence[Node]) -> Iterator[list[Node]]:
     """Cut jobs into neighbours of about the same work, which is at most about the limit."""
     works = [work(node) for node in nodes]
-    most = DRAWING if nodes[0].stage == "figures" else SECONDS
+    on_gpu = "cuda" in str(json.loads(nodes[0].spec).get("device"))
+    most = DRAWING if nodes[0].stage == "figures" else ON_GPU if on_gpu else SECONDS
     limit = sum(works) / max(1, ceil(sum(works) / most))
     middles = [end - seconds / 2 for end, seconds in zip(accumulate(works), works, strict=True)]
     parts = groupby(zip(middles, nodes, strict=True), key=lambda pair: pair[0] // limit)
