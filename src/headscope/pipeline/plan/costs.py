@@ -26,17 +26,17 @@ MACHINES = {"cpu": Machine(60e9, 12e9, 2e-4), "cuda": Machine(300e12, 3e12, 6e-4
 """One core of a server's processor (Intel Xeon, AVX-512); one NVIDIA H200."""
 
 # Stage: seconds of a job with next to nothing to do, in a process that runs already, and seconds for each ideal second.
-# Two busy cores of an Intel Xeon: `smoke`, and SmolLM2-135M at 1,024 tokens. `bench/costs.py` renews it.
+# Two cores of an Intel Xeon: `smoke`, and SmolLM2-135M at 1,024 tokens. `bench/costs.py` renews it.
 SECONDS = {
     "assets": (1.1, 0.6),
     "prompts": (0.1, 0.12),
     "moments": (0.5, 2.0),
-    "dense": (0.3, 1.34),
-    "probes": (0.3, 0.95),
-    "oracle": (0.2, 1.1),
-    "margins": (0.3, 1.1),
-    "calibration": (1.1, 0.0),
-    "evaluation": (1.9, 1.24),
+    "dense": (0.3, 0.69),
+    "probes": (0.3, 0.55),
+    "oracle": (0.2, 0.63),
+    "margins": (0.3, 0.97),
+    "calibration": (0.5, 0.0),
+    "evaluation": (1.9, 0.69),
     "figures": (0.9, 6.0),
     "track": (1.0, 0.0),
 }
