@@ -46,10 +46,10 @@ GPU_SECONDS = {
     "probes": (0.4, 5.0),
     "oracle": (0.2, 7.0),
     "margins": (2.0, 24.0),
-    "evaluation": (1.0, 2.4),
+    "evaluation": (1.0, 1.2),
 }
 """The same where the slice says cuda: Qwen2.5-Coder-0.5B at 1,024 to 8,192 tokens on one NVIDIA H200 that twelve
-processes share."""
+processes share; an evaluation has it alone."""
 START = 3.0
 """Seconds until a process works: those of its imports and of its model."""
 
