@@ -83,7 +83,7 @@ def parts(dim: int, queries: int, hiding: bool, kind: str = "*fp32", arch: int =
     shape = {"D": dim, "WIDTH": width}
     return [
         compiled(attend_parts._attend, types, {**shape, "M": rows, "T": tile, "HIDING": hiding}, 4, 2, arch=arch),
-        compiled(attend_parts._merge, types, {**shape, "SPLITS": 64}, 4, 3, arch=arch),
+        compiled(attend_parts._merge, types, {**shape, "PARTS": 64}, 4, 3, arch=arch),
     ]
 
 
