@@ -91,7 +91,7 @@ class SharedPrefix:
             query = precise(call.query)
             visible = seen(self._window_of(call), query.dtype)
             return self._attend(LayerQueries(call, self._prefix_of(call), query, visible))
-        keys, query = self.length + call.key.shape[2], precise(call.query)
+        keys, query = self.length + call.key.shape[2], call.query
         if call.sliding is None:
             self.stream(call, keys - query.shape[2])
         chunks = query_chunks(query.shape[2], numbers_at_once(query, keys), query.device)
@@ -136,8 +136,8 @@ class SharedPrefix:
         """Decide for every row: a long pair attends to all keys, a local one to its window, [K, R, G, Q, D]."""
         queries.prepare()
         spans = list(self._spans())
-        with_outliers = {group.outliers: (rows, group.outliers) for group, rows in spans if group.outliers.count}
-        side_by_side([partial(self._windowed, queries, *each) for each in with_outliers.values()])
+        with_outliers = {group.outliers: rows for group, rows in spans if group.outliers.count}
+        side_by_side([partial(self._windowed, queries, rows, rule) for rule, rows in with_outliers.items()])
         each = [partial(self._margins, queries, index, rows) for index, (_, rows) in enumerate(spans)]
         margins = torch.cat(side_by_side(each))
         long, local = is_long(margins, self._thresholds(margins.device)), self._local(queries)
@@ -164,12 +164,12 @@ class SharedPrefix:
     def _margins(self, queries: LayerQueries, index: int, rows: slice) -> Tensor:
         """Return the margins that decide for a group, [r, H, Q]; those that no query changes are made once."""
         criterion, layer = self.groups[index].criterion, queries.call.layer
-        if not criterion.fixed:
-            return deciding_margin(criterion, queries.query[rows], self.view(queries, index, rows))
-        if (index, layer) not in self._fixed:
-            margin = deciding_margin(criterion, queries.query[rows], self.view(queries, index, rows))
+        if (index, layer) in self._fixed:
+            return self._fixed[index, layer].expand(-1, -1, queries.query.shape[2])
+        margin = deciding_margin(criterion, queries.query[rows], self.view(queries, index, rows))
+        if criterion.fixed:
             self._fixed[index, layer] = margin[:, :, :1]
-        return self._fixed[index, layer].expand(-1, -1, queries.query.shape[2])
+        return margin
 
     def _count(self, queries: LayerQueries, long: Tensor) -> None:
         if self.counts is None:

@@ -14,7 +14,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from headscope.pipeline.plan.costs import work
+from headscope.pipeline.plan.costs import device_of, work
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.plan.stages import STAGES
@@ -124,8 +124,7 @@ def _model(node: Node) -> str:
 def _cut(nodes: Sequence[Node]) -> Iterator[list[Node]]:
     """Cut jobs into neighbours of about the same work, which is at most about the limit."""
     works = [work(node) for node in nodes]
-    on_gpu = "cuda" in str(json.loads(nodes[0].spec).get("device"))
-    most = DRAWING if nodes[0].stage == "figures" else ON_GPU if on_gpu else SECONDS
+    most = DRAWING if nodes[0].stage == "figures" else ON_GPU if device_of(nodes[0]) == "cuda" else SECONDS
     limit = sum(works) / max(1, ceil(sum(works) / most))
     middles = [end - seconds / 2 for end, seconds in zip(accumulate(works), works, strict=True)]
     parts = groupby(zip(middles, nodes, strict=True), key=lambda pair: pair[0] // limit)

@@ -60,9 +60,13 @@ QUESTION = 64  # tokens of a question with the answer's prefix, which every row 
 
 def work(node: Node) -> float:
     """Return about how many seconds a job takes on the reference machine. It follows from the plan alone."""
-    seconds = GPU_SECONDS if json.loads(node.spec).get("device") == "cuda" else SECONDS
-    each, factor = seconds[node.stage]
+    each, factor = (GPU_SECONDS if device_of(node) == "cuda" else SECONDS)[node.stage]
     return each + factor * ideal(node)
+
+
+def device_of(node: Node) -> str:
+    """Return where a job computes: "cuda", or "cpu" for one without a choice too."""
+    return str(json.loads(node.spec).get("device", "cpu"))
 
 
 @cache

@@ -1,7 +1,6 @@
 """About how long a run will take: the work of its jobs, by what finished jobs of the same stages took, on its cores."""
 
 import heapq
-import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +13,7 @@ import yaml
 
 from headscope.errors import AssetError
 from headscope.pipeline.plan.batches import batches
-from headscope.pipeline.plan.costs import START, work
+from headscope.pipeline.plan.costs import START, device_of, work
 from headscope.pipeline.plan.node import Node
 from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.progress import clock
@@ -59,7 +58,7 @@ def estimate(plan: Plan, unfinished: Collection[str], passed: Sequence[str] = ()
 
 
 def _kind(node: Node) -> Kind:
-    return node.stage, str(json.loads(node.spec).get("device", "cpu"))
+    return node.stage, device_of(node)
 
 
 def _rounded(seconds: float) -> str:
