@@ -50,6 +50,7 @@ def waiting(tmp_path_factory):
 @contextmanager
 def in_the_middle(project, command=RUN):
     """A run that waits in its calibrations, started as a terminal starts it."""
+    earlier = unfinished(project)  # of a run that was killed
     (project.root / "wait").touch()
     for folder in folders(project, "calibration"):
         shutil.rmtree(folder)
@@ -63,9 +64,10 @@ def in_the_middle(project, command=RUN):
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not list(project.root.glob("results/calibration/.*.tmp")) and time.monotonic() < deadline:
+    while unfinished(project) <= earlier and time.monotonic() < deadline:
         time.sleep(0.1)
     try:
+        assert unfinished(project) > earlier
         yield process
     finally:
         (project.root / "wait").unlink()
@@ -73,6 +75,11 @@ def in_the_middle(project, command=RUN):
         for orphan in workers(project):
             orphan.kill()
         process.wait()
+
+
+def unfinished(project):
+    """Calibrations that are being made, and those that were when their process was killed."""
+    return {*project.root.glob("results/calibration/.*.tmp")}
 
 
 def workers(project):
