@@ -61,15 +61,23 @@ def test_rows_of_one_prompt_answer_as_step_by_step(family: str, taped: pytest.Mo
     assert sum(tape.replays for tape in Tape.made) > 10
 
 
-@pytest.mark.parametrize(
-    ("family", "last", "stopping"), [("llama", 20, True), ("llama_mha", 30, True), ("gemma3", 60, False)]
-)
+@pytest.mark.parametrize(("family", "last"), [("llama", 20), ("llama_mha", 30), ("gemma3", 60)])
 def test_prompts_of_different_lengths_and_stops_answer_as_step_by_step(
-    family: str, last: int, stopping: bool, taped: pytest.MonkeyPatch
+    family: str, last: int, taped: pytest.MonkeyPatch
 ) -> None:
     answers = both(taped, tiny_model(family), PROMPTS, with_outliers(), eos=[EOS, *range(5, last)])
     assert len({len(answer.tokens) for of_prompt in answers for answer in of_prompt}) > 3
-    assert (len(Tape.made) > 1) == stopping  # half of the prompts stopped: the others were taped again
+    assert len(Tape.made) == 1  # rows that stopped are no reason to tape the others again
+
+
+def test_a_step_has_hardly_more_operations_for_several_prompts_than_for_one(taped: pytest.MonkeyPatch) -> None:
+    counts = []
+    for prompts in (PROMPTS[:1], PROMPTS):
+        Tape.made.clear()
+        taped.delitem(GRAPHS, "cpu", raising=False)
+        both(taped, tiny_model("llama"), prompts, with_outliers())
+        counts.append(len(Tape.made[0].steps))
+    assert counts[1] < 1.2 * counts[0], counts
 
 
 @pytest.mark.parametrize("group", [1, 2, 4, 8])
@@ -89,6 +97,14 @@ def test_any_group_size_answers_as_step_by_step(group: int, taped: pytest.Monkey
 )
 def test_windows_that_hold_all_keys_or_few_answer_as_step_by_step(window: Window, taped: pytest.MonkeyPatch) -> None:
     both(taped, tiny_model("llama"), PROMPTS, criteria(), window, budget=40)
+
+
+@pytest.mark.parametrize("window", [Window(4, 60), Window(4, 16), Window(30, 3)], ids=str)
+def test_a_prompt_may_be_shorter_than_the_window_that_others_have_left(
+    window: Window, taped: pytest.MonkeyPatch
+) -> None:
+    prompts = [(random_ids(length, length), length - question) for length, question in ((26, 6), (150, 30), (70, 1))]
+    both(taped, tiny_model("llama"), prompts, with_outliers(), window, budget=40)
 
 
 @pytest.mark.parametrize("minimum", [1, 6])

@@ -18,7 +18,7 @@ from headscope.heads.boundary_state import BoundaryState, make_boundary_state
 from headscope.heads.bulk import Bulk, LayerCache, Probes
 from headscope.heads.estimators import Estimator
 from headscope.heads.outliers import OutlierRule
-from headscope.heads.to_device import map_tensors
+from headscope.heads.to_device import joined, map_tensors
 
 TOGETHER = {"cuda": 1 << 26}
 """Numbers of the keys of layers that are taken together, by the kind of device: 256 MiB in float32, and several times
@@ -86,10 +86,10 @@ class _Bulks:
     ends: tuple[int, int]
 
     def __iter__(self) -> Iterator[Bulk]:
-        return (Bulk.between(_joined(chunk), *self.ends) for chunk in self.chunks)
+        return (Bulk.between(_one_layer(chunk), *self.ends) for chunk in self.chunks)
 
 
-def _joined(layers: Sequence[LayerCache]) -> LayerCache:
+def _one_layer(layers: Sequence[LayerCache]) -> LayerCache:
     """Make one layer of several: the KV heads of the first, then those of the next."""
     if len(layers) == 1:
         return layers[0]
@@ -119,3 +119,18 @@ def _split(whole: AtBoundary, layers: int) -> Iterator[AtBoundary]:
 def _part(layers: int, index: int, x: Tensor) -> Tensor:
     """Return one layer's part of a tensor [L K, ...]."""
     return x.chunk(layers)[index]
+
+
+def joined_prompts(prompts: Sequence[AtBoundary], heads: int) -> AtBoundary:
+    """Make one of the states of several prompts, with so many query heads each; its summaries can't be updated."""
+    counts = [prompt.state.summaries.outliers for prompt in prompts]
+    if len({*counts}) == 1:
+        return joined(prompts)  # one number for all
+    device = prompts[0].taken.device
+    of_heads = [torch.full((heads, 1), n, device=device) if isinstance(n, int) else n for n in counts]
+    return joined([_counting(prompt, count) for prompt, count in zip(prompts, of_heads, strict=True)])
+
+
+def _counting(layer: AtBoundary, outliers: Tensor) -> AtBoundary:
+    summaries = replace(layer.state.summaries, outliers=outliers)
+    return layer._replace(state=replace(layer.state, summaries=summaries))

@@ -3,7 +3,7 @@
 Shapes: R rows still decoding, L full-attention layers, H query heads, K KV heads, Q queries.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -199,9 +199,9 @@ class StepLabels:
     Takes the place of `ReadingCounts` during the steps and hands over to it behind them.
     """
 
-    def __init__(self, counts: ReadingCounts, step: Tensor, most: int):
+    def __init__(self, step: Tensor, most: int):
         """Make room for `most` steps; `step` holds the number of the present one, [1]."""
-        self.counts, self._step, self._most = counts, step, most
+        self._step, self._most = step, most
         # By layer: labels, [R, H, most], and the bytes of a decision.
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
         # By the first layer alone, since all have the same: queries with a bulk and their keys, [R, most] each.
@@ -218,9 +218,11 @@ class StepLabels:
         for room, new in zip(self._queries.get(layer, ()), (counted, keys), strict=False):
             room.index_copy_(1, self._step, new.expand(rows, 1))
 
-    def hand_over(self, steps: int, fed: Tensor) -> None:
-        """Count the first steps of each row, [R], of so many steps that were done."""
+    def hand_over(self, prompts: Sequence[ReadingCounts], steps: int, fed: Tensor) -> None:
+        """Count the first steps of each row, [R], of so many that were done; rows alternate between the prompts."""
         for with_bulk, keys in self._queries.values():
             counted = with_bulk[:, :steps] & (torch.arange(steps, device=fed.device) < fed[:, None])
             for layer, (long, decision_bytes) in self._layers.items():
-                self.counts.add(layer, long[:, :, :steps], counted, keys[:, :steps], decision_bytes)
+                for_all = long[:, :, :steps], counted, keys[:, :steps], decision_bytes
+                for number, counts in enumerate(prompts):
+                    counts.add(layer, *(x[number :: len(prompts)] for x in for_all))

@@ -17,12 +17,14 @@ from transformers import PreTrainedModel
 
 from headscope.errors import ShapeError
 from headscope.heads.window import Window
+from headscope.lab.as_one import AsOne
 from headscope.lab.counts import ReadingCounts, Sizes
 from headscope.lab.own_cache import own_cache
 from headscope.lab.prefill import forward, prefill_densely
 from headscope.lab.probes import ModelProbes
 from headscope.lab.prompt_scope import prefill_each_row
 from headscope.lab.replayed_steps import decode_replayed, replayable
+from headscope.lab.row_answer import RowAnswer
 from headscope.lab.rows import Rows
 from headscope.lab.shared_prefix import SharedPrefix
 from headscope.lab.together import Together
@@ -149,49 +151,50 @@ def _decode_rows(
     min_new_tokens: int,
 ) -> list[list[Answer]]:
     """Read each prompt's question, then decode the rows of all prompts together."""
-    counts, rows = [prefix.counts for prefix in prefixes], [prefix.rows for prefix in prefixes]
-    following, caches = [], [own_cache() for _ in prefixes]
+    counts = [prefix.counts for prefix in prefixes]
+    first_tokens, caches = [], [own_cache() for _ in prefixes]
     for question, prefix, cache in zip(questions, prefixes, caches, strict=True):
         step, banned = torch.tensor([question]).expand(prefix.rows, -1), sorted(eos) if min_new_tokens else []
-        following.append(forward(model, step, prefix.length, cache, prefix, banned))
-    together = Together(prefixes, caches)
-    decode = decode_replayed if replayable(model, prefixes) else _decode
-    tokens, stops = decode(model, together, torch.cat(following), max_new_tokens, eos, min_new_tokens)
-    each, answers = iter(zip(tokens, stops, strict=True)), []
-    for count, own_rows in zip(counts, rows, strict=True):
+        first_tokens.append(forward(model, step, prefix.length, cache, prefix, banned))
+    limits = max_new_tokens, eos, min_new_tokens
+    if replayable(model, prefixes):
+        decoded = decode_replayed(model, AsOne(prefixes, caches), first_tokens, *limits)
+    else:
+        decoded = _decode(model, Together(prefixes, caches), first_tokens, *limits)
+    answers = []
+    for of_prompt, count in zip(decoded, counts, strict=True):
         assert isinstance(count, ReadingCounts)
-        results = zip(islice(each, own_rows), count.shares(), count.layer_shares(), strict=True)
+        results = zip(of_prompt, count.shares(), count.layer_shares(), strict=True)
         answers.append(
             [
-                Answer(ids, stop, shares.head, shares.group, shares.kv_bytes, by_layer, shares.queries)
-                for (ids, stop), shares, by_layer in results
+                Answer(row.tokens, row.stop, shares.head, shares.group, shares.kv_bytes, by_layer, shares.queries)
+                for row, shares, by_layer in results
             ]
         )
     return answers
 
 
 def _decode(
-    model: PreTrainedModel, together: Together, following: Tensor, max_new_tokens: int, eos: set[int], min_new: int
-) -> tuple[list[list[int]], list[str]]:
-    """Decode behind each row's first token, [R]; return the tokens of all rows and why each stopped."""
-    rows = len(following)
-    tokens: list[list[int]] = [[] for _ in range(rows)]
-    stops = ["length"] * rows
-    active = torch.arange(rows)
+    model: PreTrainedModel,
+    together: Together,
+    first_tokens: Sequence[Tensor],
+    max_new_tokens: int,
+    eos: set[int],
+    min_new_tokens: int,
+) -> list[list[RowAnswer]]:
+    """Decode behind each row's first token, [R] of each prompt; return the answers of each prompt's rows."""
+    answers = [[RowAnswer() for _ in tokens] for tokens in first_tokens]
+    active, following = [row for of_prompt in answers for row in of_prompt], torch.cat(list(first_tokens))
     for new in range(1, max_new_tokens + 1):
-        stopped = torch.tensor([token in eos for token in following.tolist()])
-        for row, token, stop in zip(active.tolist(), following.tolist(), stopped.tolist(), strict=True):
-            if stop:
-                stops[row] = "eos"
-            else:
-                tokens[row].append(token)
-        if stopped.all() or new == max_new_tokens:
+        for row, token in zip(active, following.tolist(), strict=True):
+            row.extend([token], max_new_tokens, eos)
+        going = [place for place, row in enumerate(active) if not row.stop]
+        if not going:
             break
-        if stopped.any():
-            going = (~stopped).nonzero()[:, 0]
-            active, following = active[going], following[going]
-            together.keep(going)
-        banned = sorted(eos) if new < min_new else []
+        if len(going) < len(active):
+            active, following = [active[place] for place in going], following[going]
+            together.keep(torch.tensor(going))
+        banned = sorted(eos) if new < min_new_tokens else []
         following = forward(model, following[:, None], together.positions(), together.cache, together, banned)
         together.advance()
-    return tokens, stops
+    return answers

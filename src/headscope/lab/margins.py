@@ -74,6 +74,7 @@ class _Recorder(SharedPrefix):
         """Record the chosen queries; every query reads every key."""
         # Products of numbers that lie in another order are rounded otherwise.
         queries = replace(queries, query=queries.query.contiguous())
+        assert isinstance(queries.visible, Visible)
         for first, chosen in self._steps(queries.visible):
             self.stream(queries.call, first)
             self._record(queries if chosen is None else queries.at(chosen))

@@ -3,6 +3,7 @@
 Shapes: R rows, K KV heads, S keys so far, D head_dim.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -60,3 +61,17 @@ def own_cache() -> DynamicCache:
     cache = DynamicCache()
     cache.layer_class_to_replicate = _RoomyLayer
     return cache
+
+
+def one_cache(
+    caches: Sequence[DynamicCache], unused: Sequence[int], join: Callable[[list[Tensor]], Tensor]
+) -> DynamicCache:
+    """Join caches of rows layer by layer, each with so many unused keys in front that all are as long."""
+    if len(caches) == 1:
+        return caches[0]
+    result = own_cache()
+    for index, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
+        parts = ([getattr(layer, name) for layer in layers] for name in ("keys", "values"))
+        padded = ([pad(x, (0, 0, n, 0)) for x, n in zip(tensors, unused, strict=True)] for tensors in parts)
+        result.update(*map(join, padded), index)
+    return result

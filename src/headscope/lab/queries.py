@@ -19,6 +19,7 @@ from headscope.heads.outliers import OutlierRule
 from headscope.kernels.common.branches import side_by_side
 from headscope.lab.parts import Part, Piece, attend, hiding
 from headscope.lab.visible import PrefixLayer, Span, Visible
+from headscope.lab.visible_as_one import VisibleAsOne
 from headscope.models.attention import LayerCall
 
 ALL = slice(None)
@@ -39,7 +40,7 @@ class LayerQueries:
     call: LayerCall
     prefix: PrefixLayer
     query: Tensor
-    visible: Visible
+    visible: Visible | VisibleAsOne
     windowed: dict[OutlierRule, tuple[int, Part]] = field(default_factory=dict)
 
     @cached_property
@@ -110,6 +111,7 @@ class LayerQueries:
 
     def at(self, chosen: Tensor) -> "LayerQueries":
         """Keep some of the queries, bool [Q]."""
+        assert isinstance(self.visible, Visible)
         position = self.visible.position[chosen]
         first, last = position[[0, -1]].tolist()
         visible = replace(self.visible, position=position, ends=(first, last))
@@ -135,8 +137,8 @@ class LayerQueries:
         """Yield attention of a KV head's chosen pairs over each span of the prefix outside the window, [N]."""
         query, one = self.grouped[head].flatten(0, 2)[pairs], slice(head, head + 1)
         for keys, hidden in self.visible.bulk:
-            if hidden is not None:
-                hidden = hidden[:, :, pairs % hidden.shape[2]]
+            if hidden is not None:  # the same from all KV heads, or from each its own
+                hidden = hidden[head % len(hidden)][None, :, pairs % hidden.shape[2]]
             piece = Piece(query[None], self.prefix.keys[one, keys], self.prefix.values[one, keys], hidden)
             yield attend([piece], self._scale, 1).viewed(len(pairs))
 
@@ -155,7 +157,8 @@ class LayerQueries:
         """Let each row attend to some of its own keys."""
         query = group_heads(self.query[rows], len(self.prefix.keys)).flatten(0, 1).flatten(1, 2)
         keys, values = (precise(x[rows, :, span.keys]).flatten(0, 1) for x in (self.call.key, self.call.value))
-        return Piece(query, keys, values, span.hidden)
+        hidden = None if span.hidden is None else span.hidden[: len(keys)]  # the same of every row
+        return Piece(query, keys, values, hidden)
 
     def _attend(self, pieces: Sequence[Piece]) -> Part:
         """Attend of each of some rows to the keys of all pieces, [K, r, G, Q]."""

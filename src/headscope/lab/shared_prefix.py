@@ -28,14 +28,12 @@ from headscope.lab.rows import Rows
 from headscope.lab.visible import PrefixLayer, Visible
 from headscope.models.attention import LayerCall
 
-Seen = Callable[[Window, torch.dtype], Visible]
-"""Tells what queries see in layers with a window, for scores of a type."""
-
 
 class SharedPrefix:
     """State of a batch of rows; handed to the model as its forward keyword.
 
     Attributes:
+        prompts: N; more than one where several are taken as one (`headscope.lab.as_one`).
         prefix: keys and values that all rows share, by the layer's index.
         length: P, tokens of the prefix.
         groups: the rows of each criterion.
@@ -43,6 +41,8 @@ class SharedPrefix:
         counts: what all rows read so far; None counts nothing.
         counting: whether the next queries count.
     """
+
+    prompts = 1
 
     def __init__(
         self,
@@ -82,15 +82,8 @@ class SharedPrefix:
         if isinstance(self.counts, ReadingCounts):
             self.counts.keep(rows)
 
-    def attend(self, call: LayerCall, seen: Seen | None = None) -> Tensor:
-        """Compute attention of every row over prefix and own keys, [R, H, Q, D], in chunks of queries.
-
-        The queries are the last of the own keys, unless `seen` tells what they see; summaries do not stream then.
-        """
-        if seen is not None:
-            query = precise(call.query)
-            visible = seen(self._window_of(call), query.dtype)
-            return self._attend(LayerQueries(call, self._prefix_of(call), query, visible))
+    def attend(self, call: LayerCall) -> Tensor:
+        """Compute attention of every row, whose queries are the last of its own keys, [R, H, Q, D], chunk by chunk."""
         keys, query = self.length + call.key.shape[2], call.query
         if call.sliding is None:
             self.stream(call, keys - query.shape[2])
@@ -129,7 +122,7 @@ class SharedPrefix:
     def _prefix_of(self, call: LayerCall) -> PrefixLayer:
         key = call.layer, self._window_of(call)
         if key not in self._layers:
-            self._layers[key] = PrefixLayer(self.prefix[call.layer], key[1])
+            self._layers[key] = PrefixLayer.of(self.prefix[call.layer], key[1])
         return self._layers[key]
 
     def _decided(self, queries: LayerQueries) -> Tensor:
@@ -180,20 +173,21 @@ class SharedPrefix:
         self.counts.add(queries.call.layer, long, counted, visible.position + 1, self._costs_of(queries.call))
 
     def _costs_of(self, call: LayerCall) -> Tensor:
-        """Return the bytes that a decision of each row reads beside the plain window, over all KV heads, [R]."""
+        """Return the bytes that a decision of each row reads beside the plain window, over all KV heads, [R N]."""
         if call.layer not in self._row_costs:
-            costs = [self._decision_bytes(call, group).expand(group.count) for group in self.groups]
+            costs = [self._decision_bytes(call, group).repeat(group.count) for group in self.groups]
             self._row_costs[call.layer] = torch.cat(costs)
         return self._row_costs[call.layer]
 
     def _decision_bytes(self, call: LayerCall, group: Rows) -> Tensor:
-        """Return the bytes that a decision of a group's row reads beside the plain window, over all KV heads, [1]."""
+        """Return the bytes that a decision of a group's row reads beside the plain window, over all KV heads, [N]."""
         head_dim = call.key.shape[3]
         numbers = group.criterion.summary_numbers(head_dim)
         key = call.layer, group.outliers, numbers
         if key not in self._costs:
             outliers = self._state(call, group.outliers).present.sum(1)
-            self._costs[key] = decision_bytes(outliers, group.outliers.bits, numbers, head_dim).sum(0, keepdim=True)
+            by_head = decision_bytes(outliers, group.outliers.bits, numbers, head_dim)
+            self._costs[key] = by_head.view(self.prompts, -1).sum(1)
         return self._costs[key]
 
     def view(self, queries: LayerQueries, index: int, rows: slice) -> LayerView:

@@ -6,19 +6,15 @@ have unused keys in front in the cache that all rows share.
 Shapes: R rows, K KV heads, S own keys, D head_dim.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate, repeat
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from headscope.lab.own_cache import own_cache
-from headscope.lab.shared_prefix import Seen, SharedPrefix
+from headscope.lab.own_cache import one_cache
+from headscope.lab.shared_prefix import SharedPrefix
 from headscope.models.attention import LayerCall
 
 
@@ -36,20 +32,15 @@ class Together:
         lengths = [cache.get_seq_length() for cache in caches]
         self.prompts, self._unused = list(prompts), [max(lengths) - length for length in lengths]
         self.next = [prompt.length + length for prompt, length in zip(prompts, lengths, strict=True)]
-        self.cache = caches[0] if len(caches) == 1 else _joined(caches, self._unused)
-
-    def prompts_of(self, rows: Sequence[int]) -> int:
-        """Count the prompts of some rows (indices into the present ones)."""
-        ends = [*accumulate(prompt.rows for prompt in self.prompts)]
-        return len({bisect_right(ends, row) for row in rows})
+        self.cache = one_cache(caches, self._unused, torch.cat)
 
     def positions(self) -> Tensor:
         """Return where each row's next token stands, [R]."""
         return torch.cat([torch.full((prompt.rows,), at) for prompt, at in zip(self.prompts, self.next, strict=True)])
 
-    def advance(self, steps: int = 1) -> None:
-        """Go on to the token that stands so many steps behind."""
-        self.next = [at + steps for at in self.next]
+    def advance(self) -> None:
+        """Go on to the next token."""
+        self.next = [at + 1 for at in self.next]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows (indices into the present ones) alone."""
@@ -64,27 +55,12 @@ class Together:
         for state in (self.prompts, self._unused, self.next):
             state[:] = [one for one, stays in zip(state, staying, strict=True) if stays]
 
-    def attend(self, call: LayerCall, seen: Sequence[Seen] | None = None) -> Tensor:
-        """Compute attention of every row, [R, H, 1, D]; `seen` tells for each prompt what its queries see."""
+    def attend(self, call: LayerCall) -> Tensor:
+        """Compute attention of every row, [R, H, 1, D]."""
         first, outputs = 0, []
-        for prompt, unused, of_prompt in zip(self.prompts, self._unused, seen or repeat(None), strict=False):
+        for prompt, unused in zip(self.prompts, self._unused, strict=True):
             rows = slice(first, first + prompt.rows)
             key, value = call.key[rows, :, unused:], call.value[rows, :, unused:]
-            outputs.append(prompt.attend(replace(call, query=call.query[rows], key=key, value=value), of_prompt))
+            outputs.append(prompt.attend(replace(call, query=call.query[rows], key=key, value=value)))
             first = rows.stop
         return torch.cat(outputs)
-
-
-def _joined(caches: Sequence[DynamicCache], unused: Sequence[int]) -> DynamicCache:
-    """Put the rows of all caches one after the other, with unused keys in front."""
-    joined = own_cache()
-    for layer, parts in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
-        for_all = (torch.cat([pad(x, (0, 0, n, 0)) for x, n in zip(xs, unused, strict=True)]) for xs in _pairs(parts))
-        joined.update(*for_all, layer)
-    return joined
-
-
-def _pairs(parts: Sequence[Any]) -> Iterator[list[Tensor]]:
-    """Yield the keys, then the values, of one layer of all caches."""
-    yield [part.keys for part in parts]
-    yield [part.values for part in parts]

@@ -32,18 +32,27 @@ class Span(NamedTuple):
     hidden: Tensor | None
 
 
+@dataclass(frozen=True)
 class PrefixLayer:
     """One layer's keys and values that all rows share, float32 or better, with those of the window side by side.
 
     Attributes:
-        keys, values: [K, P, D].
+        keys: [K, P, D].
+        values: [K, P, D].
         near: keys and values that the window of any query behind the prefix holds, [K, C, D] each.
     """
 
-    def __init__(self, cache: LayerCache, window: Window):
-        self.keys, self.values = precise(cache.keys), precise(cache.values)
-        spans = window.columns(self.keys.shape[1], self.keys.shape[1])
-        self.near = [torch.cat([x[:, span.start : span.stop] for span in spans], 1) for x in (self.keys, self.values)]
+    keys: Tensor
+    values: Tensor
+    near: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, cache: LayerCache, window: Window) -> "PrefixLayer":
+        """Lay the keys of the window side by side."""
+        keys, values = precise(cache.keys), precise(cache.values)
+        spans = window.columns(keys.shape[1], keys.shape[1])
+        near = (torch.cat([x[:, span.start : span.stop] for span in spans], 1) for x in (keys, values))
+        return cls(keys, values, tuple(near))
 
 
 @dataclass(frozen=True)
