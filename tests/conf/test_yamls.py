@@ -108,11 +108,12 @@ FREE = {"name", "results", "points", "tracking.backend", "tracking.mode", "track
 
 
 def variants():
-    """Compositions that give every option a value."""
-    yield from (["model=tiny"], ["model=qwen25_coder_05b"], ["experiment=paper/llama3_8b"])
-    yield ["model=folder", "model.device=cuda", "model.device_map=auto", *FOLDER]
-    yield ["model=llama3_8b", "model.source.revision=abc"]
-    yield ["figure.roc.params.target=0.5"]
+    """Compositions that give every option a value; of each benchmark at least two tasks, of which one is changed."""
+    two = "benchmark.longbench_local.tasks=[lcc_local,passage_retrieval_local]"
+    yield from (["model=tiny", two], ["model=qwen25_coder_05b", two], ["experiment=paper/llama3_8b"])
+    yield ["model=folder", "model.device=cuda", "model.device_map=auto", two, *FOLDER]
+    yield ["model=llama3_8b", "model.source.revision=abc", two]
+    yield ["figure.roc.params.target=0.5", two]
     yield ["experiment=paper/qwen2_7b", "assets.mirror=/mine"]
     yield ["experiment=smoke", "benchmark.ruler.source=/samples"]
     yield ["experiment=smoke", "criterion=[qada,lost_output,oracle_output]"]
