@@ -5,7 +5,7 @@ import torch
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.moments import KeyMoments
-from headscope.heads.to_device import to_device
+from headscope.heads.to_device import joined, to_device
 
 MAP = {"layers": [0, 2], "slope": [[1.0]] * 2, "offset": [[1.0]] * 2}
 
@@ -31,3 +31,14 @@ def test_every_tensor_of_every_criterion_moves_and_no_value_changes() -> None:
         same = to_device(criterion, torch.device("cpu"))
         assert type(same) is type(criterion)
         assert all(torch.equal(*pair) for pair in zip(tensors(criterion), tensors(same), strict=True))
+
+
+def test_tensors_join_head_after_head_and_a_number_that_differs_is_none() -> None:
+    short, long = (KeyMoments.of(torch.randn(2, count, 4)) for count in (7, 9))
+    both = joined([{"of": (short, 5, "name")}, {"of": (long, 5, "name")}])
+    moments, *same = both["of"]
+    assert same == [5, "name"] and moments.count is None
+    assert torch.equal(moments.mean, torch.cat([short.mean, long.mean]))
+    assert joined([short, short]).count == 7
+    rows = joined([torch.ones(1, 2, 3), torch.ones(2, 4, 3)])
+    assert rows.shape == (3, 4, 3) and rows.sum() == 2 * 3 + 2 * 4 * 3

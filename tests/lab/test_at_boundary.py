@@ -9,7 +9,6 @@ from headscope.heads.bulk import LayerCache, Probes
 from headscope.heads.estimators import build
 from headscope.heads.moments import KeyMoments
 from headscope.heads.outliers import NO_OUTLIERS, OutlierRule
-from headscope.heads.to_device import tensors_of
 from headscope.lab import at_boundary as module
 from headscope.lab.at_boundary import at_boundary, joined_prompts
 
@@ -36,6 +35,12 @@ def caches(*scales: float) -> list[LayerCache]:
         return LayerCache(layer, keys, values, scale, Probes(queries, weight), queries[:, :9])
 
     return [cache(layer, scale) for layer, scale in enumerate(scales, start=1)]
+
+
+def tensors_of(value) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    module.map_tensors(value, lambda x: found.append(x) or x)
+    return found
 
 
 @pytest.fixture

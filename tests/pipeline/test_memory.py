@@ -53,6 +53,17 @@ def test_a_gpu_holds_the_weights_once_and_a_job_without_one_needs_no_such_memory
     assert set(largest(build(*SMALL, f"results={tmp_path}"), gpu_mb).values()) == {0}
 
 
+def test_rows_attend_to_float32_keys_beside_those_of_half_precision(build, tmp_path):
+    def growth(dtype: str, stage: str) -> int:
+        options = *SMALL, f"results={tmp_path}", "model.device=cuda", f"model.dtype={dtype}"
+        short, long = (largest(build(*options, f"benchmark.ruler.lengths=[{n}]"), gpu_mb) for n in (1024, 8192))
+        return long[stage] - short[stage]
+
+    for stage in ("evaluation", "margins"):
+        assert growth("bfloat16", stage) == pytest.approx(1.5 * growth("float32", stage), rel=0.02)
+    assert growth("bfloat16", "oracle") == pytest.approx(0.5 * growth("float32", "oracle"), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("dtype", "remedy"), [("float32", "model.dtype=bfloat16, a smaller"), ("bfloat16", "a smaller")]
 )

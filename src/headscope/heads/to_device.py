@@ -38,27 +38,29 @@ def map_tensors(value: Value, change: Callable[[Tensor], Tensor]) -> Value:
 def joined(values: Sequence[Value]) -> Value:
     """Put values of different KV heads, made alike, one after the other: all their tensors in dimension 0.
 
-    Those that are shorter in dimension 1 have zeros behind. What is no tensor is the first value's.
+    Those that are shorter in dimension 1 have zeros behind. What is no tensor and differs is None: who needs it fails.
     """
-    if len(values) == 1:
-        return values[0]
-    one_after_the_other = iter([_stacked(tensors) for tensors in zip(*map(tensors_of, values), strict=True)])
-    return map_tensors(values[0], lambda _: next(one_after_the_other))
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """List all tensors inside a value, in the order of `map_tensors`."""
-    found: list[Tensor] = []
-
-    def kept(x: Tensor) -> Tensor:
-        found.append(x)
-        return x
-
-    map_tensors(value, kept)
+    each: Sequence[Any] = values
+    first, result = each[0], each[0]
+    if isinstance(first, Tensor):
+        result = _one_after_the_other(each)
+    elif isinstance(first, Mapping):
+        result = {key: joined([value[key] for value in each]) for key in first}
+    elif is_dataclass(first) and not isinstance(first, type):
+        names = [part.name for part in fields(first)]
+        result = replace(first, **{name: joined([getattr(value, name) for value in each]) for name in names})
+    elif isinstance(first, tuple):
+        parts = [joined(parts) for parts in zip(*each, strict=True)]
+        result = type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+    elif any(value != first for value in each):
+        result = None
+    found: Value = result
     return found
 
 
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+def _one_after_the_other(tensors: Sequence[Tensor]) -> Tensor:
+    if len(tensors) == 1:
+        return tensors[0]
     if tensors[0].ndim > 1:
         longest = max(x.shape[1] for x in tensors)
         tensors = [pad(x, (*(0, 0) * (x.ndim - 2), 0, longest - x.shape[1])) for x in tensors]

@@ -82,14 +82,17 @@ def _computing(job: Job, numbers: float) -> int:
 
 def _caches(job: Job) -> float:
     """Return the bytes of all keys and values that a job holds at once."""
-    token = 2 * job.expect["layers"] * job.expect["kv_heads"] * job.expect["head_dim"] * BYTES[job.spec["dtype"]]
-    prompt = token * (job.tokens + (job.answer if job.cell else 0))
-    if job.node.stage == "dense":  # one is read while others, as many as have room, wait to be answered
-        return float(prompt + min(job.rows * prompt, max(prompt, DENSE_BYTES[job.spec["device"]])))
-    if job.node.stage == "evaluation":
+    width, stage = BYTES[job.spec["dtype"]], job.node.stage
+    numbers = 2 * job.expect["layers"] * job.expect["kv_heads"] * job.expect["head_dim"]
+    prompt = float(numbers * width * (job.tokens + (job.answer if job.cell else 0)))
+    if stage == "dense":  # one is read while others, as many as have room, wait to be answered
+        return prompt + min(job.rows * prompt, max(prompt, DENSE_BYTES[job.spec["device"]]))
+    exact = numbers * BYTES["float32"] * job.tokens if width < BYTES["float32"] else 0  # what rows attend to
+    if stage == "evaluation":
         prompts = 1 if "chunk" in job.spec else max(1, min(job.prompts("evaluation"), TOGETHER // job.rows))
-        return float(prompts * token * (job.tokens + job.rows * (QUESTION + job.answer)))
-    return float(prompt)
+        own = numbers * width * job.rows * (QUESTION + job.answer)
+        return float(prompts * (numbers * width * job.tokens + exact + own))
+    return prompt + (exact if stage == "margins" else 0)
 
 
 def _numbers(results: Path, node: Node) -> int | None:
