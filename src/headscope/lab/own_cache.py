@@ -50,6 +50,11 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
         after = self.get_seq_length() + new
         self.keys, self.values = (room[:, :, :after] for room in self._room)
 
+    def release(self) -> None:
+        """Let go of the memory: the keys are elsewhere now."""
+        self.keys = self.values = self.keys.new_empty(0)
+        self._room = None
+
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these of the rows."""
         super().batch_select_indices(indices)
@@ -66,7 +71,7 @@ def own_cache() -> DynamicCache:
 def one_cache(
     caches: Sequence[DynamicCache], unused: Sequence[int], join: Callable[[list[Tensor]], Tensor]
 ) -> DynamicCache:
-    """Join caches of rows layer by layer, each with so many unused keys in front that all are as long."""
+    """Move caches of rows into one, layer by layer, each with so many unused keys in front that all are as long."""
     if len(caches) == 1:
         return caches[0]
     result = own_cache()
@@ -74,4 +79,6 @@ def one_cache(
         parts = ([getattr(layer, name) for layer in layers] for name in ("keys", "values"))
         padded = ([pad(x, (0, 0, n, 0)) for x, n in zip(tensors, unused, strict=True)] for tensors in parts)
         result.update(*map(join, padded), index)
+        for layer in layers:
+            layer.release()
     return result
