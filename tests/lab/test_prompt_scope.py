@@ -1,21 +1,26 @@
 """`scope=prompt`: the criterion decides in the context too; test_outlier_rows has it written out, chunk by chunk."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_lab_evaluation import BOUNDARY, BUDGET, GAUSSIAN, IDS, WINDOW, criteria
 from test_outlier_rows import OUTLIERS, criterion, start_of
 from tiny_models import CONFIGS, EOS, random_ids, tiny_model
 
+from headscope.heads.bulk import LayerCache
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.mass import log_masses
 from headscope.heads.outliers import NO_OUTLIERS
 from headscope.heads.window import Window
+from headscope.lab.counts import Sizes
 from headscope.lab.evaluation import Answer, answer_rows
 from headscope.lab.margins import margins
 from headscope.lab.masses import record_masses
 from headscope.lab.prefill import prefill_by_chunks, prefill_densely
 from headscope.lab.probes import fit_probes
+from headscope.lab.prompt_scope import _dense_counts
 from headscope.lab.rows import Rows
 from headscope.lab.scope import SAMPLED, recorded_positions, summary_positions
 from headscope.lab.shared_prefix import SharedPrefix
@@ -193,3 +198,10 @@ def test_margins_are_what_decides(kind: str, outliers, chunk: int) -> None:
     local = (margin >= rows[0].criterion.thresholds[0])[:, kept]
     assert answer.queries == int(kept.sum())
     assert answer.sparsity == pytest.approx(local.double().mean().item()) and 0 < answer.sparsity < 1
+
+
+def test_a_dense_context_is_counted_where_its_keys_are() -> None:
+    cache = LayerCache(3, *(torch.empty(2, 50, 8, device="meta") for _ in range(2)))
+    counts = _dense_counts(Sizes(4, 2, 8, WINDOW), [cache, replace(cache, layer=4, sliding=9)], 2)
+    (((layer, _), [labels]),) = counts._waiting.items()
+    assert layer == 3 and all(part.is_meta for part in labels)

@@ -1,5 +1,7 @@
 """Decoding steps of the evaluation as graphs (taped on the CPU), against the steps one by one."""
 
+import gc
+
 import pytest
 import torch
 from tape import Tape
@@ -7,16 +9,21 @@ from test_lab_evaluation import BOUNDARY, BUDGET, GAUSSIAN, IDS, WINDOW, criteri
 from tiny_models import EOS, SHAPE, random_ids, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from headscope.heads.criteria import build
+from headscope.heads.criteria import Criterion, build
 from headscope.heads.estimators import build as build_estimator
+from headscope.heads.estimators.gaussian import Gaussian
+from headscope.heads.moments import gaussian_log_mass
 from headscope.heads.outliers import OutlierRule
+from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.kernels.common.graph import GRAPHS
 from headscope.lab import parts, replayed_steps
+from headscope.lab.as_one import AsOne
 from headscope.lab.evaluation import Answer, answer_prompts
 from headscope.lab.parts import _plain
 from headscope.lab.queries import LayerQueries
 from headscope.lab.rows import Rows
+from headscope.lab.shared_prefix import SharedPrefix
 
 CLUSTERS = {"kind": "clusters", "name": "c", "clusters": 4, "covariance": "diagonal", "bits": 8}
 THRESHOLDS = [{"threshold": threshold} for threshold in (0.5, -0.5, -2.0)]
@@ -107,13 +114,50 @@ def test_a_prompt_may_be_shorter_than_the_window_that_others_have_left(
     both(taped, tiny_model("llama"), prompts, with_outliers(), window, budget=40)
 
 
+class Competing(Criterion):
+    """Heads of a layer compete, and each has a weight of its own."""
+
+    def margin(self, query: torch.Tensor, view: LayerView) -> torch.Tensor:
+        margin = view.window_mass - view.estimated_mass(self.estimator, query) + view.outside.double().log()
+        return (margin - margin.mean(1, keepdim=True)) * torch.linspace(0.5, 2, margin.shape[1])[:, None].to(margin)
+
+
+class Counting(Gaussian):
+    """Believes the number in its summary, and does not say that it serves several prompts."""
+
+    joinable = False
+
+    def log_mass(self, query, summary, bulk_size, scale):
+        assert bulk_size.ndim == 1
+        mean, variance = summary.moments.score_moments(query, scale)
+        return gaussian_log_mass(mean, variance, bulk_size.new_tensor(summary.count))
+
+
+@pytest.mark.parametrize(("estimator", "tapes"), [(Gaussian("g"), 1), (Counting("g"), len(PROMPTS))], ids=str)
+def test_what_others_wrote_decides_as_step_by_step(estimator, tapes: int, taped: pytest.MonkeyPatch) -> None:
+    rows = Rows(Competing(torch.tensor([0.3, -0.2]), estimator, measures="own"))
+    taped.setattr(torch.Tensor, "new_tensor", lambda x, value: torch.full((), value, dtype=x.dtype))  # does not wait
+    both(taped, tiny_model("llama"), PROMPTS, [rows], eos=[])
+    assert len(Tape.made) == tapes
+
+
+def test_a_job_leaves_no_keys_behind_for_the_collector(taped: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        both(taped, tiny_model("llama"), PROMPTS, criteria())
+        assert not [found for found in gc.get_objects() if type(found) in (SharedPrefix, AsOne)]
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("minimum", [1, 6])
 def test_stop_tokens_are_banned_from_the_first_tokens(minimum: int, taped: pytest.MonkeyPatch) -> None:
     answers = both(taped, tiny_model("llama"), PROMPTS, criteria(), eos=[EOS, *range(5, 60)], min_new=minimum)
     assert min(len(answer.tokens) for of_prompt in answers for answer in of_prompt) >= minimum
 
 
-@pytest.mark.parametrize("budget", [1, 2, 3, 9, 10])
+@pytest.mark.parametrize("budget", [0, 1, 2, 3, 9, 10])
 def test_answers_end_at_their_budget(budget: int, taped: pytest.MonkeyPatch) -> None:
     answers = both(taped, tiny_model("llama"), PROMPTS, criteria(), budget=budget, eos=[])
     assert {len(answer.tokens) for of_prompt in answers for answer in of_prompt} == {budget}

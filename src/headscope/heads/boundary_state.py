@@ -33,25 +33,24 @@ class Summaries:
         outliers: how many the window of each head holds, one number or [H, 1]; all of them are outside the plain window
             of every query from the boundary on.
         of: each estimator's summary of the other bulk keys, by the estimator's name.
-        rows: number of rows whose own summaries lie one after the other, as more KV heads; None: all rows share them.
+        sets: how many summaries lie one after the other, as more KV heads; row b has number b % sets.
     """
 
     outliers: int | Tensor
     of: Mapping[str, Any]
-    rows: int | None = None
+    sets: int = 1
 
     def for_rows(self, rows: int) -> "Summaries":
         """Give each of some rows a copy of its own."""
-        return replace(self, of=map_tensors(self.of, lambda x: x.repeat(rows, *[1] * (x.ndim - 1))), rows=rows)
+        return replace(self, of=map_tensors(self.of, lambda x: x.repeat(rows, *[1] * (x.ndim - 1))), sets=rows)
 
     def take(self, rows: Tensor) -> "Summaries":
         """Keep these of the rows (indices)."""
-        before = self.rows or 1
 
         def taken(x: Tensor) -> Tensor:
-            return x.view(before, -1, *x.shape[1:])[rows.to(x.device)].flatten(0, 1)
+            return x.view(self.sets, -1, *x.shape[1:])[rows.to(x.device)].flatten(0, 1)
 
-        return replace(self, of=map_tensors(self.of, taken), rows=len(rows))
+        return replace(self, of=map_tensors(self.of, taken), sets=len(rows))
 
     def updated(self, estimator: Estimator, keys: Tensor, values: Tensor) -> "Summaries":
         """Take in keys and values of each row that left its window, [r, K, N, D]."""

@@ -25,7 +25,7 @@ class LayerView:
         kv_heads: K.
         window_mass: log mass of the window, [B, H, Q].
         window_output: attention over the window alone, which is what a local head gives, [B, H, Q, D].
-        outside: keys of each query outside the plain window, outliers among them, [Q].
+        outside: keys of each query outside the plain window, outliers among them, [Q]; [B, 1, Q] where rows differ.
         summaries: of the layer's bulk.
         exact_mass: computes the log mass of the bulk, [B, H, Q]. It reads every key: only a reference may call it.
         exact_output: computes attention over the bulk alone, [B, H, Q, D], zero without a bulk; only for references.
@@ -43,22 +43,21 @@ class LayerView:
 
     def estimated_mass(self, estimator: Estimator, query: Tensor) -> Tensor:
         """Estimate the log mass of the bulk for queries [B, H, Q, D]: [B, H, Q]."""
-        return self._by_row(estimator.log_mass(*self._arguments(estimator, query)), query)
+        return estimator.log_mass(*self._arguments(estimator, query)).reshape(query.shape[:3])
 
     def estimated(self, estimator: ValueEstimator, query: Tensor) -> tuple[Tensor, Tensor]:
         """Estimate the log mass of the bulk, and attention over it alone, [B, H, Q, D], for queries [B, H, Q, D]."""
         mass, output = estimator.mass_and_value(*self._arguments(estimator, query))
-        return self._by_row(mass, query), self._by_row(output, query)
+        return mass.reshape(query.shape[:3]), output.reshape(query.shape)
 
     def _arguments(self, estimator: Estimator, query: Tensor) -> tuple[Tensor, Any, Tensor, float]:
-        """Return what an estimator needs; rows with summaries of their own go as more heads of one row."""
-        summaries, bulk_size = self.summaries, self.outside - self.summaries.outliers
-        if summaries.rows is not None:
-            query = query.flatten(0, 1)[None]
-            if bulk_size.ndim == 2:
-                bulk_size = bulk_size.repeat(summaries.rows, 1)
-        return query, summaries.of[estimator.name], bulk_size, self.scale
-
-    def _by_row(self, estimates: Tensor, query: Tensor) -> Tensor:
-        """Return estimates for queries [B, H, Q, D] by row again."""
-        return estimates if self.summaries.rows is None else estimates[0].view(*query.shape[:2], *estimates.shape[2:])
+        """Return what an estimator needs; rows with summaries of their own go as more heads of fewer rows."""
+        sets, bulk_size = self.summaries.sets, self.outside
+        heads = sets * query.shape[1]
+        if bulk_size.ndim == 3:
+            bulk_size = bulk_size[:sets].expand(-1, query.shape[1], -1).flatten(0, 1)
+        bulk_size = bulk_size - self.summaries.outliers
+        if bulk_size.ndim == 2 and len(bulk_size) < heads:
+            bulk_size = bulk_size.repeat(heads // len(bulk_size), 1)
+        grouped = query.reshape(-1, heads, *query.shape[2:])
+        return grouped, self.summaries.of[estimator.name], bulk_size, self.scale

@@ -1,13 +1,13 @@
 """Prompts whose rows decode side by side as if they were one prompt: their heads are more heads of it.
 
 A step then has as many kernels for all prompts as for one. Row r of prompt n is row r N + n of the model's batch, so
-that [R N, H] is [R, N H] too, without a copy. Shorter prompts have unused keys behind theirs, shorter questions in
-front; what is not a prompt's own is hidden from its heads.
+that [R N, H] is [R, N H] too, without a copy: attention sees the second, criteria the first. Shorter prompts have
+unused keys behind theirs, shorter questions in front; what is not a prompt's own is hidden from its heads.
 
-Shapes: N prompts, R rows of each, H query heads, K KV heads, S own keys, D head_dim.
+Shapes: N prompts, R rows of each (r of some group), H query heads, K KV heads, S own keys, D head_dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from headscope.heads.estimators import joinable
 from headscope.heads.mass import precise
 from headscope.heads.to_device import joined
 from headscope.heads.window import Window
@@ -22,10 +23,16 @@ from headscope.lab.at_boundary import joined_prompts
 from headscope.lab.counts import ReadingCounts
 from headscope.lab.own_cache import one_cache
 from headscope.lab.queries import LayerQueries
+from headscope.lab.rows import Rows
 from headscope.lab.shared_prefix import SharedPrefix
 from headscope.lab.visible import Visible
 from headscope.lab.visible_as_one import VisibleAsOne
 from headscope.models.attention import LayerCall
+
+
+def may_join(groups: Sequence[Rows]) -> bool:
+    """Return True if prompts with these rows may be taken as one."""
+    return all(joinable(group.criterion.estimator) for group in groups)
 
 
 class AsOne(SharedPrefix):
@@ -38,55 +45,63 @@ class AsOne(SharedPrefix):
 
     def __init__(self, prompts: Sequence[SharedPrefix], caches: Sequence[DynamicCache]):
         """Take over prompts whose questions were read, each with a cache of its own; their keys move here."""
-        first, lengths = prompts[0], [cache.get_seq_length() for cache in caches]
-        super().__init__(first.prefix, [group.for_prompts(len(prompts)) for group in first.groups], first.window)
-        self.prompts, self._lengths = len(prompts), [prompt.length for prompt in prompts]
+        first, lengths, count = prompts[0], [cache.get_seq_length() for cache in caches], len(prompts)
+        each = [torch.arange(group.count).repeat_interleave(count) for group in first.groups]
+        groups = [group.take(rows) for group, rows in zip(first.groups, each, strict=True)]
+        super().__init__(first.prefix, groups, first.window)
+        self.prompt_count, self.rows = count, first.rows
         self.readings = [prompt.counts for prompt in prompts if isinstance(prompt.counts, ReadingCounts)]
-        self._first = [length + own for length, own in zip(self._lengths, lengths, strict=True)]
+        self._lengths = [prompt.length for prompt in prompts]
+        self._next = [length + own for length, own in zip(self._lengths, lengths, strict=True)]
         self._unused = [max(lengths) - length for length in lengths]
         self.cache = one_cache(caches, self._unused, lambda tensors: torch.stack(tensors, 1).flatten(0, 1))
-        for key in list(first._layers):
-            self._layers[key] = joined([prompt._layers.pop(key) for prompt in prompts])
-        heads = self.readings[0].sizes.heads
-        for rule, layers in first._boundary.items():
-            states = {layer: [prompt._boundary[rule][layer] for prompt in prompts] for layer in layers}
-            self._boundary[rule] = {layer: joined_prompts(each, heads) for layer, each in states.items()}
         for prompt in (*prompts, self):
             prompt.prefix = {}
+        for key in list(first._layers):
+            self._layers[key] = joined([prompt._layers.pop(key) for prompt in prompts])
+        for rule in list(first._boundary):
+            states, heads = [prompt._boundary.pop(rule) for prompt in prompts], self.readings[0].sizes.heads
+            self._boundary[rule] = {i: joined_prompts([state[i] for state in states], heads) for i in states[0]}
 
     def positions(self) -> Tensor:
         """Return where each row's next token stands, [R N]."""
-        return torch.tensor(self._first).repeat(self.rows)
+        return torch.tensor(self._next).repeat(self.rows)
 
     def look(self, positions: Tensor, most: int) -> None:
         """Let the next queries stand at some positions, [R N], at most so many behind the first."""
+        unused, rows = self._unused, self.rows
+        places = list(zip(self._lengths, torch.split(positions[: self.prompt_count], 1), self._next, strict=True))
 
-        def see(window: Window, dtype: torch.dtype, heads: int, kv_heads: int) -> VisibleAsOne:
-            each = [
-                Visible(window, length, positions[number : number + 1], (first, first + most - 1), dtype)
-                for number, (length, first) in enumerate(zip(self._lengths, self._first, strict=True))
-            ]
-            return VisibleAsOne(each, self._unused, self.rows, heads, kv_heads)
+        def see(window: Window, dtype: torch.dtype, kv_heads: int) -> VisibleAsOne:
+            each = [Visible(window, length, at, (first, first + most - 1), dtype) for length, at, first in places]
+            return VisibleAsOne(each, unused, rows, kv_heads)
 
         self._see = cache(see)  # once for all layers of a kind
 
     def attend(self, call: LayerCall) -> Tensor:
         """Compute attention of every row, [R N, H, 1, D]; the call has room for the answers, [R N, K, S, D]."""
-        heads, kv_heads = call.query.shape[1], call.key.shape[1]
-        query, key, value = (
-            x.reshape(self.rows, -1, *x.shape[2:]) for x in (precise(call.query), call.key, call.value)
-        )
-        visible = self._see(self._window_of(call), query.dtype, heads, kv_heads)
+        tensors = precise(call.query), call.key, call.value
+        query, key, value = (x.reshape(self.rows, -1, *x.shape[2:]) for x in tensors)
+        visible = self._see(self._window_of(call), query.dtype, call.key.shape[1])
         one = replace(call, query=query, key=key, value=value)
         output = self._attend(LayerQueries(one, self._prefix_of(one), query, visible))
         return output.reshape(call.query.shape).to(call.query.dtype)
 
-    def _count(self, queries: LayerQueries, long: Tensor) -> None:
-        """Count labels, bool [R, N H, 1], row by row and prompt by prompt."""
-        if self.counts is None:
-            return
+    def _spans(self) -> Iterator[tuple[Rows, slice]]:
+        """Yield each group with its rows of all prompts' heads, of R."""
+        for group, rows in super()._spans():
+            yield group, slice(rows.start // self.prompt_count, rows.stop // self.prompt_count)
+
+    def _outside(self, queries: LayerQueries, rows: slice) -> Tensor:
+        """Return how many keys are outside the plain window of some rows' queries, [1], or [r N, 1, 1]."""
         visible = queries.visible
-        by_prompt = long.reshape(self.rows * self.prompts, -1, 1)
-        with_bulk = visible.bulk_size.view(self.prompts, -1)[:, :1] > 0
-        counted, keys = (x.repeat(self.rows, 1) for x in (with_bulk, visible.position[:, None] + 1))
-        self.counts.add(queries.call.layer, by_prompt, counted, keys, self._costs_of(queries.call))
+        if isinstance(visible, VisibleAsOne) and self.prompt_count == 1:
+            return visible.each[0].bulk_size
+        return visible.bulk_size[rows.start * self.prompt_count : rows.stop * self.prompt_count]
+
+    def _count(self, queries: LayerQueries, long: Tensor) -> None:
+        """Count labels, bool [R N, H, 1]."""
+        if self.counts is not None:
+            counted, keys = queries.visible.bulk_size[:, 0] > 0, queries.visible.position[:, None] + 1
+            costs = self._costs_of(queries.call)
+            self.counts.add(queries.call.layer, long, counted, keys.repeat(self.rows, 1), costs)

@@ -123,14 +123,15 @@ def _part(layers: int, index: int, x: Tensor) -> Tensor:
 
 def joined_prompts(prompts: Sequence[AtBoundary], heads: int) -> AtBoundary:
     """Make one of the states of several prompts, with so many query heads each; its summaries can't be updated."""
-    counts = [prompt.state.summaries.outliers for prompt in prompts]
-    if len({*counts}) == 1:
-        return joined(prompts)  # one number for all
-    device = prompts[0].taken.device
-    of_heads = [torch.full((heads, 1), n, device=device) if isinstance(n, int) else n for n in counts]
-    return joined([_counting(prompt, count) for prompt, count in zip(prompts, of_heads, strict=True)])
+    if len(prompts) == 1:
+        return prompts[0]
+    return joined([_with_count_of_each_head(prompt, heads, len(prompts)) for prompt in prompts])
 
 
-def _counting(layer: AtBoundary, outliers: Tensor) -> AtBoundary:
-    summaries = replace(layer.state.summaries, outliers=outliers)
-    return layer._replace(state=replace(layer.state, summaries=summaries))
+def _with_count_of_each_head(prompt: AtBoundary, heads: int, prompts: int) -> AtBoundary:
+    """Tell for each head how many outliers its window holds, [H, 1], since they may differ from prompt to prompt."""
+    summaries = prompt.state.summaries
+    if isinstance(summaries.outliers, int):
+        counts = torch.full((heads, 1), summaries.outliers, device=prompt.taken.device)
+        summaries = replace(summaries, outliers=counts)
+    return prompt._replace(state=replace(prompt.state, summaries=replace(summaries, sets=prompts)))

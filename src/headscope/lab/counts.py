@@ -218,11 +218,11 @@ class StepLabels:
         for room, new in zip(self._queries.get(layer, ()), (counted, keys), strict=False):
             room.index_copy_(1, self._step, new.expand(rows, 1))
 
-    def hand_over(self, prompts: Sequence[ReadingCounts], steps: int, fed: Tensor) -> None:
+    def hand_over(self, readings: Sequence[ReadingCounts], steps: int, fed: Tensor) -> None:
         """Count the first steps of each row, [R], of so many that were done; rows alternate between the prompts."""
         for with_bulk, keys in self._queries.values():
             counted = with_bulk[:, :steps] & (torch.arange(steps, device=fed.device) < fed[:, None])
             for layer, (long, decision_bytes) in self._layers.items():
                 for_all = long[:, :, :steps], counted, keys[:, :steps], decision_bytes
-                for number, counts in enumerate(prompts):
-                    counts.add(layer, *(x[number :: len(prompts)] for x in for_all))
+                for number, counts in enumerate(readings):
+                    counts.add(layer, *(x[number :: len(readings)] for x in for_all))

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from headscope.errors import ShapeError
 from headscope.heads.window import Window
-from headscope.lab.as_one import AsOne
-from headscope.lab.counts import ReadingCounts, Sizes
+from headscope.lab.as_one import AsOne, may_join
+from headscope.lab.counts import ReadingCounts, Sizes, StepLabels
 from headscope.lab.own_cache import own_cache
 from headscope.lab.prefill import forward, prefill_densely
 from headscope.lab.probes import ModelProbes
@@ -158,20 +158,23 @@ def _decode_rows(
         first_tokens.append(forward(model, step, prefix.length, cache, prefix, banned))
     limits = max_new_tokens, eos, min_new_tokens
     if replayable(model, prefixes):
-        decoded = decode_replayed(model, AsOne(prefixes, caches), first_tokens, *limits)
+        each = list(zip(prefixes, caches, first_tokens, strict=True))
+        decoded = []
+        for several in [each] if may_join(prefixes[0].groups) else [[one] for one in each]:
+            some_prefixes, some_caches, some_tokens = zip(*several, strict=True)
+            decoded += decode_replayed(model, AsOne(some_prefixes, some_caches), some_tokens, *limits)
     else:
         decoded = _decode(model, Together(prefixes, caches), first_tokens, *limits)
-    answers = []
-    for of_prompt, count in zip(decoded, counts, strict=True):
-        assert isinstance(count, ReadingCounts)
-        results = zip(of_prompt, count.shares(), count.layer_shares(), strict=True)
-        answers.append(
-            [
-                Answer(row.tokens, row.stop, shares.head, shares.group, shares.kv_bytes, by_layer, shares.queries)
-                for row, shares, by_layer in results
-            ]
-        )
-    return answers
+    return [_answers(of_prompt, count) for of_prompt, count in zip(decoded, counts, strict=True)]
+
+
+def _answers(rows: Sequence[RowAnswer], counts: ReadingCounts | StepLabels | None) -> list[Answer]:
+    """Put together what each row of a prompt produced and read."""
+    assert isinstance(counts, ReadingCounts)
+    return [
+        Answer(row.tokens, row.stop or "length", shares.head, shares.group, shares.kv_bytes, by_layer, shares.queries)
+        for row, shares, by_layer in zip(rows, counts.shares(), counts.layer_shares(), strict=True)
+    ]
 
 
 def _decode(

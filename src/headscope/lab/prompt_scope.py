@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
+from headscope.heads.bulk import LayerCache
 from headscope.heads.criteria.dense import Dense
 from headscope.heads.window import Window
 from headscope.lab.counts import ReadingCounts, Sizes
@@ -17,7 +18,6 @@ from headscope.lab.probes import ModelProbes
 from headscope.lab.rows import Rows
 from headscope.lab.scope import summary_positions
 from headscope.lab.shared_prefix import SharedPrefix
-from headscope.models.geometry import geometry
 
 
 def prefill_each_row(
@@ -43,8 +43,8 @@ def prefill_each_row(
     bounds, sizes = summary_positions(window, len(context), chunk), Sizes.of(model.config, window)
     for group in criteria:
         if isinstance(group.criterion, Dense) and not group.outliers.count:
-            counts = _dense_counts(sizes, geometry(model.config).full_layers, len(context), group.count)
-            yield SharedPrefix(prefill_densely(model, context, probes), [group], window, counts)
+            prefix = prefill_densely(model, context, probes)
+            yield SharedPrefix(prefix, [group], window, _dense_counts(sizes, prefix, group.count))
             continue
         for row in range(group.count):
             alone = group.take(torch.tensor([row]))
@@ -52,11 +52,13 @@ def prefill_each_row(
             yield attending(prefill_by_chunks(model, context, bounds, attending, probes))
 
 
-def _dense_counts(sizes: Sizes, layers: Sequence[int], tokens: int, rows: int) -> ReadingCounts:
-    """Count a dense prefill, in which every pair is long."""
-    counts, position = ReadingCounts(rows, sizes), torch.arange(tokens)
-    long = torch.ones(rows, sizes.heads, tokens, dtype=torch.bool)
-    counted = (sizes.window.bulk_size(position) > 0).expand(rows, -1)
-    for layer in layers:
-        counts.add(layer, long, counted, position + 1, torch.zeros(rows).double())
+def _dense_counts(sizes: Sizes, prefix: Sequence[LayerCache], rows: int) -> ReadingCounts:
+    """Count a dense prefill, in which every pair is long, where each layer's keys are."""
+    counts = ReadingCounts(rows, sizes)
+    for cache in prefix:
+        if cache.sliding is None:
+            position = torch.arange(cache.keys.shape[1], device=cache.keys.device)
+            long = torch.ones(rows, sizes.heads, len(position), dtype=torch.bool, device=position.device)
+            counted = (sizes.window.bulk_size(position) > 0).expand(rows, -1)
+            counts.add(cache.layer, long, counted, position + 1, torch.zeros(rows).double())
     return counts

@@ -98,9 +98,9 @@ class LayerQueries:
 
         Args:
             local: what a pair gives that sees its own window alone, [K, R, G, Q].
-            long: pairs that see all keys, bool [R, H, Q].
+            long: pairs that see all keys, bool, as many as of [R, H, Q].
         """
-        long = long.view(len(long), len(self.prefix.keys), -1, long.shape[2]).transpose(0, 1)
+        long = long.view(len(self.query), len(self.prefix.keys), -1, long.shape[2]).transpose(0, 1)
         if not self.visible.bulk and self.visible.own_bulk is None:
             return torch.where(long[..., None], self.window.output, local.output)
         if self._lazy:
@@ -137,8 +137,8 @@ class LayerQueries:
         """Yield attention of a KV head's chosen pairs over each span of the prefix outside the window, [N]."""
         query, one = self.grouped[head].flatten(0, 2)[pairs], slice(head, head + 1)
         for keys, hidden in self.visible.bulk:
-            if hidden is not None:  # the same from all KV heads, or from each its own
-                hidden = hidden[head % len(hidden)][None, :, pairs % hidden.shape[2]]
+            if hidden is not None:
+                hidden = hidden[:, :, pairs % hidden.shape[2]]
             piece = Piece(query[None], self.prefix.keys[one, keys], self.prefix.values[one, keys], hidden)
             yield attend([piece], self._scale, 1).viewed(len(pairs))
 

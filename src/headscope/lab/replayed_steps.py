@@ -39,16 +39,17 @@ def replayable(model: PreTrainedModel, prompts: Sequence[SharedPrefix]) -> bool:
 
 def decode_replayed(
     model: PreTrainedModel,
-    prompts: AsOne,
+    as_one: AsOne,
     first_tokens: Sequence[Tensor],
     max_new_tokens: int,
     eos: set[int],
     min_new_tokens: int,
 ) -> list[list[RowAnswer]]:
     """Decode behind each row's first token, [R] of each prompt; return the answers of each prompt's rows."""
-    rows, following = [RowAnswer() for _ in range(prompts.rows * prompts.prompts)], torch.stack(list(first_tokens), 1)
-    steps, new, done = _Steps(model, prompts, following.flatten(), max_new_tokens), following.reshape(1, -1), 0
-    while True:
+    following = torch.stack(list(first_tokens), 1).flatten()
+    steps, rows = _Steps(model, as_one, following, max_new_tokens), [RowAnswer() for _ in following]
+    new, done = following[None], 0
+    while done < max_new_tokens:
         for row, tokens in zip(rows, new.T.tolist(), strict=True):
             row.extend(tokens, max_new_tokens, eos)
         done += len(new)
@@ -56,29 +57,29 @@ def decode_replayed(
             break
         new = steps.without(sorted(eos)) if done < min_new_tokens else steps.run(min(AT_ONCE, max_new_tokens - done))
     steps.finish([len(row.tokens) for row in rows])
-    return [rows[number :: prompts.prompts] for number in range(prompts.prompts)]
+    return [rows[number :: as_one.prompt_count] for number in range(as_one.prompt_count)]
 
 
 class _Steps:
     """Steps of the same rows, one token of each in a step; handed to the model as forward keyword."""
 
-    def __init__(self, model: PreTrainedModel, prompts: AsOne, tokens: Tensor, max_new_tokens: int):
+    def __init__(self, model: PreTrainedModel, as_one: AsOne, tokens: Tensor, max_new_tokens: int):
         """Make room for the steps.
 
         Args:
             model: in evaluation mode.
-            prompts: the rows of all of them.
+            as_one: the rows of all prompts.
             tokens: each row's first, [R N].
             max_new_tokens: the most there will be.
         """
-        device, most, keys = model.get_input_embeddings().weight.device, max_new_tokens, prompts.cache.get_seq_length()
-        self._model, self._prompts, self._repeated, self._most = model, prompts, Repeated(device), most
-        self._tokens, self._positions = (x.to(device, copy=True) for x in (tokens, prompts.positions()))
+        device, most, keys = model.get_input_embeddings().weight.device, max_new_tokens, as_one.cache.get_seq_length()
+        self._model, self._as_one, self._repeated, self._most = model, as_one, Repeated(device), most
+        self._tokens, self._positions = (x.to(device, copy=True) for x in (tokens, as_one.positions()))
         self._step, self._place = (torch.tensor([first], device=device) for first in (0, keys))
         self._answers = self._tokens.new_zeros(most, len(tokens))
         self._run = 0
-        self._own = [layer.reserve(most) for layer in prompts.cache.layers]
-        self._labels = prompts.counts = StepLabels(self._step, most)
+        self._own = [layer.reserve(most) for layer in as_one.cache.layers]
+        self._labels = as_one.counts = StepLabels(self._step, most)
 
     def run(self, steps: int) -> Tensor:
         """Do some steps; return their tokens, [A, R N]."""
@@ -94,14 +95,14 @@ class _Steps:
     def finish(self, lengths: Sequence[int]) -> None:
         """Count the labels of each row up to its stop, by the tokens that it has, [R N]."""
         fed = torch.tensor(lengths, device=self._tokens.device)
-        self._labels.hand_over(self._prompts.readings, self._run, fed)
+        self._labels.hand_over(self._as_one.readings, self._run, fed)
 
     def attend(self, call: LayerCall) -> Tensor:
         """Compute attention of every row, [R N, H, 1, D], to its own keys, the new one included, and its prefix."""
         own = self._own[call.layer]
         for room, new in zip(own, (call.key, call.value), strict=True):
             room.index_copy_(2, self._place, new)
-        return self._prompts.attend(replace(call, key=own[0], value=own[1]))
+        return self._as_one.attend(replace(call, key=own[0], value=own[1]))
 
     def _done(self, steps: int) -> Tensor:
         self._run += steps
@@ -109,7 +110,7 @@ class _Steps:
 
     def _do(self, banned: Sequence[int] = ()) -> Tensor:
         """Feed each row its last token; leave the next, [R N], in its place."""
-        self._prompts.look(self._positions, self._most)
+        self._as_one.look(self._positions, self._most)
         output = self._model(
             self._tokens[:, None],
             position_ids=self._positions[:, None],

@@ -34,10 +34,6 @@ class Rows:
         """Keep these of the rows (indices)."""
         return replace(self, criterion=self.criterion.take(rows))
 
-    def for_prompts(self, count: int) -> "Rows":
-        """Serve so many prompts whose heads lie one after the other (see `headscope.lab.as_one`)."""
-        return replace(self, criterion=self.criterion.for_prompts(count))
-
     def on(self, device: torch.device) -> "Rows":
         """Move the criterion's tensors to a device."""
         return replace(self, criterion=to_device(self.criterion, device))

@@ -33,7 +33,7 @@ class SharedPrefix:
     """State of a batch of rows; handed to the model as its forward keyword.
 
     Attributes:
-        prompts: N; more than one where several are taken as one (`headscope.lab.as_one`).
+        prompt_count: N; more than one where several are taken as one (`headscope.lab.as_one`).
         prefix: keys and values that all rows share, by the layer's index.
         length: P, tokens of the prefix.
         groups: the rows of each criterion.
@@ -42,7 +42,7 @@ class SharedPrefix:
         counting: whether the next queries count.
     """
 
-    prompts = 1
+    prompt_count = 1
 
     def __init__(
         self,
@@ -149,17 +149,17 @@ class SharedPrefix:
         return local
 
     def _thresholds(self, device: torch.device) -> Tensor:
-        """Return the threshold of every row, [R]."""
+        """Return the threshold of every row, [R N]."""
         if self._all_thresholds is None:
             self._all_thresholds = torch.cat([group.criterion.thresholds for group in self.groups]).to(device)
         return self._all_thresholds
 
     def _margins(self, queries: LayerQueries, index: int, rows: slice) -> Tensor:
-        """Return the margins that decide for a group, [r, H, Q]; those that no query changes are made once."""
+        """Return the margins that decide for a group, [r N, H, Q]; those that no query changes are made once."""
         criterion, layer = self.groups[index].criterion, queries.call.layer
         if (index, layer) in self._fixed:
             return self._fixed[index, layer].expand(-1, -1, queries.query.shape[2])
-        margin = deciding_margin(criterion, queries.query[rows], self.view(queries, index, rows))
+        margin = deciding_margin(criterion, self._of_prompts(queries.query[rows]), self.view(queries, index, rows))
         if criterion.fixed:
             self._fixed[index, layer] = margin[:, :, :1]
         return margin
@@ -175,7 +175,7 @@ class SharedPrefix:
     def _costs_of(self, call: LayerCall) -> Tensor:
         """Return the bytes that a decision of each row reads beside the plain window, over all KV heads, [R N]."""
         if call.layer not in self._row_costs:
-            costs = [self._decision_bytes(call, group).repeat(group.count) for group in self.groups]
+            costs = [self._decision_bytes(call, g).repeat(g.count // self.prompt_count) for g in self.groups]
             self._row_costs[call.layer] = torch.cat(costs)
         return self._row_costs[call.layer]
 
@@ -187,7 +187,7 @@ class SharedPrefix:
         if key not in self._costs:
             outliers = self._state(call, group.outliers).present.sum(1)
             by_head = decision_bytes(outliers, group.outliers.bits, numbers, head_dim)
-            self._costs[key] = by_head.view(self.prompts, -1).sum(1)
+            self._costs[key] = by_head.view(self.prompt_count, -1).sum(1)
         return self._costs[key]
 
     def view(self, queries: LayerQueries, index: int, rows: slice) -> LayerView:
@@ -201,14 +201,22 @@ class SharedPrefix:
         return LayerView(
             call.layer,
             call.scale,
-            call.key.shape[1],
-            windowed.mass,
-            windowed.output,
-            queries.visible.bulk_size,
+            call.key.shape[1] // self.prompt_count,
+            self._of_prompts(windowed.mass),
+            self._of_prompts(windowed.output),
+            self._outside(queries, rows),
             self._streams[index].get(call.layer, state.summaries),
-            exact_mass=lambda: bulk().mass,
-            exact_output=lambda: bulk().output,
+            exact_mass=lambda: self._of_prompts(bulk().mass),
+            exact_output=lambda: self._of_prompts(bulk().output),
         )
+
+    def _of_prompts(self, x: Tensor) -> Tensor:
+        """Bring rows of all prompts' heads, [r, N H, ...], to rows of each prompt, [r N, H, ...]."""
+        return x if self.prompt_count == 1 else x.reshape(self.prompt_count * len(x), -1, *x.shape[2:])
+
+    def _outside(self, queries: LayerQueries, rows: slice) -> Tensor:
+        """Return how many keys are outside the plain window of some rows' queries, [Q]."""
+        return queries.visible.bulk_size
 
     def _windowed(self, queries: LayerQueries, rows: slice, outliers: OutlierRule) -> Part:
         """Attend of some rows to their windows, [K, r, G, Q]; one product serves all rows with the same outliers."""

@@ -2,7 +2,7 @@
 
 What one prompt sees and another does not is hidden from the other's heads.
 
-Shapes: N prompts, R rows, H query heads and K KV heads of a prompt, C keys of a span.
+Shapes: N prompts, R rows and K KV heads of each, C keys of a span. Rows vary slowest, then prompts, then heads.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,16 @@ class VisibleAsOne:
         each: what each prompt's query sees.
     """
 
-    def __init__(self, each: Sequence[Visible], unused: Sequence[int], rows: int, heads: int, kv_heads: int):
+    def __init__(self, each: Sequence[Visible], unused: Sequence[int], rows: int, kv_heads: int):
         """Join what prompts see.
 
         Args:
             each: of each prompt; positions [1].
             unused: keys in front of each prompt's own that no row sees.
             rows: R.
-            heads: H.
             kv_heads: K.
         """
-        self.each, self._unused, self._rows, self._heads, self._kv_heads = each, unused, rows, heads, kv_heads
+        self.each, self._unused, self._rows, self._kv_heads = each, unused, rows, kv_heads
 
     @cached_property
     def position(self) -> Tensor:
@@ -41,8 +40,8 @@ class VisibleAsOne:
 
     @cached_property
     def bulk_size(self) -> Tensor:
-        """Bulk keys of each prompt's query, for every query head, [N H, 1]."""
-        return torch.stack([visible.bulk_size for visible in self.each]).repeat_interleave(self._heads, 0)
+        """Bulk keys of each row's query, [R N, 1, 1]."""
+        return torch.cat([visible.bulk_size for visible in self.each]).repeat(self._rows)[:, None, None]
 
     @cached_property
     def near(self) -> Tensor | None:
@@ -83,11 +82,12 @@ class VisibleAsOne:
 
     def _one(self, spans: Sequence[Sequence[Span]], first: int, last: int) -> Tensor:
         """Hide of the keys first <= j < last from each prompt those outside its spans, [N K, 1, 1, C]."""
-        hidden = self.position.new_full((len(spans), 1, 1, last - first), NEVER, dtype=self.each[0].dtype)
-        for of_prompt, row in zip(spans, hidden, strict=True):
+        dtype, device = self.each[0].dtype, self.position.device
+        hidden = torch.full((len(spans), 1, 1, last - first), NEVER, dtype=dtype, device=device)
+        for of_prompt, from_prompt in zip(spans, hidden, strict=True):
             for keys, within in of_prompt:
                 start = max(first, keys.start)
                 if start < keys.stop:
-                    seen = row[..., start - first : keys.stop - first]
+                    seen = from_prompt[..., start - first : keys.stop - first]
                     seen.zero_() if within is None else seen.copy_(within[0, ..., start - keys.start :])
         return hidden.repeat_interleave(self._kv_heads, 0)

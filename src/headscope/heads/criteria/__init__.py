@@ -16,7 +16,6 @@ from headscope.heads.boundary_state import FROZEN
 from headscope.heads.calibration.maps import MarginMap
 from headscope.heads.decision import HEAD, LOSS
 from headscope.heads.estimators import Estimator, ValueEstimator
-from headscope.heads.to_device import map_tensors
 from headscope.heads.view import LayerView
 
 
@@ -56,10 +55,6 @@ class Criterion:
     def take(self, rows: Tensor) -> Self:
         """Keep these of the rows (indices), after others have stopped."""
         return replace(self, thresholds=self.thresholds[rows])
-
-    def for_prompts(self, count: int) -> Self:
-        """Decide for the heads of so many prompts, one after the other as if they were those of one layer."""
-        return replace(self, map=map_tensors(self.map, lambda x: x.repeat(count)))
 
     @classmethod
     def calibrated(cls, targets: Sequence[Mapping[str, Any]], **options: Any) -> Self:

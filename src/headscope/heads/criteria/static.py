@@ -37,10 +37,6 @@ class Static(Criterion):
         """Keep the labels of these rows."""
         return replace(super().take(rows), long={layer: labels[rows] for layer, labels in self.long.items()})
 
-    def for_prompts(self, count: int) -> Self:
-        """Give the heads of each prompt the same labels."""
-        return replace(super().for_prompts(count), long={i: labels.repeat(1, count) for i, labels in self.long.items()})
-
     @classmethod
     def calibrated(cls, targets: Sequence[Mapping[str, Any]], **options: Any) -> Self:
         """Make it from rankings: each target has `layers` and their labels `long`, [L, H]."""

@@ -31,7 +31,7 @@ class Estimator(Protocol):
         """Count the float32 numbers of a KV head's summary that a query reads, with those of its values or without."""
 
     def log_mass(self, query: Tensor, summary: Any, bulk_size: Tensor, scale: float) -> Tensor:
-        """Estimate logsumexp of the scores of `bulk_size` [Q] keys for each query [B, H, Q, D]: [B, H, Q]."""
+        """Estimate logsumexp of the scores of `bulk_size` keys, [Q] or [H, Q], for queries [B, H, Q, D]: [B, H, Q]."""
 
 
 @runtime_checkable
@@ -40,6 +40,14 @@ class ValueEstimator(Estimator, Protocol):
 
     def mass_and_value(self, query: Tensor, summary: Any, bulk_size: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Estimate the log mass and the attention's output over the bulk alone, [B, H, Q, D], for each query."""
+
+
+def joinable(estimator: Estimator | None) -> bool:
+    """Return True if summaries of several prompts may lie one after the other, as those of more KV heads.
+
+    An estimator says so by `joinable = True`: its `bulk_size` is by head then, and what is no tensor may be lost.
+    """
+    return estimator is None or bool(getattr(estimator, "joinable", False))
 
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:

@@ -11,7 +11,7 @@ Shapes: B rows, H query heads, K KV heads, G = H // K, Q queries, N bulk keys, C
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -97,6 +97,8 @@ class Clusters:
         covariance: "full" or "diagonal".
         bits: of a number of the clusters' means; 16 rounds nothing.
     """
+
+    joinable: ClassVar[bool] = True
 
     name: str
     clusters: int

@@ -8,7 +8,7 @@ Shapes: B rows, H query heads, K KV heads, Q queries, N keys, D head_dim.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -61,6 +61,8 @@ class Gaussian:
         covariance: "full" or "diagonal".
         moments: moments of another text by layer; None takes those of the prompt's own bulk.
     """
+
+    joinable: ClassVar[bool] = True
 
     name: str
     covariance: Covariance = "full"

@@ -90,7 +90,7 @@ def _caches(job: Job) -> float:
     exact = numbers * BYTES["float32"] * job.tokens if width < BYTES["float32"] else 0  # what rows attend to
     if stage == "evaluation":
         prompts = 1 if "chunk" in job.spec else max(1, min(job.prompts("evaluation"), TOGETHER // job.rows))
-        own = 2 * numbers * width * job.rows * (QUESTION + job.answer)  # there is room for as many more
+        own = numbers * width * job.rows * (QUESTION + job.answer)
         return float(prompts * (numbers * width * job.tokens + exact + own))
     return prompt + (exact if stage == "margins" else 0)
 
