@@ -54,13 +54,13 @@ def test_replayed_steps_give_the_tokens_and_labels_of_eager_ones(recipe, ids, ta
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the kernels are not interpreted")
-@pytest.mark.parametrize("ids", [IDS, IDS[:1]], ids=["padded", "one"])
+@pytest.mark.parametrize("ids", [IDS[1:], IDS[1:2]], ids=["padded", "one"])
 def test_kernels_are_launched_again_with_the_same_memory(ids, monkeypatch) -> None:
     pytest.importorskip("triton", reason="the kernels need Triton: pip install triton")
     from headscope.kernels.decode import attend as decode
     from headscope.kernels.decode import update_clusters
 
-    model, new = small(dtype=torch.float16), {"max_new_tokens": 6, "min_new_tokens": 6}
+    model, new = small(dtype=torch.float16), {"max_new_tokens": 5, "min_new_tokens": 5}
     criterion = calibrated(model)
     monkeypatch.setattr(decode.Workspace, "of", partial(decode.Workspace.of, programs=5))
     for module, name in (
@@ -77,7 +77,7 @@ def test_kernels_are_launched_again_with_the_same_memory(ids, monkeypatch) -> No
         monkeypatch.setattr(captured, "GRAPHS", graphs)
         with adaptive(model, criterion) as run:
             found.append((generated(model, ids, **STATIC, **new).tolist(), repr(run.rows)))  # a NaN is no NaN
-    assert found[0] == found[1] and [tape.replays for tape in Tape.made] == [3]
+    assert found[0] == found[1] and [tape.replays for tape in Tape.made] == [2]
 
 
 @pytest.mark.parametrize("ids", [IDS, IDS[:2], IDS[:1]], ids=["padded", "two", "one"])
