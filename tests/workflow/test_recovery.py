@@ -64,10 +64,10 @@ def in_the_middle(project, command=RUN):
         text=True,
     )
     deadline = time.monotonic() + 120
-    while unfinished(project) <= earlier and time.monotonic() < deadline:
+    while not unfinished(project) - earlier and time.monotonic() < deadline:
         time.sleep(0.1)
     try:
-        assert unfinished(project) > earlier
+        assert unfinished(project) - earlier
         yield process
     finally:
         (project.root / "wait").unlink()

@@ -21,18 +21,7 @@ def to_device(value: Value, device: torch.device) -> Value:
 
 def map_tensors(value: Value, change: Callable[[Tensor], Tensor]) -> Value:
     """Change all tensors of a value: in fields of dataclasses and tuples, and in values of mappings."""
-    copy: Any = value
-    if isinstance(copy, Tensor):
-        copy = change(copy)
-    elif isinstance(copy, Mapping):
-        copy = {key: map_tensors(inner, change) for key, inner in copy.items()}
-    elif is_dataclass(copy) and not isinstance(copy, type):
-        copy = replace(copy, **{part.name: map_tensors(getattr(copy, part.name), change) for part in fields(copy)})
-    elif isinstance(copy, tuple):
-        parts = [map_tensors(inner, change) for inner in copy]
-        copy = type(copy)(*parts) if hasattr(copy, "_fields") else tuple(parts)
-    result: Value = copy
-    return result
+    return _combined([value], lambda tensors: change(tensors[0]))
 
 
 def joined(values: Sequence[Value]) -> Value:
@@ -40,22 +29,27 @@ def joined(values: Sequence[Value]) -> Value:
 
     Those that are shorter in dimension 1 have zeros behind. What is no tensor and differs is None: who needs it fails.
     """
+    return _combined(values, _one_after_the_other)
+
+
+def _combined(values: Sequence[Value], combine: Callable[[Sequence[Tensor]], Tensor]) -> Value:
+    """Make one value of several that are made alike; `combine` gets the tensors that stand in the same place."""
     each: Sequence[Any] = values
-    first, result = each[0], each[0]
+    first, made = each[0], each[0]
     if isinstance(first, Tensor):
-        result = _one_after_the_other(each)
+        made = combine(each)
     elif isinstance(first, Mapping):
-        result = {key: joined([value[key] for value in each]) for key in first}
+        made = {key: _combined([value[key] for value in each], combine) for key in first}
     elif is_dataclass(first) and not isinstance(first, type):
         names = [part.name for part in fields(first)]
-        result = replace(first, **{name: joined([getattr(value, name) for value in each]) for name in names})
+        made = replace(first, **{name: _combined([getattr(value, name) for value in each], combine) for name in names})
     elif isinstance(first, tuple):
-        parts = [joined(parts) for parts in zip(*each, strict=True)]
-        result = type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
-    elif any(value != first for value in each):
-        result = None
-    found: Value = result
-    return found
+        parts = [_combined(parts, combine) for parts in zip(*each, strict=True)]
+        made = type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+    elif any(value != first for value in each[1:]):
+        made = None
+    result: Value = made
+    return result
 
 
 def _one_after_the_other(tensors: Sequence[Tensor]) -> Tensor:

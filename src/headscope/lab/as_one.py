@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from headscope.heads.estimators import joinable
 from headscope.heads.mass import precise
 from headscope.heads.to_device import joined
 from headscope.heads.window import Window
@@ -31,8 +30,9 @@ from headscope.models.attention import LayerCall
 
 
 def may_join(groups: Sequence[Rows]) -> bool:
-    """Return True if prompts with these rows may be taken as one."""
-    return all(joinable(group.criterion.estimator) for group in groups)
+    """Return True if prompts with these rows may be taken as one: all their estimators say `joinable = True`."""
+    estimators = [group.criterion.estimator for group in groups if group.criterion.estimator is not None]
+    return all(getattr(estimator, "joinable", False) for estimator in estimators)
 
 
 class AsOne(SharedPrefix):
@@ -45,16 +45,15 @@ class AsOne(SharedPrefix):
 
     def __init__(self, prompts: Sequence[SharedPrefix], caches: Sequence[DynamicCache]):
         """Take over prompts whose questions were read, each with a cache of its own; their keys move here."""
-        first, lengths, count = prompts[0], [cache.get_seq_length() for cache in caches], len(prompts)
+        first, count = prompts[0], len(prompts)
         each = [torch.arange(group.count).repeat_interleave(count) for group in first.groups]
         groups = [group.take(rows) for group, rows in zip(first.groups, each, strict=True)]
         super().__init__(first.prefix, groups, first.window)
         self.prompt_count, self.rows = count, first.rows
         self.readings = [prompt.counts for prompt in prompts if isinstance(prompt.counts, ReadingCounts)]
         self._lengths = [prompt.length for prompt in prompts]
-        self._next = [length + own for length, own in zip(self._lengths, lengths, strict=True)]
-        self._unused = [max(lengths) - length for length in lengths]
-        self.cache = one_cache(caches, self._unused, lambda tensors: torch.stack(tensors, 1).flatten(0, 1))
+        self._next = [prompt.length + own.get_seq_length() for prompt, own in zip(prompts, caches, strict=True)]
+        self.cache, self._unused = one_cache(caches, lambda tensors: torch.stack(tensors, 1).flatten(0, 1))
         for prompt in (*prompts, self):
             prompt.prefix = {}
         for key in list(first._layers):

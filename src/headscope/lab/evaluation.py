@@ -158,11 +158,9 @@ def _decode_rows(
         first_tokens.append(forward(model, step, prefix.length, cache, prefix, banned))
     limits = max_new_tokens, eos, min_new_tokens
     if replayable(model, prefixes):
-        each = list(zip(prefixes, caches, first_tokens, strict=True))
-        decoded = []
-        for several in [each] if may_join(prefixes[0].groups) else [[one] for one in each]:
-            some_prefixes, some_caches, some_tokens = zip(*several, strict=True)
-            decoded += decode_replayed(model, AsOne(some_prefixes, some_caches), some_tokens, *limits)
+        at_once, decoded = len(prefixes) if may_join(prefixes[0].groups) else 1, []
+        for some in (slice(first, first + at_once) for first in range(0, len(prefixes), at_once)):
+            decoded += decode_replayed(model, AsOne(prefixes[some], caches[some]), first_tokens[some], *limits)
     else:
         decoded = _decode(model, Together(prefixes, caches), first_tokens, *limits)
     return [_answers(of_prompt, count) for of_prompt, count in zip(decoded, counts, strict=True)]

@@ -68,12 +68,15 @@ def own_cache() -> DynamicCache:
     return cache
 
 
-def one_cache(
-    caches: Sequence[DynamicCache], unused: Sequence[int], join: Callable[[list[Tensor]], Tensor]
-) -> DynamicCache:
-    """Move caches of rows into one, layer by layer, each with so many unused keys in front that all are as long."""
+def one_cache(caches: Sequence[DynamicCache], join: Callable[[list[Tensor]], Tensor]) -> tuple[DynamicCache, list[int]]:
+    """Move caches of rows into one, layer by layer; return it, and how many unused keys stand in front of each's own.
+
+    With them all are as long.
+    """
+    lengths = [cache.get_seq_length() for cache in caches]
+    unused = [max(lengths) - length for length in lengths]
     if len(caches) == 1:
-        return caches[0]
+        return caches[0], unused
     result = own_cache()
     for index, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
         parts = ([getattr(layer, name) for layer in layers] for name in ("keys", "values"))
@@ -81,4 +84,4 @@ def one_cache(
         result.update(*map(join, padded), index)
         for layer in layers:
             layer.release()
-    return result
+    return result, unused

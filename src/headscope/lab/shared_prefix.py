@@ -212,7 +212,7 @@ class SharedPrefix:
 
     def _of_prompts(self, x: Tensor) -> Tensor:
         """Bring rows of all prompts' heads, [r, N H, ...], to rows of each prompt, [r N, H, ...]."""
-        return x if self.prompt_count == 1 else x.reshape(self.prompt_count * len(x), -1, *x.shape[2:])
+        return x.reshape(self.prompt_count * len(x), -1, *x.shape[2:])
 
     def _outside(self, queries: LayerQueries, rows: slice) -> Tensor:
         """Return how many keys are outside the plain window of some rows' queries, [Q]."""

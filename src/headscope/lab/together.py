@@ -29,10 +29,9 @@ class Together:
 
     def __init__(self, prompts: Sequence[SharedPrefix], caches: Sequence[DynamicCache]):
         """Join prompts whose questions were read, each with a cache of its own."""
-        lengths = [cache.get_seq_length() for cache in caches]
-        self.prompts, self._unused = list(prompts), [max(lengths) - length for length in lengths]
-        self.next = [prompt.length + length for prompt, length in zip(prompts, lengths, strict=True)]
-        self.cache = one_cache(caches, self._unused, torch.cat)
+        self.prompts = list(prompts)
+        self.next = [prompt.length + own.get_seq_length() for prompt, own in zip(prompts, caches, strict=True)]
+        self.cache, self._unused = one_cache(caches, torch.cat)
 
     def positions(self) -> Tensor:
         """Return where each row's next token stands, [R]."""

@@ -44,7 +44,7 @@ class VisibleAsOne:
         return torch.cat([visible.bulk_size for visible in self.each]).repeat(self._rows)[:, None, None]
 
     @cached_property
-    def near(self) -> Tensor | None:
+    def near(self) -> Tensor:
         """What hides the keys of `PrefixLayer.near`, [N K, 1, 1, C]."""
         counts = [sum(map(len, visible.window.columns(visible.prefix, visible.prefix))) for visible in self.each]
         spans = [[Span(slice(0, n), visible.near)] for n, visible in zip(counts, self.each, strict=True)]

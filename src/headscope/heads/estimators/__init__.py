@@ -13,7 +13,11 @@ from headscope.heads.bulk import Bulk
 
 
 class Estimator(Protocol):
-    """Estimates the log mass of bulk keys from a summary of them."""
+    """Estimates the log mass of bulk keys from a summary of them.
+
+    One with `joinable = True` lets summaries of several prompts lie one after the other, as those of more KV heads:
+    `bulk_size` is by head then, and what is no tensor may be lost.
+    """
 
     name: str
 
@@ -40,14 +44,6 @@ class ValueEstimator(Estimator, Protocol):
 
     def mass_and_value(self, query: Tensor, summary: Any, bulk_size: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Estimate the log mass and the attention's output over the bulk alone, [B, H, Q, D], for each query."""
-
-
-def joinable(estimator: Estimator | None) -> bool:
-    """Return True if summaries of several prompts may lie one after the other, as those of more KV heads.
-
-    An estimator says so by `joinable = True`: its `bulk_size` is by head then, and what is no tensor may be lost.
-    """
-    return estimator is None or bool(getattr(estimator, "joinable", False))
 
 
 def build(spec: Mapping[str, Any], fitted: Mapping[str, Any]) -> Estimator:
