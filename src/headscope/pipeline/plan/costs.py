@@ -41,15 +41,15 @@ SECONDS = {
     "track": (1.0, 0.0),
 }
 GPU_SECONDS = {
-    "moments": (0.3, 3.0),
-    "dense": (0.2, 0.6),
+    "moments": (2.0, 3.0),
+    "dense": (0.8, 0.6),
     "probes": (0.4, 5.0),
     "oracle": (0.2, 7.0),
     "margins": (2.0, 24.0),
     "evaluation": (1.0, 1.2),
 }
-"""The same where the slice says cuda: Qwen2.5-Coder-0.5B at 1,024 to 8,192 tokens on one NVIDIA H200 that twelve
-processes share; an evaluation has it alone."""
+"""The same where the slice says cuda: four models of 135M to 1.5B parameters at 1,024 to 16,384 tokens, on NVIDIA H200s
+that about fourteen processes share each; fewer processes are up to twice as fast."""
 START = 3.0
 """Seconds until a process works: those of its imports and of its model."""
 

@@ -20,6 +20,11 @@ PAIR = 100  # bytes of a recorded pair that such a job reads: tables are read on
 # MiB of a pass beside weights and caches: of rows over a prefix, whose scores are cut to a size, and of others.
 PASS = {"evaluation": 1600, "margins": 1200, "assets": 1200}
 OTHER_PASS = 400
+# The same on a GPU; there each token of a prompt takes some more for each number of its width, and prompts that decode
+# as one are copied. On four models of .1 to 1.5B parameters and 1,024 to 16,384 tokens, jobs needed .45 to .99 of it.
+GPU_PASS, OTHER_GPU_PASS = {"evaluation": 2200, "margins": 1700}, 750
+TOKEN = 90  # bytes
+GPU_PROCESS, UNUSED = 600, 1.06  # MiB of CUDA itself, and what torch's allocator holds for each byte in use
 TOGETHER = 128  # rows of whole prompts that decode together in an evaluation, as its stage says
 DENSE_BYTES = {"cpu": 2**29, "cuda": 2**34}  # of the keys and values of dense answers that decode together, at most
 # A model's numbers for each of the guess by its layers and widths: small models have large vocabularies, and a few
@@ -50,7 +55,11 @@ def gpu_mb(results: Path, node: Node) -> int:
     job = Job(node)
     if job.spec.get("device") != "cuda":
         return 0
-    return _computing(job, _numbers(results, node) or MOST * parameters(job.expect))
+    stage, numbers = node.stage, _numbers(results, node) or MOST * parameters(job.expect)
+    width = job.expect["heads"] * job.expect["head_dim"]
+    passes = GPU_PASS.get(stage, OTHER_GPU_PASS) + TOKEN * width * job.tokens / MIB
+    copies = _prefixes(job) if stage == "evaluation" else 0
+    return GPU_PROCESS + int(UNUSED * (_weights(job, numbers) + (_caches(job) + copies) / MIB + passes))
 
 
 def refuse_too_large(plan: Plan, unfinished: Collection[str]) -> None:
@@ -75,24 +84,45 @@ def refuse_too_large(plan: Plan, unfinished: Collection[str]) -> None:
 
 
 def _computing(job: Job, numbers: float) -> int:
-    """Return the memory of weights, caches and a pass, in MiB, where the model computes."""
-    weights = numbers * BYTES[job.spec["dtype"]]
-    return PASS.get(job.node.stage, OTHER_PASS) + int((weights + _caches(job)) / MIB)
+    """Return the memory of weights, caches and a pass, in MiB, on a processor."""
+    return PASS.get(job.node.stage, OTHER_PASS) + int(_weights(job, numbers) + _caches(job) / MIB)
+
+
+def _weights(job: Job, numbers: float) -> float:
+    """Return the MiB of the weights where the model computes."""
+    return numbers * BYTES[job.spec["dtype"]] / MIB
+
+
+def _token(job: Job) -> int:
+    """Return the bytes of all keys and values of a token."""
+    return int(2 * job.expect["layers"] * job.expect["kv_heads"] * job.expect["head_dim"] * BYTES[job.spec["dtype"]])
+
+
+def _prompts_together(job: Job) -> int:
+    """Return how many prompts decode together in an evaluation."""
+    return 1 if "chunk" in job.spec else max(1, min(job.prompts("evaluation"), TOGETHER // job.rows))
 
 
 def _caches(job: Job) -> float:
     """Return the bytes of all keys and values that a job holds at once."""
-    width, stage = BYTES[job.spec["dtype"]], job.node.stage
-    numbers = 2 * job.expect["layers"] * job.expect["kv_heads"] * job.expect["head_dim"]
-    prompt = float(numbers * width * (job.tokens + (job.answer if job.cell else 0)))
+    stage, token = job.node.stage, _token(job)
+    prompt = float(token * (job.tokens + (job.answer if job.cell else 0)))
     if stage == "dense":  # one is read while others, as many as have room, wait to be answered
         return prompt + min(job.rows * prompt, max(prompt, DENSE_BYTES[job.spec["device"]]))
-    exact = numbers * BYTES["float32"] * job.tokens if width < BYTES["float32"] else 0  # what rows attend to
     if stage == "evaluation":
-        prompts = 1 if "chunk" in job.spec else max(1, min(job.prompts("evaluation"), TOGETHER // job.rows))
-        own = numbers * width * job.rows * (QUESTION + job.answer)
-        return float(prompts * (numbers * width * job.tokens + exact + own))
-    return prompt + (exact if stage == "margins" else 0)
+        return _prefixes(job) + float(_prompts_together(job) * token * job.rows * (QUESTION + job.answer))
+    return prompt + (_exact(job) if stage == "margins" else 0)
+
+
+def _exact(job: Job) -> int:
+    """Return the bytes of the float32 keys and values, beside those of half precision, that rows attend to."""
+    width = BYTES[job.spec["dtype"]]
+    return _token(job) * BYTES["float32"] // width * job.tokens if width < BYTES["float32"] else 0
+
+
+def _prefixes(job: Job) -> int:
+    """Return the bytes of the keys and values of the prompts that decode together in an evaluation."""
+    return _prompts_together(job) * (_token(job) * job.tokens + _exact(job))
 
 
 def _numbers(results: Path, node: Node) -> int | None:
