@@ -1,8 +1,11 @@
 """The first picture: shares of the dense score against KV bytes, and points that break the order of a curve."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import synthetic_tables as fake
+from matplotlib.markers import CARETUPBASE
 from matplotlib.text import Text
 
 from headscope.figures import score_bytes, score_tasks
@@ -117,6 +120,57 @@ def test_names_of_curves_that_end_together_do_not_overlap(tmp_path):
     places = sorted(ax.transData.transform((0, text.xyann[1]))[1] for text in names)
     height = max(Text.get_window_extent(text).height for text in names)  # an annotation's own has its leader, too
     assert len(places) == 4 and min(np.diff(places)) > height
+
+
+def test_lines_from_names_to_the_ends_of_curves_do_not_cross(tmp_path):
+    near = {name: [(0.5, 8 + place % 3, 0.05 * place)] for place, name in enumerate(style.CRITERIA)}
+    curves = {**near, "dense": [(NAN, 80, 1)], "local": [(NAN, 8, 0.02)]}
+    with style.applied():
+        figure, _, _ = drawn(experiment(tmp_path, {"a": 0}, curves))
+        figure.canvas.draw()
+    ends = [text for text in figure.axes[0].texts if text.get_text() != "dense"]
+    data, names = figure.axes[0].transData, figure.axes[0].get_yaxis_transform()
+    lines = [(data.transform(text.xy), names.transform(text.xyann)) for text in ends]
+    assert len(lines) == 7
+    for (one, name), (other, second) in combinations(lines, 2):
+        right = max(one[0], other[0])
+        gaps = [np.interp(x, [one[0], name[0]], [one[1], name[1]])
+                - np.interp(x, [other[0], second[0]], [other[1], second[1]]) for x in (right, name[0])]  # fmt: skip
+        assert gaps[0] * gaps[1] >= -1e-6
+
+
+def test_a_mean_of_tasks_that_are_all_too_hard_has_no_panel_and_no_say_in_the_axis(tmp_path):
+    tables = experiment(tmp_path, {"a": 0, "hard": -70})
+    figure, points, _ = drawn(tables, means={"hard": ["hard"]})
+    assert points["share"].max() == pytest.approx(2.6) and set(points["mean"]) == {"all tasks", "hard"}
+    [ax] = figure.axes
+    assert ax.get_ylim()[1] == 1.25
+    words = figure.texts[-1].get_text().replace("\n", " ")
+    assert "Not drawn, since dense scores below 20 on every task: hard at 1,024 tokens." in words
+    assert "cut" not in words
+
+
+def test_panels_are_drawn_if_every_task_is_too_hard(tmp_path):
+    figure, _, _ = drawn(experiment(tmp_path, {"hard": -70}))
+    assert len(figure.axes) == 1 and figure.axes[0].get_ylim()[1] == 1.5
+    assert "Intervals are cut at 150 %, points above it are carets." in figure.texts[-1].get_text().replace("\n", " ")
+
+
+def test_intervals_beyond_the_axis_are_cut_and_said_to_be(tmp_path):
+    curves = {"dense": [(NAN, 30, 1)], "qada": [(0.5, 25, 0.5)]}
+    figure, points, _ = drawn(experiment(tmp_path, {"a": 0}, curves, noise=20))
+    highest = figure.axes[0].get_ylim()[1]
+    assert points["share"].max() < highest < points["high"].max()
+    assert f"Intervals are cut at {100 * highest:.0f} %." in figure.texts[-1].get_text().replace("\n", " ")
+
+
+def test_a_point_above_the_axis_of_tasks_is_a_caret_at_its_edge(tmp_path):
+    figure, _ = score_tasks.draw(experiment(tmp_path, {"a": 0, "hard": -70}), fake.title("ab"), resamples=20)
+    carets = [
+        (ax.get_title().split("\n")[0], *np.ravel(line.get_xydata()).round(9).tolist())
+        for ax in figure.axes for line in ax.lines if line.get_marker() == CARETUPBASE
+    ]  # fmt: skip
+    assert carets == [("hard", 0.8, 1.25)]
 
 
 def test_the_table_of_tasks_has_every_seed_and_the_mean_of_each_benchmark(tmp_path):

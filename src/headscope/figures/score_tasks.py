@@ -12,8 +12,6 @@ from headscope.figures.common.scores import MEAN, SETTING
 from headscope.figures.common.tables import Tables
 
 ALL = "all"
-HIGHEST = 1.3
-"""Share at the upper end of the axes: of a low dense score a share may be any number."""
 
 
 def draw(
@@ -37,12 +35,13 @@ def draw(
     table = pd.concat(parts, ignore_index=True).assign(scope=tables.scope)
     shown = table[(table["seed"] == ALL) & (table["task"] != MEAN)]
     figure, grid = panels.grid(shown, SETTING, "task", 1.5, panels.KV_BYTES, panels.SHARE)
+    highest = panels.highest_share(scores.drop_hard(shown))
     for ax, part in grid:
-        _panel(ax, part, shown)
+        _panel(ax, part, shown, highest)
     panels.legend(figure, 4, handlelength=3)
     grey = ["Grey: too hard to count."] if table["hard"].any() else []
     style.finish(figure, title, f"Bars: {bootstrap.method(resamples)}, paired with dense.", *grey,
-                 *scores.notes(tables.rows, floor))  # fmt: skip
+                 *panels.cut_note(shown, highest), *scores.notes(tables.rows, floor))  # fmt: skip
     return figure, table
 
 
@@ -55,10 +54,10 @@ def _parts(rows: pd.DataFrame, floor: float) -> Iterator[tuple[dict[str, Any], p
                 yield {"task": task, "seed": str(seed), "hard": hard}, of_seed
 
 
-def _panel(ax: Axes, table: pd.DataFrame, shown: pd.DataFrame) -> None:
+def _panel(ax: Axes, table: pd.DataFrame, shown: pd.DataFrame, highest: float) -> None:
     first = table.iloc[0]
     dense = table.loc[table["criterion"] == "dense", "score"].iloc[0]
     title = f"{first['task']}\n{first['length']:,} tokens, dense score {dense:.0f}"
     ax.set_title(title, color=style.GREY if first["hard"] else style.INK)
     ax.set_facecolor(style.PALE if first["hard"] else "white")
-    panels.share_curves(ax, table, shown, HIGHEST)
+    panels.share_curves(ax, table, shown, highest)

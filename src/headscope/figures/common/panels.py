@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETUPBASE
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from headscope.figures.common import style
@@ -15,6 +16,8 @@ from headscope.figures.common import style
 COLUMNS = 3
 KV_BYTES = "KV bytes read, share of all keys and values"
 SHARE = "score, share of dense"
+HIGHEST = 1.5
+"""Largest share at the upper end of an axis: of a low dense score a share may be any number."""
 
 
 def legend(figure: Figure, columns: int, **options: Any) -> None:
@@ -63,6 +66,12 @@ def wrapped(title: str) -> str:
     return textwrap.fill(title, 40)
 
 
+def highest_share(table: pd.DataFrame) -> float:
+    """Return the upper end of the axis of shares: what the points need, at most HIGHEST; intervals do not count."""
+    most = table["share"].max()
+    return 1.1 if np.isnan(most) else float(np.clip(np.ceil(20 * most + 0.6) / 20, 1.1, HIGHEST))
+
+
 def share_curves(ax: Axes, table: pd.DataFrame, shown: pd.DataFrame, highest: float) -> None:
     """Draw score as a share of dense against KV bytes read: a curve a criterion, one point each for dense and local.
 
@@ -72,7 +81,7 @@ def share_curves(ax: Axes, table: pd.DataFrame, shown: pd.DataFrame, highest: fl
         ax: the panel.
         table: rows of `scores.shares_of_dense`.
         shown: rows of all panels.
-        highest: share at the upper end of the axis; what lies above is cut off.
+        highest: share at the upper end of the axis; intervals are cut there, and a caret stands for a point above.
     """
     ax.axhline(1, color=style.INK, lw=0.6, zorder=1)
     for criterion in style.ordered(list(table["criterion"])):
@@ -84,10 +93,18 @@ def share_curves(ax: Axes, table: pd.DataFrame, shown: pd.DataFrame, highest: fl
                             ms=size, elinewidth=0.7, label=look.label, zorder=3)  # fmt: skip
         for bar in curve[2]:
             bar.set_alpha(0.35)
+        for read in line.loc[line["share"] > highest, "kv_bytes"]:
+            ax.plot(read, highest, marker=CARETUPBASE, color=look.colour, clip_on=False)
     ax.set(xlim=(max(1.04, shown["kv_bytes"].max() + 0.03), 0), ylim=(-0.04, highest))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MultipleLocator(0.2))
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def cut_note(shown: pd.DataFrame, highest: float) -> list[str]:
+    """Say in the footer whether intervals, or points too, lie beyond the upper end of the axis."""
+    points = ", points above it are carets" if (shown["share"] > highest).any() else ""
+    return [f"Intervals are cut at {100 * highest:.0f} %{points}."] if (shown["high"] > highest).any() else []
 
 
 def name_rows(ax: Axes, labels: Sequence[str], **options: Any) -> None:

@@ -34,6 +34,12 @@ def drop_hard_tasks(rows: pd.DataFrame, floor: float) -> pd.DataFrame:
     return easier if len(easier) else rows
 
 
+def drop_hard(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a table whose task or mean is not too hard to count; all rows if every one is too hard."""
+    easier = table[~table["hard"]]
+    return easier if len(easier) else table
+
+
 def groups(rows: pd.DataFrame, floor: float) -> Iterator[tuple[str, bool, pd.DataFrame]]:
     """Yield name, whether it is too hard, and rows of the mean over the tasks that count, then of each task.
 
