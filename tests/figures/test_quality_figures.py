@@ -48,10 +48,10 @@ def row(table, name):
 
 def test_recorded_margins_find_their_pairs_whatever_the_order_of_rows(tables):
     of_length = pairs.read(tables, 1024)
-    np.testing.assert_allclose(of_length.scores("oracle"), -exact(tables), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(of_length.scores("sharp"), -3 * exact(tables) - 1, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(of_length.lost("sharp"), -exact(tables) / 2, rtol=1e-4, atol=1e-4)
-    assert of_length.lost("qada") is None
+    np.testing.assert_allclose(of_length.judged("oracle")[0], -exact(tables), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(of_length.judged("sharp")[0], -3 * exact(tables) - 1, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(of_length.judged("sharp")[1], -exact(tables) / 2, rtol=1e-4, atol=1e-4)
+    assert of_length.judged("qada")[1] is None
     assert len(np.unique(of_length.prompts)) == 6 and np.bincount(of_length.heads).tolist() == [150] * 8
 
 
@@ -76,7 +76,7 @@ def test_a_static_list_orders_no_pair_within_a_head(tables):
 
 def test_what_calibration_fitted_for_each_head_changes_the_order(tmp_path):
     tables = experiment(tmp_path)
-    before = pairs.read(tables, 1024).scores("sharp")
+    before = pairs.read(tables, 1024).judged("sharp")[0]
     [node] = [node for node in tables.calibrations if node.spec["criterion"] == "sharp"]
     file = node.folder / "calibration.json"
     calibration = json.loads(file.read_text())
@@ -87,7 +87,7 @@ def test_what_calibration_fitted_for_each_head_changes_the_order(tmp_path):
         target["map"] = MarginMap(maps).plain()
     file.write_text(json.dumps(calibration))
     after = pairs.read(tables, 1024)
-    np.testing.assert_allclose(after.scores("sharp") - before, after.heads, atol=1e-3)
+    np.testing.assert_allclose(after.judged("sharp")[0] - before, after.heads, atol=1e-3)
 
 
 def test_each_seed_is_read_with_its_own_calibration(tmp_path):
@@ -100,7 +100,7 @@ def test_each_seed_is_read_with_its_own_calibration(tmp_path):
         )
     tables.oracles[0].spec["seed"] = tables.margins[0].spec["seed"] = 7
     both = Tables(tables.evaluations, tables.oracles, [*tables.calibrations, *other], tables.margins)
-    scores = pairs.read(both, 1024).scores("static").reshape(2, -1)
+    scores = pairs.read(both, 1024).judged("static")[0].reshape(2, -1)
     assert set(scores[0]) == {0, 1} and scores[1].max() > 1
 
 
@@ -125,14 +125,15 @@ def test_an_experiment_without_thresholds_has_no_quality(tmp_path):
 
 def test_sparsity_at_lost_mass_is_the_largest_that_a_threshold_reaches():
     share = [0.0, 0.02, 0.02, 0.5]
-    assert measures.sparsity_at_lost_mass([1, 2, 3, 4], share, 0.01) == 0.75
-    assert measures.sparsity_at_lost_mass([1, 2, 2, 2], share, 0.01) == 0.25
-    assert np.isnan(measures.sparsity_at_lost_mass([1, 1, 1, 1], share, 0.01))
+    assert measures.sparsity_at_lost_mass(measures.Ranking.of([1, 2, 3, 4]), share, 0.01) == 0.75
+    assert measures.sparsity_at_lost_mass(measures.Ranking.of([1, 2, 2, 2]), share, 0.01) == 0.25
+    assert np.isnan(measures.sparsity_at_lost_mass(measures.Ranking.of([1, 1, 1, 1]), share, 0.01))
 
 
 def test_lost_energy_is_a_mean_over_prompts():
     lost = np.log([1.0, 3.0, 2.0, 2.0]) / 2
-    assert measures.lost_energy([1, 4, 2, 3], lost, [0, 0, 1, 1], 0.5) == pytest.approx((1 / 2 + 2 / 2) / 2)
+    [half, most] = measures.lost_energies(measures.Ranking.of([1, 4, 2, 3]), lost, [0, 0, 1, 1], [0.5, 1.0])
+    assert (half, most) == pytest.approx(((1 / 2 + 2 / 2) / 2, (4 / 2 + 4 / 2) / 2))
 
 
 def test_a_measure_that_orders_as_generation_does_agrees(tmp_path):

@@ -31,8 +31,10 @@ def draw(tables: Tables, title: dict[str, Any], resamples: int = bootstrap.RESAM
         _panel(ax, part, tables)
         ax.set_title(panels.wrapped(f"{part['task'].iloc[0]}, {part['length'].iloc[0]:,} tokens"))
     ticks = [float(np.log(tau / (1 - tau))) for tau in TICKS]
-    grid[0][0].set(xlim=(THRESHOLDS[0], THRESHOLDS[-1]), ylim=(0, None))
-    grid[0][0].set_xticks(ticks, [f"{tau:g}".lstrip("0") for tau in TICKS])
+    highest = max(ax.get_ylim()[1] for ax, _ in grid)
+    for ax, _ in grid:
+        ax.set(xlim=(THRESHOLDS[0], THRESHOLDS[-1]), ylim=(0, highest))
+        ax.set_xticks(ticks, [f"{tau:g}".lstrip("0") for tau in TICKS])
     panels.legend(figure, 2, handlelength=3)
     rule = "Pairs: (query, head). Long: the window's share is below tau, by exact (oracle) or predicted bulk mass."
     style.finish(figure, title, rule, f"Bands: {bootstrap.method(resamples)}.")

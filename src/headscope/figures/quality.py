@@ -69,18 +69,21 @@ def measures_of(tables: Tables) -> pd.DataFrame:
 
 
 def _measures(of_length: pairs.Pairs, name: str) -> dict[str, float]:
-    scores, share, answer = of_length.scores(name), of_length.bulk_share, of_length.answer
-    long, lost = share > LONG, of_length.lost(name)
-    measures = {
-        "auc": quality.auc(scores, long),
-        "auc_within": quality.auc_within_heads(scores, long, of_length.heads),
-        "average_precision": quality.average_precision(scores, long),
-        "recall_top": quality.recall_at_sparsity(scores[answer], share[answer] > TOP, RECALL_SPARSITY),
-        "lost_mass_sparsity_1pct": quality.sparsity_at_lost_mass(scores, share, LOST_MASS),
+    scores, lost = of_length.judged(name)
+    ranking, share, answer = quality.Ranking.of(scores), of_length.bulk_share, of_length.answer
+    long = share > LONG
+    counts, top = ranking.counts(long), quality.Ranking.of(scores[answer]).counts(share[answer] > TOP)
+    energies = [np.nan] * len(ENERGIES)
+    if lost is not None:
+        energies = quality.lost_energies(ranking, lost, of_length.prompts, list(ENERGIES.values()))
+    return {
+        "auc": quality.auc(counts),
+        "auc_within": quality.auc_within_heads(ranking, long, of_length.heads),
+        "average_precision": quality.average_precision(counts),
+        "recall_top": quality.recall_at_sparsity(top, RECALL_SPARSITY),
+        "lost_mass_sparsity_1pct": quality.sparsity_at_lost_mass(ranking, share, LOST_MASS),
+        **dict(zip(ENERGIES, energies, strict=True)),
     }
-    for energy, sparsity in ENERGIES.items():
-        measures[energy] = np.nan if lost is None else quality.lost_energy(scores, lost, of_length.prompts, sparsity)
-    return measures
 
 
 def _tasks_without_margins(tables: Tables) -> list[str]:

@@ -5,7 +5,8 @@ prompts' mean, so weights turn every statistic of means into one matrix product.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,13 +24,13 @@ def method(resamples: int) -> str:
     return f"95 % intervals: percentile bootstrap over prompts, {resamples:,} resamples, stratified by task"
 
 
-def equal_weights(tasks: Sequence[str]) -> Floats:
+def equal_weights(tasks: Sequence[Any]) -> Floats:
     """Return the weights of the mean over tasks, [P]; `tasks` names each prompt's task."""
     _, codes, counts = np.unique(np.asarray(tasks), return_inverse=True, return_counts=True)
     return np.asarray(1.0 / (len(counts) * counts[codes]))
 
 
-def resampled_weights(tasks: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+def resampled_weights(tasks: Sequence[Any], resamples: int = RESAMPLES, seed: int = 0) -> Floats:
     """Return the weights of resampled means, [B, P]: each task's prompts are drawn with replacement from that task."""
     names = np.asarray(tasks)
     generator = np.random.default_rng(seed)
@@ -43,8 +44,18 @@ def resampled_weights(tasks: Sequence[str], resamples: int = RESAMPLES, seed: in
 
 
 def all_weights(tasks: Sequence[str], resamples: int) -> Floats:
-    """Return the weights of the mean in row 0 and of its resamples below, [1 + B, P]."""
-    return np.vstack([equal_weights(tasks), resampled_weights(tasks, resamples)])
+    """Return the weights of the mean in row 0 and of its resamples below, [1 + B, P]; read-only.
+
+    They depend on which prompts share a task, not on its name: most tables of a figure have the same.
+    """
+    return _cached_weights(tuple(np.unique(np.asarray(tasks), return_inverse=True)[1].tolist()), resamples)
+
+
+@lru_cache(maxsize=4)
+def _cached_weights(tasks: tuple[int, ...], resamples: int) -> Floats:
+    weights = np.vstack([equal_weights(tasks), resampled_weights(tasks, resamples)])
+    weights.flags.writeable = False
+    return weights
 
 
 def rank_correlation(one: Floats, other: Floats) -> Floats:

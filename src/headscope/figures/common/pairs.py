@@ -3,10 +3,10 @@
 Shapes: R rows (prompt, layer, query) of one oracle node, H query heads, N pairs of all nodes. All masses are float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,13 @@ from headscope.heads.calibration.maps import MarginMap
 Array = NDArray[Any]
 PROMPTS = ("benchmark", "length", "task", "seed")
 """Options that two nodes of the same prompts share."""
+
+
+class Recorded(NamedTuple):
+    """Margins of a criterion and the exact log norms of the output that calling a head local loses, [R, H] each."""
+
+    margin: Array
+    lost: Array
 
 
 @dataclass(frozen=True)
@@ -40,16 +47,35 @@ class TaskRows:
         """Return True if margins of the criterion were recorded."""
         return self.margins is not None and criterion in self.margins.spec["criteria"]
 
-    def recorded(self, criterion: str, column: str, absent: float) -> Array:
-        """Return a column of the margins table in the order of the rows, [R, H]; `absent` where a row has none."""
+    def recorded(self, criterion: str) -> Recorded:
+        """Read the margins table of a criterion in the order of the rows.
+
+        A row that was left out has no bulk beyond the criterion's own window: it is local and loses nothing.
+        """
         assert self.margins is not None
         chosen = [("criterion", "==", criterion), ("split", "==", "evaluation")]
-        table = pq.read_table(self.margins.folder / "margins.parquet", columns=[*KEYS, column], filters=chosen)
-        recorded = pd.MultiIndex.from_frame(table.select(KEYS).to_pandas())
-        place = recorded.get_indexer(pd.MultiIndex.from_frame(self.oracle.keys))
-        values = np.full(self.oracle.local.shape, absent, dtype=np.float32)
-        values[place >= 0] = matrix(table[column])[place[place >= 0]]
-        return values
+        path = self.margins.folder / "margins.parquet"
+        table = pq.read_table(path, columns=[*KEYS, "margin", "lost"], filters=chosen, read_dictionary=["prompt"])
+        place = self._rows.get_indexer(pd.Index(self._numbers(table.select(KEYS).to_pandas())))
+        values = []
+        for column, absent in (("margin", np.inf), ("lost", -np.inf)):
+            values.append(np.full(self.oracle.local.shape, absent, dtype=np.float32))
+            values[-1][place[place >= 0]] = matrix(table[column])[place >= 0]
+        return Recorded(*values)
+
+    @cached_property
+    def _rows(self) -> Any:
+        return pd.Index(self._numbers(self.oracle.keys))
+
+    @cached_property
+    def _prompts(self) -> Any:
+        return pd.Index(self.oracle.keys["prompt"].unique())
+
+    def _numbers(self, keys: pd.DataFrame) -> Array:
+        """Return one number a row for its prompt, layer (16 bits) and query (32 bits); negative for another prompt."""
+        prompt = self._prompts.get_indexer(pd.Index(keys["prompt"])).astype(np.int64)
+        layer, query = (keys[name].to_numpy(np.int64) for name in ("layer", "query"))
+        return np.asarray((prompt << 48) + (layer << 32) + query)
 
 
 @dataclass(frozen=True)
@@ -68,43 +94,43 @@ class Pairs:
     def bulk_share(self) -> Array:
         """Exact bulk share under the plain window, [N]."""
         with np.errstate(over="ignore"):
-            return self._flat(lambda task: 1 / (1 + np.exp(task.oracle.local - task.oracle.bulk)))
+            return _flat(1 / (1 + np.exp(task.oracle.local - task.oracle.bulk)) for task in self.tasks)
 
     @cached_property
     def answer(self) -> Array:
         """Whether the query is a token of the answer, [N]."""
-        return self._flat(lambda task: np.repeat(task.oracle.answer[:, None], task.oracle.local.shape[1], 1))
+        return np.repeat(_flat(task.oracle.answer for task in self.tasks), self.tasks[0].oracle.local.shape[1])
 
     @cached_property
     def heads(self) -> Array:
-        """Each pair's head, numbered over all layers, [N]."""
+        """Each pair's head, numbered over all layers, [N]; 16 bits, which sort fastest."""
         width = self.tasks[0].oracle.local.shape[1]
-        head = np.arange(width, dtype=np.int32)
-        return self._flat(lambda task: np.add.outer(task.oracle.keys["layer"].to_numpy(np.int32) * width, head))
+        layer = _flat(task.oracle.keys["layer"].to_numpy(np.uint16) for task in self.tasks)
+        return np.asarray(np.add.outer(layer * width, np.arange(width, dtype=np.uint16))).ravel()
 
     @cached_property
     def prompts(self) -> Array:
         """Number of each pair's prompt, [N]; a prompt of the same name in another task or seed is another prompt."""
-        names = pd.concat([task.oracle.keys["prompt"] + f" {place}" for place, task in enumerate(self.tasks)])
-        return np.repeat(pd.factorize(names)[0], self.tasks[0].oracle.local.shape[1])
+        numbers, before = [], 0
+        for task in self.tasks:
+            of_task, names = pd.factorize(task.oracle.keys["prompt"])
+            numbers.append(before + of_task)
+            before += len(names)
+        return np.repeat(_flat(numbers), self.tasks[0].oracle.local.shape[1])
 
-    def scores(self, criterion: str) -> Array:
-        """Return how strongly a criterion calls each pair long, [N]: minus its margin as its threshold sees it.
+    def judged(self, criterion: str) -> tuple[Array, Array | None]:
+        """Return how strongly a criterion calls each pair long, and what calling it local loses, [N] each.
 
-        A margin that is NaN makes the criterion read the bulk, so it scores highest.
+        The first is minus its margin as its threshold sees it; a margin that is NaN makes the criterion read the bulk,
+        so it scores highest. The second is the exact log norm of the lost output, None where it was not recorded.
         """
-        return np.nan_to_num(self._flat(lambda task: -self._margin(task, criterion)), nan=np.inf, posinf=np.inf)
+        recorded = [task.recorded(criterion) if task.records(criterion) else None for task in self.tasks]
+        margins = (self._margin(task, criterion, values) for task, values in zip(self.tasks, recorded, strict=True))
+        scores = np.nan_to_num(-_flat(margins), nan=np.inf, posinf=np.inf)
+        lost = [values.lost for values in recorded if values is not None]
+        return scores, _flat(lost) if len(lost) == len(recorded) else None
 
-    def lost(self, criterion: str) -> Array | None:
-        """Return the exact log norm of the output lost by calling each pair local, [N]; None where not recorded."""
-        if not all(task.records(criterion) for task in self.tasks):
-            return None
-        return self._flat(lambda task: task.recorded(criterion, "lost", -np.inf))
-
-    def _flat(self, of_task: Callable[[TaskRows], Array]) -> Array:
-        return np.concatenate([of_task(task).ravel() for task in self.tasks])
-
-    def _margin(self, task: TaskRows, criterion: str) -> Array:
+    def _margin(self, task: TaskRows, criterion: str, recorded: Recorded | None) -> Array:
         spec, rows = self.tables.criteria[criterion], task.oracle
         node = rows.node
         calibration = self.tables.calibrated(criterion, setting_of(node), node.spec["task"], node.spec["seed"])
@@ -114,12 +140,15 @@ class Pairs:
         if spec["kind"] == "static":
             ranking = targets_calling_long(calibration).astype(np.float32)
             return np.asarray(-ranking[np.searchsorted(first["layers"], layer)])
-        if task.records(criterion):
-            # A row that was left out has no bulk beyond the criterion's own window: it is local.
-            margin = task.recorded(criterion, "margin", np.inf)
-        else:
+        if recorded is None:
             margin = rows.local - (rows.bulk if spec["estimator"] is None else rows.estimate(spec["estimator"]["name"]))
+        else:
+            margin = recorded.margin
         return MarginMap.of(first).apply_rows(layer, margin).astype(np.float32)
+
+
+def _flat(parts: Iterable[Array]) -> Array:
+    return np.concatenate([part.ravel() for part in parts])
 
 
 def read(tables: Tables, length: int) -> Pairs:

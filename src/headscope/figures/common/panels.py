@@ -41,7 +41,7 @@ def grid(
         ylabel: named left of each row.
 
     Returns:
-        The figure, and the axes of each panel with its rows of the table.
+        The figure, and the axes of each panel with its rows of the table; the caller sets their limits, all equal.
     """
     groups = [
         [part for _, part in rows.groupby(panel, sort=False)] for _, rows in table.groupby(list(group), sort=True)
@@ -49,12 +49,13 @@ def grid(
     columns = min(COLUMNS, max(map(len, groups)))
     layout = [panels[start : start + columns] for panels in groups for start in range(0, len(panels), columns)]
     figure = style.new_figure(style.DOUBLE, 0.75 + height * len(layout))
-    axes = figure.subplots(len(layout), columns, sharex=True, sharey=True, squeeze=False)
+    # Each panel has axes of its own, with equal limits: shared ones cost time with the square of their number.
+    axes = figure.subplots(len(layout), columns, squeeze=False)
     for column in range(columns):
         filled = [row for row, panels in enumerate(layout) if len(panels) > column]
         axes[filled[-1], column].set_xlabel(xlabel)
         for row, ax in enumerate(axes[:, column]):
-            ax.tick_params(labelbottom=True)
+            ax.tick_params(labelleft=column == 0)
             ax.set_axis_on() if row in filled else ax.set_axis_off()
     for ax in axes[:, 0]:
         ax.set_ylabel(ylabel)

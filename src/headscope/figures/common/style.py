@@ -170,10 +170,11 @@ def records(table: pd.DataFrame) -> list[Any]:
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:
     """Write `<stem>.pdf`, `.png` and `.csv`, the same bytes for the same content (no dates, no program versions)."""
-    metadata = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
     for kind, fields in metadata.items():
         # Through memory: on a full disk matplotlib's own writer hides the reason behind errors of its clean-up.
         picture = io.BytesIO()
         figure.savefig(picture, format=kind, metadata=fields)
         stem.with_suffix(f".{kind}").write_bytes(picture.getvalue())
+        figure.set_layout_engine("none")  # what was laid out once stays where it is
     table.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")

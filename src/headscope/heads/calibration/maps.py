@@ -54,6 +54,8 @@ class MarginMap:
     def apply_rows(self, layers: NDArray[np.integer[Any]], margins: Floats) -> Floats:
         """Calibrate margins [N, H] of rows whose layers are given, [N]; float64."""
         calibrated = margins.astype(np.float64)
+        if not self.layers:
+            return calibrated
         for layer in np.unique(layers).tolist():
             rows = layers == layer
             calibrated[rows] = self.apply(layer, torch.from_numpy(calibrated[rows].T)[None])[0].T.numpy()

@@ -35,7 +35,7 @@ class Parent:
         if not path.is_file():
             raise AssetError(f"{self.folder} is not a finished {self.stage} folder: it has no spec.yaml; run it again")
         try:
-            spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+            spec = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise AssetError(f"{path} cannot be read ({type(error).__name__}); make the folder anew") from error
         if not isinstance(spec, dict):
