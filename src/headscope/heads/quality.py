@@ -67,8 +67,13 @@ class Ranking:
         bits = (np.asarray(scores, dtype=np.float32).ravel() + 0).view(np.int32)  # adding 0 makes -0 equal to 0
         keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.uint32) ^ np.uint32(1 << 31)
         # One sort of whole numbers, with the pair's own in the lower half, is several times faster than an argsort.
-        numbered = np.sort((keys.astype(np.uint64) << 32) | np.arange(len(keys), dtype=np.uint64))
-        return cls(keys, (numbered & 0xFFFFFFFF).view(np.int64), _last(numbered >> 32))
+        numbered = keys.astype(np.uint64)
+        numbered <<= 32
+        numbered |= np.arange(len(keys), dtype=np.uint64)
+        numbered.sort()
+        last = _last(numbered >> 32)
+        numbered &= 0xFFFFFFFF
+        return cls(keys, numbered.view(np.int64), last)
 
     def counts(self, positive: ArrayLike) -> Counts:
         """Count the pairs of each class by score; `positive` says of each pair whether it is long."""
@@ -94,13 +99,19 @@ def auc_within_heads(ranking: Ranking, positive: ArrayLike, heads: ArrayLike) ->
         positive: whether the oracle calls the pair long, any shape.
         heads: which head (of which layer) the pair belongs to, same shape.
     """
-    flags = np.asarray(positive, dtype=bool).ravel()
-    keyed = np.sort((np.asarray(heads).ravel().astype(np.uint64) << 33) | (ranking.keys.astype(np.uint64) << 1) | flags)
-    last = _last(keyed >> 1)
-    long = np.diff(np.cumsum(keyed & 1, dtype=np.int64)[last], prepend=0)
+    keyed = np.asarray(heads).ravel().astype(np.uint64)
+    keyed <<= 32
+    keyed |= ranking.keys
+    keyed <<= 1
+    keyed |= np.asarray(positive, dtype=bool).ravel()
+    keyed.sort()
+    flags = (keyed & 1).astype(bool)
+    keyed >>= 1
+    last = _last(keyed)
+    long = np.diff(np.cumsum(flags)[last], prepend=0)
     local = np.diff(last, prepend=-1) - long
     below = np.cumsum(local) - local
-    first = np.concatenate([[0], _last(keyed[last] >> 33)[:-1] + 1])  # score of each head
+    first = np.concatenate([[0], _last(keyed[last] >> 32)[:-1] + 1])  # score of each head
     # Twice the wins of long pairs over local ones, ties one half: whole numbers, exact in any order of the sums.
     wins, longs, locals_ = (np.add.reduceat(part, first) for part in (long * (2 * below + local), long, local))
     wins -= 2 * below[first] * longs
@@ -153,7 +164,8 @@ def lost_energies(
         sparsities: shares of all pairs called local, one for each energy; a tie at the cut is local.
     """
     numbers, keys = np.asarray(prompts), ranking.keys
-    energy, pairs = np.exp(2 * np.asarray(log_lost, dtype=np.float64)), np.bincount(numbers)
+    energy, pairs = 2 * np.asarray(log_lost, dtype=np.float64), np.bincount(numbers)
+    np.exp(energy, out=energy)
     cuts = [keys[ranking.order[int((len(keys) - 1) * sparsity)]] for sparsity in sparsities]
     sums = (np.bincount(numbers, energy * (keys <= cut)) for cut in cuts)
     return [float(np.mean(of_prompt[pairs > 0] / pairs[pairs > 0])) for of_prompt in sums]

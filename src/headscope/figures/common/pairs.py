@@ -126,7 +126,9 @@ class Pairs:
         """
         recorded = [task.recorded(criterion) if task.records(criterion) else None for task in self.tasks]
         margins = (self._margin(task, criterion, values) for task, values in zip(self.tasks, recorded, strict=True))
-        scores = np.nan_to_num(-_flat(margins), nan=np.inf, posinf=np.inf)
+        scores = _flat(margins)
+        np.negative(scores, out=scores)
+        np.copyto(scores, np.inf, where=np.isnan(scores))
         lost = [values.lost for values in recorded if values is not None]
         return scores, _flat(lost) if len(lost) == len(recorded) else None
 
