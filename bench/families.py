@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
@@ -96,18 +97,22 @@ def draw(shown: pd.DataFrame, title: dict[str, Any], unit: str) -> Figure:
     models, lengths = list(shown["model"].unique()), sorted(shown["length"].unique())
     figure = style.new_figure(0.5 + 1.75 * len(models), 1.1 + 1.65 * len(lengths))
     axes, highest = figure.subplots(len(lengths), len(models), squeeze=False), panels.highest_share(shown)
-    for row, length in zip(axes, lengths, strict=True):
-        row[0].set_ylabel(panels.SHARE)
-        for ax, model in zip(row, models, strict=True):
-            part = shown[(shown["model"] == model) & (shown["length"] == length)]
-            ax.set_axis_on() if len(part) else ax.set_axis_off()
-            panels.share_curves(ax, part, shown, highest)
-            counts = [style.plural(int(part[name].max()), name[:-1]) for name in ("tasks", "prompts") if len(part)]
-            name = [model] if length == lengths[0] else []
-            ax.set_title("\n".join([*name, f"{length:,} tokens", ", ".join(counts)]))
-            ax.tick_params(labelleft=ax is row[0])
-            ax.xaxis.set_major_locator(MultipleLocator(0.25))
-            ax.set_xlabel("KV bytes read" if length == lengths[-1] else "")
+    for place, ax in np.ndenumerate(axes):
+        length, model = lengths[place[0]], models[place[1]]
+        of_length, of_model = shown[shown["length"] == length], shown[shown["model"] == model]
+        part = of_model[of_model["length"] == length]
+        if part.empty:
+            ax.remove()
+            continue
+        panels.share_curves(ax, part, shown, highest)
+        counts = [style.plural(int(part[name].max()), name[:-1]) for name in ("tasks", "prompts")]
+        name = [model] if length == of_model["length"].min() else []
+        ax.set_title("\n".join([*name, f"{length:,} tokens", ", ".join(counts)]))
+        leftmost = model == of_length["model"].iloc[0]
+        ax.tick_params(labelleft=leftmost)
+        ax.xaxis.set_major_locator(MultipleLocator(0.25))
+        ax.set_ylabel(panels.SHARE if leftmost else "")
+        ax.set_xlabel("KV bytes read" if length == of_model["length"].max() else "")
     panels.legend(figure, len(CRITERIA))
     style.finish(figure, title, f"Bars: {bootstrap.method(bootstrap.RESAMPLES)}, paired with dense.",
                  f"Mean of the tasks on which dense scores {scores.FLOOR:g} at least; criteria decide {UNITS[unit]}.",
