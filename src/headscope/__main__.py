@@ -1,5 +1,6 @@
 """The command line: `headscope <command or stage>`; `python -m headscope` is the same."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -53,6 +54,8 @@ def _dispatch(words: list[str]) -> int:
         print(_usage())
         return 0 if words else 2
     command, rest = words[0], words[1:]
+    if command == "batch" and (status := _handed_over(words)) is not None:
+        return status
     if command in COMMANDS:
         module = import_module(f"headscope.pipeline.commands.{command}")
         if command in FLAGS and {"-h", "--help"} & set(rest):
@@ -66,6 +69,15 @@ def _dispatch(words: list[str]) -> int:
     if command not in STAGES:
         raise ConfigError(f"unknown command {command!r}; did you mean {nearest(command, [*COMMANDS, *STAGES])!r}?")
     return stage.main(command, rest)
+
+
+def _handed_over(words: list[str]) -> int | None:
+    """Let the warm process of a run do it, which has imported what takes seconds; None if there is none."""
+    if not (address := os.environ.get("HEADSCOPE_WARM")):
+        return None
+    from headscope.pipeline.warm.client import hand_over
+
+    return hand_over(address, words)
 
 
 def _checked(command: str, words: list[str]) -> list[str]:

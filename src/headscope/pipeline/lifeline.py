@@ -52,14 +52,6 @@ def started(pid: int) -> str:
         return ""
 
 
-def age() -> float:
-    """Return the seconds since this process was started, imports included; elsewhere than on Linux, CPU time."""
-    if sys.platform != "linux":
-        return time.process_time()
-    ticks = int(started(os.getpid()).split()[1])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
 def leave(status: int) -> NoReturn:
     """End this process after its exit functions: to take apart all that transformers imports would take a second."""
     atexit._run_exitfuncs()

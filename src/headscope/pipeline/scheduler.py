@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 
 from headscope.pipeline.lifeline import interrupt
 from headscope.pipeline.progress import clock
+from headscope.pipeline.warm.start import warm_process
 
 STEPS = re.compile(r"^(\d+) of (\d+) steps \(\d+%\) done")
 GRACE = 60  # seconds in which Snakemake ends its jobs, and cancels those of a cluster
@@ -27,10 +28,13 @@ def snakemake(overrides: Sequence[str], passed: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "snakemake", "--config", f"hydra={words}", *passed]
 
 
-def run(command: Sequence[str], root: Path) -> int:
-    """Run Snakemake to its end; print after each job the time that is left, and at the end the errors again."""
+def run(command: Sequence[str], root: Path, warm: bool = False) -> int:
+    """Run Snakemake to its end; print after each job the time that is left, and at the end the errors again.
+
+    With `warm`, a process beside it has imported what jobs need.
+    """
     start, errors = time.monotonic(), []
-    with _started(command, root) as process:
+    with warm_process(root) if warm else nullcontext("") as address, _started(command, root, address) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", file=sys.stderr, flush=True)
@@ -47,9 +51,9 @@ def run(command: Sequence[str], root: Path) -> int:
 
 
 @contextmanager
-def _started(command: Sequence[str], root: Path) -> Iterator[subprocess.Popen[str]]:
+def _started(command: Sequence[str], root: Path, warm: str) -> Iterator[subprocess.Popen[str]]:
     """Run Snakemake in a process group of its own, which ends with this process, however that ends."""
-    environment = {**os.environ, "HEADSCOPE_RUN": str(os.getpid())}
+    environment = {**os.environ, "HEADSCOPE_RUN": str(os.getpid()), "HEADSCOPE_WARM": warm}
     options = {"stdin": DEVNULL, "stdout": PIPE, "stderr": STDOUT, "text": True, "errors": "replace", "bufsize": 1}
     process = subprocess.Popen(command, cwd=root, env=environment, process_group=0, **options)  # type: ignore[call-overload]
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

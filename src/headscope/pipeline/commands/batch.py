@@ -16,8 +16,8 @@ from typing import Any
 
 from headscope.errors import ConfigError, HeadscopeError
 from headscope.pipeline.commands.stage import import_stage, prepare, run
-from headscope.pipeline.lifeline import age
 from headscope.pipeline.plan.stages import STAGES
+from headscope.pipeline.spent import spent
 from headscope.pipeline.store import provenance
 from headscope.pipeline.store.files import atomic_file, results_root
 from headscope.pipeline.store.intact import problem
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         failures = [job for job in jobs if not _done(job)]
     if failures:
         return 1
-    seconds = {"seconds": age(), "jobs_seconds": time.monotonic() - start, "cpu_seconds": time.process_time()}
+    seconds = {**spent(), "jobs_seconds": time.monotonic() - start}
     with atomic_file(file.with_suffix(".done")) as mark:
         mark.write_text(json.dumps({"jobs": len(jobs), **seconds}), encoding="utf-8")
     return 0

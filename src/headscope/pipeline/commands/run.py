@@ -57,11 +57,12 @@ def _run(plan: Plan, overrides: Sequence[str], passed: Sequence[str]) -> int:
     if flags & set(NO_RESULTS):
         return subprocess.run(command, cwd=plan.root).returncode
     missing = unfinished(plan)
-    if not runs_elsewhere(passed):
+    here = not runs_elsewhere(passed)
+    if here:
         refuse_too_large(plan, missing)
     if expected := estimate(plan, missing, passed):
         print(f"headscope: {expected}", file=sys.stderr, flush=True)
-    code = run(command, plan.root)
+    code = run(command, plan.root, warm=here and bool(missing))
     gaps = remaining(plan, unfinished(plan))
     if gaps and not code and flags & set(PARTS):
         print(f"headscope: {gaps}; {' '.join(passed)} left them out, so there is no report", file=sys.stderr)
