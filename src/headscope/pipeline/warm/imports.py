@@ -13,7 +13,13 @@ from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.warm.request import shared
 from headscope.source import SOURCE
 
-LATER = ("datasets", "transformers.models.llama.modeling_llama")
+STAGE_MODULES = [f"headscope.pipeline.stages.{name}" for name in STAGES]
+LATER = (
+    "datasets",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",  # most of what any decoder imports
+    "matplotlib.backends.backend_pdf",
+)
 """What stages import when they run."""
 
 
@@ -41,8 +47,8 @@ def import_all() -> None:
     None of it may start a thread or initialise CUDA: neither works in a child.
     """
     with collector_paused():
-        for name in STAGES:
-            import_module(f"headscope.pipeline.stages.{name}")
+        for name in ("headscope.pipeline.commands.batch", *STAGE_MODULES):
+            import_module(name)
         for name in LATER if "transformers" in sys.modules else ():
             import_module(name)
     gc.freeze()  # a collection would copy the memory that children share

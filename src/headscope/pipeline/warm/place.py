@@ -37,6 +37,7 @@ def _set_variables(environment: dict[str, str]) -> None:
     for name in filter(is_personal, [*os.environ]):
         del os.environ[name]
     os.environ.update({name: value for name, value in environment.items() if is_personal(name)})
+    os.environ.pop("HEADSCOPE_WARM", None)  # or this process would hand over in turn, for ever
 
 
 def _reset_signals(ignored: Sequence[int]) -> None:
