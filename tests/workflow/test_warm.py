@@ -33,6 +33,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture
 def address(project):
+    project.environment = start._environment()  # pytest changes a variable when a test begins
     with start.warm_process(project.root) as address:
         yield address
 
@@ -48,7 +49,7 @@ class Job:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "headscope", "batch", str(self.file)],
             cwd=project.root,
-            env={**start._environment(), "HEADSCOPE_WARM": address, **variables},
+            env={**project.environment, "HEADSCOPE_WARM": address, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -64,7 +65,9 @@ class Job:
         """Return the process that does the job."""
         wait_for(lambda: self.half_written())
         others = [process for process in psutil.process_iter() if group_of(process) == self.process.pid]
-        return next((process for process in others if process.pid != self.process.pid), psutil.Process(self.process.pid))
+        return next(
+            (process for process in others if process.pid != self.process.pid), psutil.Process(self.process.pid)
+        )
 
     def half_written(self):
         return [*self.out.parent.glob(f".{self.out.name}.*/half")]
@@ -99,14 +102,14 @@ def servers(project):
 
 
 LOOK = """
-import resource, locale
+import resource
 handlers = {number: str(signal.getsignal(number)).partition(" at ")[0] for number in signal.valid_signals()}
 handlers |= {number: str(getattr(signal.getsignal(number), "__qualname__", 0)) for number in (2, 15)}
 files = [os.readlink(f"/proc/self/fd/{n}").partition(":")[0] for n in os.listdir("/proc/self/fd") if n < "3"]
 state = {"words": sys.argv[1:], "handlers": handlers, "files": files, "folder": os.getcwd(), "path": sys.path}
-state |= {"environment": dict(os.environ), "threads": sorted(each.name for each in threading.enumerate())[:1]}
-state |= {"limits": [resource.getrlimit(n) for n in range(10)], "session": os.getsid(0), "mask": [*map(int, signal.pthread_sigmask(0, []))]}
-state |= {"open": len(os.listdir("/proc/self/fd")), "streams": [sys.stdout.line_buffering, sys.stderr.line_buffering]}
+state |= {"environment": dict(os.environ), "session": os.getsid(0), "open": len(os.listdir("/proc/self/fd"))}
+state |= {"limits": [resource.getrlimit(n) for n in range(10)], "mask": sorted(signal.pthread_sigmask(0, []))}
+state |= {"streams": [sys.stdout.line_buffering, sys.stderr.line_buffering]}
 print(json.dumps({**state, "group": os.getpgrp(), "line": open("/proc/self/cmdline").read()}))
 """
 
@@ -141,7 +144,8 @@ def test_a_signal_ends_a_job_which_puts_its_things_away(project, address, number
     process = job.wait_until_it_works()
     (os.killpg if to_all else os.kill)(job.process.pid, number)
     assert job.end()[0] == 128 + number
-    assert is_gone(process) and (to_all and number == signal.SIGINT or not job.half_written())
+    assert is_gone(process)
+    assert not job.half_written() or (to_all and number == signal.SIGINT)  # the second of two may break it off
 
 
 def test_a_job_that_is_killed_ends_its_client_by_the_same_signal(project, address):
@@ -180,9 +184,15 @@ def test_a_job_with_other_variables_or_newer_code_runs_in_a_process_of_its_own(p
 
 
 def test_the_warm_process_ends_when_the_run_is_killed_and_leaves_nothing(project):
-    words = "from headscope.pipeline.warm.start import *\nwith warm_process(Path.cwd()) as address: print(address, flush=True); input()"
-    command = [sys.executable, "-c", words]
-    run = subprocess.Popen(command, cwd=project.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    project.environment = start._environment()
+    words = """
+from headscope.pipeline.warm.start import *
+with warm_process(Path.cwd()) as address:
+    print(address, flush=True)
+    input()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    run = subprocess.Popen([sys.executable, "-c", words], cwd=project.root, env=project.environment, **pipes)
     address = run.stdout.readline().strip()
     assert Path(address).parent.stat().st_mode & 0o777 == 0o700
     job = Job(project, address, WAIT.replace("60", "2"))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import yaml
@@ -51,10 +51,18 @@ def main(stage: str, arguments: Sequence[str]) -> int:
 
 def prepare() -> None:
     """Let this process end as Snakemake, which started it, wants it to, or when that has ended."""
-    # Snakemake ends jobs with SIGTERM; an exception lets the temporary folder be removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _end)
     if parent := os.environ.get("HEADSCOPE_PARENT"):
         end_with(int(parent))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End by an exception, which lets the temporary folder be removed; another signal must not break that off.
+
+    The group's signals come twice, if the process that handed a batch over passes them on.
+    """
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def run(stage: str, spec: dict[str, Any], out: Path, parents: Sequence[Path]) -> None:

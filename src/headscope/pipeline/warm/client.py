@@ -37,7 +37,8 @@ def hand_over(address: str, words: list[str]) -> int | None:
     if status is None and numbers:
         return 128 + numbers[0]
     if status is not None and status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        with suppress(OSError):  # SIGKILL cannot be caught anyway
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     return status
 

@@ -112,7 +112,7 @@ class Server:
 
 if __name__ == "__main__":
     _before = state(os.getsid(0), os.getcwd(), dict(os.environ))
-    os.pidfd_open(os.getpid())  # an old system has none, and no warm process
+    os.close(os.pidfd_open(os.getpid()))  # an old system has none, and no warm process
     import_all()
     if not can_fork():
         leave(1)
