@@ -11,6 +11,7 @@ from headscope.pipeline.lifeline import leave
 COMMANDS = {
     "run": "run an experiment to its figures and report",
     "batch": "run the jobs of a file in one process, as the workflow does",
+    "warm": "fork the processes of a run's jobs, as headscope run does",
     "check": "compare a model with what headscope takes it for, as a table",
     "plan": "list an experiment's jobs, done and missing",
     "verify": "hash all results again and compare them with their provenance and the plan",

@@ -16,7 +16,7 @@ from project import Project
 
 from headscope.pipeline.warm import imports, request, server, start
 
-SERVER = "headscope.pipeline.warm.server"
+SERVER = "headscope\0warm"
 ASK = "import json, os, signal, sys, threading, time; from headscope.errors import AssetError"
 WAIT = '(out / "half").touch(); time.sleep(60)'
 
@@ -96,7 +96,7 @@ def servers(project):
     own = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if SERVER in process.cmdline() and process.cwd() == os.path.realpath(project.root):
+            if SERVER in "\0".join(process.cmdline()) and process.cwd() == os.path.realpath(project.root):
                 own += [process] if process.ppid() not in {other.pid for other in own} else []
     return own
 
@@ -205,7 +205,7 @@ with warm_process(Path.cwd()) as address:
 
 
 def test_a_run_gives_its_jobs_to_the_warm_process(project):
-    project.inject("prompts", f'assert "{SERVER}" in open("/proc/self/cmdline").read()')
+    project.inject("prompts", f'assert {SERVER!r} in open("/proc/self/cmdline").read()')
     command = [sys.executable, "-m", "headscope", "run", "experiment=smoke", "figure=[roc]", "--", "--until", "prompts"]
     environment = {name: value for name, value in project.environment.items() if not name.endswith("_THREADS")}
     project.inject("assets", "return (out / 'manifest.json').write_text('{}')")

@@ -1,23 +1,19 @@
-"""The warm process: `python -m headscope.pipeline.warm.server <descriptor of a listening socket>`.
+"""The loop of the warm process: it forks a child for each request.
 
-It forks a child for each request, until its standard input ends, since `headscope run` has ended, and its children.
+It ends when its standard input has ended, because `headscope run` has, and its children have.
 """
 
 import os
-import shutil
 import signal
 import socket
 import sys
 import time
 from contextlib import suppress
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import NamedTuple
 
-from headscope.__main__ import main
 from headscope.pipeline import spent
-from headscope.pipeline.lifeline import leave
-from headscope.pipeline.warm.imports import State, can_fork, import_all, state
+from headscope.pipeline.warm.imports import State, state
 from headscope.pipeline.warm.place import take_place
 from headscope.pipeline.warm.request import Request, receive
 
@@ -108,19 +104,3 @@ class Server:
         self.listener.close()
         for job in self.jobs:
             job.close()
-
-
-if __name__ == "__main__":
-    _before = state(os.getsid(0), os.getcwd(), dict(os.environ))
-    os.close(os.pidfd_open(os.getpid()))  # an old system has none, and no warm process
-    import_all()
-    if not can_fork():
-        leave(1)
-    for _number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(_number, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as _listener:
-        _folder = Path(_listener.getsockname()).parent
-        _words = Server(_listener, _before).serve()
-    if _words is None:
-        shutil.rmtree(_folder, ignore_errors=True)
-    leave(main(_words) if _words else 0)

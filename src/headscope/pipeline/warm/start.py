@@ -42,7 +42,7 @@ def _started(address: str, root: Path) -> subprocess.Popen[bytes]:
         listener.bind(address)
         listener.listen(1024)
         number = listener.fileno()
-        command = [sys.executable, "-m", "headscope.pipeline.warm.server", str(number)]
+        command = [sys.executable, "-m", "headscope", "warm", str(number)]
         options = {"stdin": PIPE, "stdout": DEVNULL, "stderr": DEVNULL, "pass_fds": [number], "process_group": 0}
         return subprocess.Popen(command, cwd=root, env=_environment(), **options)  # type: ignore[call-overload,no-any-return]
 
