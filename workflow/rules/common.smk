@@ -65,6 +65,7 @@ if IS_MAIN:
 
 # Progress shows on the terminal and stays in the log; a failed stage fails the pipe (Snakemake sets pipefail).
 # A stage ends when the Snakemake that started it, the parent of this shell, has ended.
+# headscope.pipeline.warm.start knows the variables that jobs have.
 # OpenMP's threads, where a job has several, would wait for each other by computing: on a busy machine four times the work.
 SHELL = (
     "OMP_WAIT_POLICY=passive HEADSCOPE_PARENT=$PPID {params.command} 2>&1 | tee {log:q}"
