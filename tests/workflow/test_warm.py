@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -211,6 +212,26 @@ def test_a_run_gives_its_jobs_to_the_warm_process(project):
     project.inject("assets", "return (out / 'manifest.json').write_text('{}')")
     done = subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("folder", ["missing", "long" * 30])
+def test_a_run_goes_without_a_warm_process_where_its_socket_cannot_be(tmp_path, monkeypatch, folder):
+    (tmp_path / ("long" * 30)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
+    with start.warm_process(tmp_path) as address:
+        assert address == ""
+
+
+def test_a_client_is_refused_where_no_process_can_be_forked(monkeypatch):
+    def full():
+        raise BlockingIOError
+
+    asked = request.of_this_process(["batch"])
+    forking = server.Server(None, imports.state(asked.session, asked.folder, asked.environment))
+    monkeypatch.setattr(os, "fork", lambda: 7)
+    assert forking._fork(asked) == 7
+    monkeypatch.setattr(os, "fork", full)
+    assert forking._fork(asked) is None
 
 
 def test_the_imports_seconds_are_those_of_the_first_job_but_while_it_waited_for_them(monkeypatch):

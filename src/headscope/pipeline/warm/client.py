@@ -34,6 +34,7 @@ def hand_over(address: str, words: list[str]) -> int | None:
             status = _status(connection)
             if status is None:
                 _end(child)
+        os.close(child)
     if status is None and numbers:
         return 128 + numbers[0]
     if status is not None and status < 0:

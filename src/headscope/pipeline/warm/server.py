@@ -80,19 +80,28 @@ class Server:
             client.close()
             return None
         request, streams = heard
-        fits = state(request.session, request.folder, request.environment) == self.before
-        if fits and not (pid := os.fork()):
+        pid = self._fork(request)
+        if pid == 0:
             self._close()
             take_place(self._counted(request), streams, client)
             return request.words
         for stream in streams:
             os.close(stream)
-        if fits:
-            self.jobs.append(Job(pid, os.pidfd_open(pid), client))
-            self.cpu_seconds, self.ready = 0.0, spent.born  # counted
-        else:
+        if pid is None:
             client.close()
+            return None
+        self.jobs.append(Job(pid, os.pidfd_open(pid), client))
+        self.cpu_seconds, self.ready = 0.0, spent.born  # counted
         return None
+
+    def _fork(self, request: Request) -> int | None:
+        """Fork if the client is in the same state; return the child's number, 0 in the child, None without one."""
+        if state(request.session, request.folder, request.environment) != self.before:
+            return None
+        try:
+            return os.fork()
+        except OSError:  # no memory, or too many processes
+            return None
 
     def _counted(self, request: Request) -> Request:
         """Add the imports' seconds to a request, but those in which its process waited for them."""

@@ -6,12 +6,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
 GRACE = 60  # seconds in which jobs end
-
 THREADS = ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM", "NUMEXPR_NUM")
 
 
@@ -21,15 +20,23 @@ def warm_process(root: Path) -> Iterator[str]:
 
     Linux alone: macOS does not allow a fork after some of the imports.
     """
-    with tempfile.TemporaryDirectory(prefix="headscope-", ignore_cleanup_errors=True) as folder:
-        address = f"{folder}/socket" if sys.platform == "linux" else ""
-        try:
-            process = _started(address, root) if address else None
-        except OSError:  # its path is too long, for one
-            process = None
-        if process is None:
-            yield ""
-            return
+    with ExitStack() as stack:
+        address = ""
+        with suppress(OSError):  # of a path that is too long, or where nothing can be written
+            address = stack.enter_context(_process(root)) if sys.platform == "linux" else ""
+        yield address
+
+
+@contextmanager
+def _process(root: Path) -> Iterator[str]:
+    """Start the warm process; yield its address and end it.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    with tempfile.TemporaryDirectory(prefix="headscope-warm-", ignore_cleanup_errors=True) as folder:
+        address = f"{folder}/socket"
+        process = _started(address, root)
         try:
             yield address
         finally:
