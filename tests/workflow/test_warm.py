@@ -15,6 +15,7 @@ import psutil
 import pytest
 from project import Project
 
+from headscope.pipeline import lifeline
 from headscope.pipeline.warm import imports, request, server, start
 
 SERVER = "headscope\0warm"
@@ -81,8 +82,8 @@ def group_of(process):
         return None
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 30
+def wait_for(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -158,10 +159,10 @@ def test_a_job_that_is_killed_ends_its_client_by_the_same_signal(project, addres
 def test_a_client_that_is_killed_takes_its_job_along_and_no_other(project, address):
     other, job = Job(project, address, WAIT.replace("60", "3")), None
     other.wait_until_it_works()
-    job = Job(project, address, WAIT)
+    job = Job(project, address, f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAIT}")
     process = job.wait_until_it_works()
     job.process.kill()
-    wait_for(lambda: is_gone(process))
+    wait_for(lambda: is_gone(process), lifeline.GRACE / 2)  # at once, and not by its own lifeline
     assert other.end()[0] == 0 and other.out.is_dir()
 
 
