@@ -78,6 +78,16 @@ def test_a_damaged_cell_is_dropped_alone_and_said_in_one_line(tmp_path, capsys, 
     assert len(list((cells.folder / "p").iterdir())) == 2
 
 
+def test_a_damaged_description_is_written_again_though_all_cells_are_there(tmp_path) -> None:
+    file = Cells(tmp_path, "evaluation", {"model": "m"}).folder / "context.json"
+    Cells(tmp_path, "evaluation", {"model": "m"}).add_rows("prompt", ROWS)
+    content = file.read_bytes()
+    for damaged in (content[: len(content) // 2], content.replace(b"m", b"n", 1)):
+        file.write_bytes(damaged)
+        assert Cells(tmp_path, "evaluation", {"model": "m"}).rows("prompt") == ROWS and file.read_bytes() == content
+    assert not Cells(tmp_path, "evaluation", {"model": "n"}).folder.exists()
+
+
 def test_cells_of_another_format_are_not_met(tmp_path, monkeypatch) -> None:
     Cells(tmp_path, "evaluation", {}).add_rows("p", ROWS)
     monkeypatch.setattr("headscope.pipeline.store.cells.FORMAT", 2)

@@ -33,9 +33,16 @@ class Cells:
     """
 
     def __init__(self, results: Path, kind: str, context: Mapping[str, Any]):
-        """Open the cells; the context is all that makes a cell except its prompt and key."""
-        self._context = {"format": FORMAT, **context}
-        self.folder = results / "cells" / kind / digest(self._context)
+        """Open the cells; the context is all that makes a cell except its prompt and key.
+
+        A damaged description of it is written again: who finds all cells writes none.
+        """
+        context = {"format": FORMAT, **context}
+        self.folder = results / "cells" / kind / digest(context)
+        self._description = json.dumps(context, indent=1, sort_keys=True).encode()
+        file = self.folder / CONTEXT
+        if file.is_file() and read_intact(file) is None:
+            _put(file, self._description)
 
     def rows(self, prompt: str) -> dict[str, dict[str, Any]]:
         """Return all rows of a prompt by their keys."""
@@ -71,12 +78,15 @@ class Cells:
 
     def _write(self, prompt: str, key: str, ending: str, content: bytes) -> None:
         """Write one file; and once, for people, the context behind the digest."""
-        description = self.folder / CONTEXT
-        text = json.dumps(self._context, indent=1, sort_keys=True).encode()
-        for file, data in {description: text, self.folder / prompt / _named(key, ending, content): content}.items():
+        cell = self.folder / prompt / _named(key, ending, content)
+        for file, data in {self.folder / CONTEXT: self._description, cell: content}.items():
             if not file.is_file():
-                with atomic_file(file) as path:
-                    path.write_bytes(data)
+                _put(file, data)
+
+
+def _put(file: Path, content: bytes) -> None:
+    with atomic_file(file) as path:
+        path.write_bytes(content)
 
 
 def _named(key: str, ending: str, content: bytes) -> str:
