@@ -171,10 +171,19 @@ def records(table: pd.DataFrame) -> list[Any]:
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:
     """Write `<stem>.pdf`, `.png` and `.csv`, the same bytes for the same content (no dates, no program versions)."""
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
+    _lay_out(figure)
     for kind, fields in metadata.items():
         # Through memory: on a full disk matplotlib's own writer hides the reason behind errors of its clean-up.
         picture = io.BytesIO()
         figure.savefig(picture, format=kind, metadata=fields)
         stem.with_suffix(f".{kind}").write_bytes(picture.getvalue())
-        figure.set_layout_engine("none")  # what was laid out once stays where it is
     table.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place all axes once; the solver's last digits depend on addresses in memory, so they are rounded."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(float(part), 6) for part in axes.get_position(original=True).bounds)
+        axes.set_position((left, bottom, width, height), which="original")
