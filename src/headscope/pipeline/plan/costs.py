@@ -50,8 +50,8 @@ GPU_SECONDS = {
 }
 """The same where the slice says cuda: four models of 135M to 1.5B parameters at 1,024 to 16,384 tokens, on NVIDIA H200s
 that about fourteen processes share each; fewer processes are up to twice as fast."""
-START = 3.0
-"""Seconds until a process works: those of its imports and of its model."""
+START = 0.3
+"""Seconds until a process works that a run's warm process forks; where there is none, imports take three."""
 
 SLOWER = {"float64": 2.0, "bfloat16": 2.7, "float16": 2.7}  # than float32, on a processor
 
