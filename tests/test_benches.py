@@ -64,7 +64,7 @@ def test_break_even_lies_between_the_sparsities_that_were_measured(tmp_path: Pat
 
 
 def test_families_find_model_and_unit_of_published_figures(tmp_path: Path) -> None:
-    [bench] = [path for path in BENCHES if path.stem == "families"]
+    [bench] = [path for path in BENCHES if path.stem == "several_models"]
     for model, unit in product(("a", "b"), ("head", "group")):
         _publish(tmp_path / model, model, unit)
     command = [sys.executable, bench, *sorted(tmp_path.glob("*/figures/models/*")), "--out", tmp_path / "out"]

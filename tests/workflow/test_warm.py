@@ -57,6 +57,7 @@ class Job:
             stderr=subprocess.STDOUT,
             text=True,
             process_group=0,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in a shell's background ignore it
         )
 
     def end(self):

@@ -1,6 +1,6 @@
 """Tables and one picture of several models: the share of the dense score that is left against the KV bytes read.
 
-    python bench/families.py results/figures/models/* --out families [--lengths 4096 8192] [--unit group]
+    python bench/several_models.py results/figures/models/* --out families [--lengths 4096 8192] [--unit group]
 
 Folders are points of a sweep over models, as figures are published. Writes models.csv (means of tasks), tasks.csv
 (every task; low and high are of the share) and models.png and .pdf.
