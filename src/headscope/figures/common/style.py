@@ -170,7 +170,7 @@ def records(table: pd.DataFrame) -> list[Any]:
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:
     """Write `<stem>.pdf`, `.png` and `.csv`, the same bytes for the same content (no dates, no program versions)."""
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
+    metadata = {"pdf": {"CreationDate": None, "Producer": None, "Creator": None}, "png": {"Software": None}}
     _lay_out(figure)
     for kind, fields in metadata.items():
         # Through memory: on a full disk matplotlib's own writer hides the reason behind errors of its clean-up.
