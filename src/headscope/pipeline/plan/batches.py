@@ -20,11 +20,9 @@ from headscope.pipeline.plan.plan import Plan
 from headscope.pipeline.plan.stages import STAGES
 from headscope.pipeline.store.files import atomic_file, digest
 
-SECONDS, ON_GPU = 45.0, 30.0
-"""Work that ends a batch: over ten times the start of a process, on a CPU; on a GPU, where many run at once, no long
-wait for the last of a stage."""
-DRAWING = 4.0
-"""The same of figures: nothing else is left to run, so that several processes draw at once if there are cores."""
+SECONDS, ON_GPU, WITHOUT_MODEL = 45.0, 15.0, 4.0
+"""Work that ends a batch: over ten times the start of a process, which for most stages loads a model; on a GPU, where
+many run at once, no long wait for the last of a stage."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +122,7 @@ def _model(node: Node) -> str:
 def _cut(nodes: Sequence[Node]) -> Iterator[list[Node]]:
     """Cut jobs into neighbours of about the same work, which is at most about the limit."""
     works = [work(node) for node in nodes]
-    most = DRAWING if nodes[0].stage == "figures" else ON_GPU if device_of(nodes[0]) == "cuda" else SECONDS
+    most = ON_GPU if device_of(nodes[0]) == "cuda" else SECONDS if STAGES[nodes[0].stage].gpu else WITHOUT_MODEL
     limit = sum(works) / max(1, ceil(sum(works) / most))
     middles = [end - seconds / 2 for end, seconds in zip(accumulate(works), works, strict=True)]
     parts = groupby(zip(middles, nodes, strict=True), key=lambda pair: pair[0] // limit)
