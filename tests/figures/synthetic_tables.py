@@ -177,7 +177,7 @@ def calibration(root, criterion, tasks=(None,), length=1024, layers=30, heads=9,
             fitted = {f"{t:g}": {"threshold": float(2.5 - 8 * (t - 0.5))} for t in targets}
         folder = root / "calibration" / f"{criterion}-{task}-{length}"
         folder.mkdir(parents=True)
-        written = {"criterion": criterion, "targets": fitted}
+        written = {"criterion": criterion, "targets": fitted, "sparsity": {f"{t:g}": t for t in targets}}
         (folder / "calibration.json").write_text(json.dumps(written))
         nodes.append(FakeNode(folder, {"criterion": criterion, "benchmark": "ruler", "length": length, "task": task,
                                        "seed": 42}))  # fmt: skip

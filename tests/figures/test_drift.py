@@ -83,3 +83,14 @@ def test_the_footer_of_layers_tells_the_widest_interval(tmp_path):
     width = table["high"] - table["low"]
     assert width[0] == 0 and 0.3 < width[1] < 0.9
     assert f"the widest spans {width[1]:.2f}." in figure.texts[-1].get_text().replace("\n", " ")
+
+
+def test_a_budget_of_bytes_drifts_in_bytes(tmp_path):
+    tables = experiment(tmp_path, {"a": 0, "b": 4})
+    rows = tables.rows.assign(kv_bytes=0.7)
+    tables.__dict__["rows"] = rows  # in place of the cached frame
+    figure, table = drift.draw(tables, {**fake.title("ab"), "rule": "kv_bytes"}, resamples=50)
+    row = table.set_index(["task", "criterion", "target"]).loc["mean", "oracle", 0.65]
+    assert row["kv_bytes"] == pytest.approx(0.7) and row["drift"] == pytest.approx(0.05)
+    words = [ax.get_ylabel() for ax in figure.axes] + [figure.axes[0].get_xlabel()]
+    assert words == ["achieved KV bytes - target", "score - dense, points", "target KV bytes"]

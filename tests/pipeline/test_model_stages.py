@@ -435,3 +435,35 @@ def test_fewer_calibration_prompts_are_the_first_ones_of_each_task(results: Path
         for target, entry in found["targets"].items():
             assert np.mean([(o >= entry["threshold"]).mean() for o in odds]) == pytest.approx(float(target), abs=2e-3)
             assert entry["threshold"] != all_of_them["targets"][target]["threshold"]
+
+
+BYTES = (
+    *RECORDED,
+    "criterion=[dense,static,qada,lost_output]",
+    "criterion.qada.unit=group",
+    "calibration.rule=kv_bytes",
+)
+
+
+def test_a_budget_of_bytes_is_what_decoding_reads(fitted: Path, tmp_path: Path) -> None:
+    """The plan of `kv_bytes` shares all that is measured; what was promised, calibration saw and decoding reads."""
+    mine = copied(fitted, tmp_path)
+    for stage_name in ("oracle", "margins", "calibration"):
+        for node in nodes(stage_name, *BYTES):
+            assert stage_name == "calibration" or (mine / node.address).exists()
+            make(node, mine)
+    rows = {task: rows_of(mine, task, *BYTES) for task in ("fwe", "niah_single_1")}
+    for node in nodes("calibration", *BYTES):
+        spec, found = json.loads(node.spec), json.loads((mine / node.address / "calibration.json").read_text())
+        assert "sparsity" not in found and found["kv_bytes"].keys() == {"0.3", "0.8"}
+        of_criterion = [
+            row
+            for task in ([spec["task"]] if spec["task"] else rows)
+            for row in rows[task]
+            if row["criterion"] == spec["criterion"]
+        ]
+        for target, share in found["kv_bytes"].items():
+            decoded = [row["kv_bytes"] for row in of_criterion if str(row["target"]) == target]
+            assert np.mean(decoded) == pytest.approx(share, abs=0.05)
+            # A ranking spends what whole groups of this small model cost.
+            assert float(target) - (0.25 if spec["kind"] == "static" else 0.1) < share < float(target) + 0.1

@@ -19,6 +19,7 @@ from headscope.errors import ConfigError
 from headscope.figures.common.bootstrap import Floats
 from headscope.figures.common.node import Node, Setting, setting_of
 from headscope.figures.common.oracle_rows import Block, OracleRows
+from headscope.heads.calibration.rules import RULES
 
 TAU_WITHOUT_ORACLE = 0.9
 
@@ -135,7 +136,7 @@ class Tables:
     def oracle_threshold(self, setting: Setting, target: float) -> tuple[float, str]:
         """Return the log-odds at and above which the oracle calls a head local, and say where it comes from.
 
-        The calibrated threshold that is nearest in sparsity is taken, of the first seed where there are several: one
+        The calibrated threshold whose target is nearest is taken, of the first seed where there are several: one
         threshold labels all seeds' pairs. Without a calibrated oracle, tau = .9.
         """
         calibration = self.calibrated("oracle", setting)
@@ -143,7 +144,8 @@ class Tables:
             return float(np.log(TAU_WITHOUT_ORACLE / (1 - TAU_WITHOUT_ORACLE))), f"tau = {TAU_WITHOUT_ORACLE}"
         chosen = min(calibration["targets"], key=lambda name: abs(float(name) - target))
         threshold = float(calibration["targets"][chosen]["threshold"])
-        return threshold, f"tau = {1 / (1 + np.exp(-threshold)):.3f}, calibrated for sparsity {chosen}"
+        rule = next(words for name, words in RULES.items() if name in calibration)
+        return threshold, f"tau = {1 / (1 + np.exp(-threshold)):.3f}, calibrated for {rule} {chosen}"
 
     def _oracle_nodes(self, setting: Setting) -> list[Node]:
         return [node for node in self.oracles if setting_of(node) == setting]

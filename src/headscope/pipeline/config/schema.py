@@ -219,7 +219,12 @@ class Calibration:
     """What criteria are fitted to."""
 
     probes: int = option(64, "queries a head, of each task's calibration prompts, that stand for those to come", low=1)
-    targets: list[float] = option(MISSING, "shares of local (query, head) pairs to reach", low=0.001, high=0.999)
+    rule: str = option(
+        "sparsity",
+        "what targets are shares of: (query, head) pairs that are local, or bytes of reading every key and value",
+        choices=("sparsity", "kv_bytes"),
+    )
+    targets: list[float] = option(MISSING, "shares to reach", low=0.001, high=0.999)
     length: int | None = option(
         None,
         "length of the calibration prompts, whatever is evaluated; null: the one nearest to each evaluated length",

@@ -164,12 +164,21 @@ class Slices:
             "unit": criterion.unit,
             **({"kv_heads": self.config.model.expect.kv_heads} if criterion.unit == "group" else {}),
             "targets": self.config.calibration.targets,
+            **self._budget(name),
             "benchmark": source.benchmark,
             "length": source.length,
             "task": task,
             "seed": self.config.seed,
             **({} if criterion.calibrated_on == "evaluation" else self._calibration),
         }
+
+    def _budget(self, name: str) -> Spec:
+        """Return what tells how many bytes a query of a criterion reads; nothing where targets are no such shares."""
+        if self.config.calibration.rule != "kv_bytes":
+            return {}
+        options, expect = self._options[name], self.config.model.expect
+        sizes = {"kv_heads": expect.kv_heads, "head_dim": expect.head_dim, "window": self._deciding["window"]}
+        return {"budget": {**sizes, "outliers": options["outliers"], "estimator": options["estimator"]}}
 
     def evaluation(self, cell: Cell) -> Spec:
         """Cut the slice of a cell's evaluation."""
@@ -194,7 +203,10 @@ class Slices:
             }
             for benchmark_name, benchmark in sorted(self.config.benchmark.items())
         }
+        rule = self.config.calibration.rule
         title = {"model": self.config.model.name, "benchmarks": benchmarks, "seed": list(seeds), **self.chunk}
+        if rule != "sparsity":
+            title["rule"] = rule
         criteria = {
             criterion_name: {"kind": criterion.kind, "calibrated_on": criterion.calibrated_on}
             for criterion_name, criterion in self.criteria.items()

@@ -22,12 +22,14 @@ class Pairs:
 
     Attributes:
         layer: layer of each row, [N].
+        query: position of its query, [N].
         margin: the criterion's margin, before any map, [N, H].
         exact: exact log-odds of the share of the criterion's own window, [N, H].
         lost: exact log norm of the lost output, [N, H]; only from margin tables.
     """
 
     layer: list[Array] = field(default_factory=list)
+    query: list[Array] = field(default_factory=list)
     margin: list[Array] = field(default_factory=list)
     exact: list[Array] = field(default_factory=list)
     lost: list[Array] = field(default_factory=list)
@@ -48,7 +50,7 @@ def read_pairs(spec: Mapping[str, Any], parents: Parents, split: str) -> Pairs:
     pairs, count = Pairs(), spec.get("prompts") if split == "calibration" else None
     for parent in parents.drawn("margins", reader):
         for margins in islice(read_margins(parent.folder, spec["criterion"], split), count):
-            for name in ("layer", "margin", "exact", "lost"):
+            for name in ("layer", "query", "margin", "exact", "lost"):
                 getattr(pairs, name).append(getattr(margins, name))
     for parent in parents.drawn("oracle", reader):
         masses = list(islice(read_masses(parent.folder, split), count))
@@ -56,6 +58,7 @@ def read_pairs(spec: Mapping[str, Any], parents: Parents, split: str) -> Pairs:
         if spec["estimator"] is not None:
             bulk = read_estimates(parent.folder, spec["estimator"], set(bulk))
         pairs.layer += [m.layer for m in masses]
+        pairs.query += [m.query for m in masses]
         pairs.margin += [m.local - bulk[m.prompt] for m in masses]
         pairs.exact += [m.local - m.bulk for m in masses]
     return pairs

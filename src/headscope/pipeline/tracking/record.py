@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from headscope.heads.calibration.rules import RULES
 from headscope.pipeline.store.files import results_root
 from headscope.pipeline.store.parents import Parent
 from headscope.pipeline.tracking.pair_means import margins_means, masses_means
@@ -95,9 +96,11 @@ def _seconds(record: Record, path: Path) -> None:
 
 
 def _calibration(record: Record, path: Path) -> None:
-    sparsity: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))["sparsity"]
-    record.tables["sparsity"] = pd.DataFrame({"target": map(float, sparsity), "sparsity": sparsity.values()})
-    record.metrics.update(_numbers({f"sparsity@{target}": share for target, share in sparsity.items()}))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for rule in found.keys() & set(RULES):
+        reached: dict[str, float | None] = found[rule]
+        record.tables[rule] = pd.DataFrame({"target": map(float, reached), rule: reached.values()})
+        record.metrics.update(_numbers({f"{rule}@{target}": share for target, share in reached.items()}))
 
 
 def _masses(record: Record, path: Path) -> None:
