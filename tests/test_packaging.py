@@ -166,5 +166,5 @@ def test_a_wheel_holds_the_criteria_that_the_library_reads(tmp_path: Path) -> No
     [wheel] = (tmp_path / "wheels").iterdir()
     with zipfile.ZipFile(wheel) as file:
         held = {name.removeprefix("headscope/") for name in file.namelist() if name.endswith(".yaml")}
-    groups = ("criterion", "estimator", "outliers")
+    groups = ("criterion", "estimator", "outliers", "selector")
     assert held == {str(path.relative_to(ROOT)) for group in groups for path in (ROOT / "conf" / group).glob("*.yaml")}

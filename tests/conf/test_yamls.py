@@ -20,6 +20,8 @@ from headscope.pipeline.plan.nodes import figures
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = groups(ROOT)
+SELECTING = ("pages", "top_keys")
+"""Criteria whose budget the targets are."""
 FOLDER = ["model.source.path=/m", "model.positions=8192"]
 FOLDER += [f"model.expect.{name}=1" for name in ("layers", "heads", "kv_heads", "head_dim", "positions")]
 
@@ -30,8 +32,12 @@ def overrides(group, choice):
         chosen = ",".join(dict.fromkeys(["ruler", choice]))
         ours = f"benchmark.{choice}"
         return [f"benchmark=[{chosen}]", f"{ours}.lengths=[2048]", f"{ours}.samples.evaluation=2"]
+    if group == "criterion" and choice in SELECTING:
+        return [f"criterion=[{choice}]", "calibration.rule=kv_bytes"]
     if group in ("criterion", "figure"):
         return [f"{group}=[{choice}]"]
+    if group == "selector":
+        return ["criterion=[dense,pages]", f"selector@criterion.pages.selector={choice}", "calibration.rule=kv_bytes"]
     if group == "estimator":
         return [f"estimator@criterion.qada.estimator={choice}", "~criterion.qada_random_words"]
     if group == "outliers":
@@ -101,6 +107,7 @@ DECLARATIONS = {
     "criterion": registry.CriterionPlan,
     "estimator": registry.EstimatorPlan,
     "outlier_rule": registry.OutlierPlan,
+    "selector": registry.SelectorPlan,
 }
 
 # In no slice, so that they renew no result; `points` is used up in the plan.
@@ -119,6 +126,7 @@ def variants():
     yield ["experiment=smoke", "criterion=[qada,lost_output,oracle_output]"]
     for name in GROUPS["estimator"]:
         yield ["experiment=smoke", "criterion=[qada]", f"estimator@criterion.qada.estimator={name}"]
+    yield ["experiment=smoke", "criterion=[dense,pages]", "calibration.rule=kv_bytes"]
     chosen = ["calibration.length=1024", "calibration.tasks=[fwe,niah_single_1]", "calibration.prompts=1"]
     yield ["experiment=smoke", "criterion=[oracle]", "benchmark.ruler.lengths=[1024,1025]", *chosen]
     yield ["experiment=smoke", "scope=prompt", "chunk=64"]

@@ -8,8 +8,8 @@ import pytest
 
 from headscope.errors import ConfigError
 from headscope.heads import registry
-from headscope.heads.registry import EstimatorOption
-from headscope.pipeline.config import calibration_checks, checks, compose, criterion_checks, estimator_options
+from headscope.heads.registry import KindOption
+from headscope.pipeline.config import calibration_checks, checks, compose, criterion_checks, kind_options
 from headscope.pipeline.config.composition import composed
 from headscope.pipeline.config.options import options
 
@@ -76,8 +76,8 @@ def test_code_that_composes_renews(root: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_an_option_that_an_estimator_declares_renews(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = {**estimator_options.declared(), "width": {"clusters": EstimatorOption("int", "new")}}
-    monkeypatch.setattr(compose, "declared", lambda: more)
+    more = {**kind_options.declared("estimators"), "width": {"clusters": KindOption("int", "new")}}
+    monkeypatch.setattr(compose, "declared", lambda family: more if family == "estimators" else {})
     assert composed_again(root)
 
 

@@ -439,7 +439,7 @@ def test_fewer_calibration_prompts_are_the_first_ones_of_each_task(results: Path
 
 BYTES = (
     *RECORDED,
-    "criterion=[dense,static,qada,lost_output]",
+    "criterion=[dense,static,qada,lost_output,pages,top_keys]",
     "criterion.qada.unit=group",
     "calibration.rule=kv_bytes",
 )
@@ -467,3 +467,7 @@ def test_a_budget_of_bytes_is_what_decoding_reads(fitted: Path, tmp_path: Path) 
             assert np.mean(decoded) == pytest.approx(share, abs=0.05)
             # A ranking spends what whole groups of this small model cost.
             assert float(target) - (0.25 if spec["kind"] == "static" else 0.1) < share < float(target) + 0.1
+    for row in (row for of_task in rows.values() for row in of_task if row["criterion"] in ("pages", "top_keys")):
+        # The window, the index and the keys behind the boundary are read whatever the budget is.
+        assert row["kv_bytes"] <= max(row["target"], 0.55) and row["sparsity"] == 0
+        assert row["target"] < 0.5 or row["kv_bytes"] > row["target"] - 0.05

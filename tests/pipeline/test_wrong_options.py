@@ -120,6 +120,8 @@ WRONG = {
     "figure.summary.params.pairs=[a]": ["option figure.summary.params.pairs: ['a'] is no Sequence[Sequence[str]]"],
     "benchmark.ruler.chat_template=2": ["option benchmark.ruler.chat_template: 2 is not true or false"],
     "points=['points=[seed=9]']": ["option points: a point has no points of its own"],
+    "criterion=[dense,pages]": ["criterion.pages.selector", "choose calibration.rule=kv_bytes"],
+    "calibration.rule=bytes": ["calibration.rule", "'bytes'", "kv_bytes"],
     "calibration.targets=[nan]": ["option calibration.targets: nan is not a list, each a number from 0.001"],
     "calibration.targets=[" + ",".join(["x" * 50] * 9) + "]": ["option calibration.targets: '[xxx", "..."],
     "points=['\"']": ["cannot read the options '\"': no closing quotation"],

@@ -1,4 +1,4 @@
-"""A new criterion, estimator, outlier rule and figure: each is one file and one YAML, and smoke runs with them."""
+"""A new criterion, estimator, outlier rule, selector and figure: each is one file and one YAML, and smoke runs with them."""
 
 import shutil
 from pathlib import Path
@@ -12,6 +12,7 @@ FILES = {
     "criterion": "heads/criteria/doubled.py",
     "estimator": "heads/estimators/centre.py",
     "outlier_rule": "heads/outliers/every_other.py",
+    "selector": "heads/selectors/first_keys.py",
     "figure": "figures/row_count.py",
 }
 YAMLS = {
@@ -23,11 +24,14 @@ defaults:
 kind: doubled
 calibrated_on: calibration
 """,
+    "criterion/first.yaml": "# @package criterion.first\ndefaults:\n  - /selector@selector: every_second\nkind: dense\n",
+    "selector/every_second.yaml": "kind: first_keys\nevery: 2\n",
     "estimator/half_centre.yaml": "name: half_centre\nkind: centre\nfactor: 0.5\n",
     "outliers/every_other.yaml": "rule: every_other\ncount: 8\n",
     "figure/row_count.yaml": "# @package figure.row_count\nparams: {colour: grey}\n",
 }
-SMOKE = "experiment=smoke criterion=[dense,twice] figure=[row_count] calibration.targets=[0.5]"
+SMOKE = "experiment=smoke criterion=[dense,twice,first] figure=[row_count] calibration.targets=[0.5]"
+SMOKE += " calibration.rule=kv_bytes"
 SMOKE += " benchmark.ruler.tasks=[fwe] benchmark.ruler.samples.evaluation=1 benchmark.ruler.samples.calibration=1"
 
 
@@ -41,11 +45,12 @@ def test_members_of_one_file_and_one_yaml_each_run_in_the_whole_workflow(tmp_pat
     project.run(SMOKE, "--quiet", "all", "--report", "report.html")
     results = project.root / "results"
     [rows] = results.glob("evaluation/*/rows.parquet")
-    sparsity = {row["criterion"]: row["sparsity"] for row in pq.read_table(rows).to_pylist()}
-    assert sparsity["dense"] == 0 and 0 < sparsity["twice"] < 1
+    rows_of = {row["criterion"]: row for row in pq.read_table(rows).to_pylist()}
+    assert rows_of["dense"]["sparsity"] == 0 and 0 < rows_of["twice"]["sparsity"] < 1
+    assert 0.45 < rows_of["first"]["kv_bytes"] <= 0.5
     [margins] = results.glob("margins/*/spec.yaml")
     assert "factor: 0.5" in margins.read_text() and "rule: every_other" in margins.read_text()
     assert "covariance" not in margins.read_text()
     drawn = pd.read_csv(results / "figures/smoke/row_count.csv")
-    assert drawn.values.tolist() == [["dense", 1], ["twice", 1]]
+    assert drawn.values.tolist() == [["dense", 1], ["first", 1], ["twice", 1]]
     assert "row count" in (project.root / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""Members of the families criteria, estimators and outliers: their modules, and what a plan must know of each.
+"""Members of the families criteria, estimators, outliers, selectors: their modules, and what a plan must know of each.
 
 A member is a module `headscope.heads.<family>.<kind>`, or one that an installed distribution names by an entry point
 `<kind>` of the group `headscope.<family>`. It declares what the plan must know in a literal `PLAN = {...}`, whose keys
@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from headscope import source
 from headscope.errors import ConfigError
 
-Family = Literal["criteria", "estimators", "outliers"]
+Family = Literal["criteria", "estimators", "outliers", "selectors"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class CriterionPlan:
 
 
 @dataclass(frozen=True)
-class EstimatorOption:
-    """An option of a kind of estimator; null where the kind has none of it.
+class KindOption:
+    """An option of a kind of estimator or selector; null where the kind has none of it.
 
     Attributes:
         type: "int", "float", "str" or "bool".
@@ -70,7 +70,7 @@ class EstimatorPlan:
         values: it knows the bulk's mean value too.
     """
 
-    options: Mapping[str, EstimatorOption] = field(default_factory=dict)
+    options: Mapping[str, KindOption] = field(default_factory=dict)
     probes: bool = False
     ragged: bool = False
     values: bool = False
@@ -91,7 +91,19 @@ class OutlierPlan:
     across_heads: bool = False
 
 
-Plan = TypeVar("Plan", CriterionPlan, EstimatorPlan, OutlierPlan)
+@dataclass(frozen=True)
+class SelectorPlan:
+    """What the plan must know of a kind of selector.
+
+    Attributes:
+        options: by name.
+    """
+
+    options: Mapping[str, KindOption] = field(default_factory=dict)
+
+
+Plan = TypeVar("Plan", CriterionPlan, EstimatorPlan, OutlierPlan, SelectorPlan)
+WithOptions = TypeVar("WithOptions", EstimatorPlan, SelectorPlan)
 
 
 @cache
@@ -132,12 +144,18 @@ def criterion(kind: str) -> CriterionPlan:
 @cache
 def estimator(kind: str) -> EstimatorPlan:
     """Read what a kind of estimator declares."""
-    plan = _read(EstimatorPlan, "estimators", kind)
-    try:
-        options = {name: EstimatorOption(**declared) for name, declared in plan.options.items()}  # type: ignore[arg-type]
-    except TypeError as error:
-        raise ConfigError(f"{module('estimators', kind)}: PLAN's options: {error}") from error
-    return replace(plan, options=options)
+    return _with_options(_read(EstimatorPlan, "estimators", kind), module("estimators", kind))
+
+
+@cache
+def selector(kind: str) -> SelectorPlan:
+    """Read what a kind of selector declares."""
+    return _with_options(_read(SelectorPlan, "selectors", kind), module("selectors", kind))
+
+
+def options_of(family: Family, kind: str) -> Mapping[str, KindOption]:
+    """Return the options that a kind of estimator or selector declares, by name."""
+    return estimator(kind).options if family == "estimators" else selector(kind).options
 
 
 @cache
@@ -146,9 +164,9 @@ def outlier_rule(kind: str) -> OutlierPlan:
     return _read(OutlierPlan, "outliers", kind)
 
 
-def completed(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an estimator's slice with the defaults of its kind, and without null options of other kinds."""
-    options = estimator(spec["kind"]).options
+def completed(spec: Mapping[str, Any], family: Family = "estimators") -> dict[str, Any]:
+    """Return an estimator's or selector's slice with its kind's defaults, and without null options of other kinds."""
+    options = options_of(family, spec["kind"])
     defaults = {name: option.default for name, option in options.items() if option.default is not None}
     return {**defaults, **{name: value for name, value in spec.items() if value is not None}}
 
@@ -177,3 +195,11 @@ def _read(cls: type[Plan], family: Family, kind: str) -> Plan:
                 known = ", ".join(vars(cls()))
                 raise ConfigError(f"{file}: PLAN must be a literal with keys among {known} ({error})") from error
     return cls()
+
+
+def _with_options(plan: WithOptions, name: str) -> WithOptions:
+    """Turn the options that a module declares into options."""
+    try:
+        return replace(plan, options={option: KindOption(**declared) for option, declared in plan.options.items()})  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ConfigError(f"{name}: PLAN's options: {error}") from error

@@ -98,8 +98,8 @@ class AsOne(SharedPrefix):
             return visible.each[0].bulk_size
         return visible.bulk_size[rows.start * self.prompt_count : rows.stop * self.prompt_count]
 
-    def _count(self, queries: LayerQueries, long: Tensor) -> None:
-        """Count labels, bool [R N, H, 1]."""
+    def _count(self, queries: LayerQueries, long: Tensor, pairs: Tensor | None = None) -> None:
+        """Count labels, bool [R N, H, 1]; rows with selectors are not taken as one."""
         if self.counts is not None:
             counted, keys = queries.visible.bulk_size[:, 0] > 0, queries.visible.position[:, None] + 1
             costs = self._costs_of(queries.call)

@@ -36,14 +36,15 @@ class Shares(NamedTuple):
 
 
 class LayerCounts(NamedTuple):
-    """Sums of one layer over the counted queries of each row, int64 [R] each.
+    """Sums of one layer over the counted queries of each row, [R] each.
 
     Attributes:
         queries: queries that had a bulk.
         heads: local (query, query head) pairs.
         groups: local (query, KV group) pairs.
         keys: visible keys.
-        bulk_keys: keys of bulks that were read, summed over KV groups.
+        bulk_keys: keys of bulks that were read with their values, summed over KV groups; where a selector chose, its
+            index too, in the same unit.
     """
 
     queries: Tensor
@@ -89,8 +90,9 @@ class ReadingCounts:
         self.rows, self.sizes, self.active = rows, sizes, torch.arange(rows)
         self.layers: dict[int, LayerCounts] = {}
         self.decision_bytes: dict[int, Tensor] = {}
-        # By layer and rows: labels, queries that count and their keys, of each forward; bytes of the last decision.
-        self._waiting: dict[tuple[int, Tensor], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        # By layer and rows: labels, queries that count, their keys and what was read of bulks where that is not all, of
+        # each forward; bytes of the last decision.
+        self._waiting: dict[tuple[int, Tensor], list[tuple[Tensor, Tensor, Tensor, Tensor | None]]] = {}
         self._bytes: dict[tuple[int, Tensor], Tensor] = {}
 
     @classmethod
@@ -112,7 +114,15 @@ class ReadingCounts:
         """Go on counting for these of the active rows."""
         self.active = self.active[rows.to(self.active.device)]
 
-    def add(self, layer: int, long: Tensor, counted: Tensor, keys: Tensor, decision_bytes: Tensor) -> None:
+    def add(
+        self,
+        layer: int,
+        long: Tensor,
+        counted: Tensor,
+        keys: Tensor,
+        decision_bytes: Tensor,
+        pairs: Tensor | None = None,
+    ) -> None:
         """Add the labels of one layer; they are summed later, many forwards at once.
 
         Args:
@@ -121,9 +131,11 @@ class ReadingCounts:
             counted: queries that count, bool [R, Q]: those with a bulk.
             keys: visible keys of each query, [Q] or [R, Q].
             decision_bytes: of each row, over all KV heads, float64 [R].
+            pairs: keys of bulks that were read with their values, over all KV heads, [R, Q]; None: all keys of the
+                bulks of the KV heads with a long label.
         """
         waiting = self._waiting.setdefault((layer, self.active), [])
-        waiting.append((long, counted, keys.expand(counted.shape)))
+        waiting.append((long, counted, keys.expand(counted.shape), pairs))
         self._bytes[layer, self.active] = decision_bytes
         if len(waiting) * long.numel() > MOST_WAITING:
             self._sum_up()
@@ -131,30 +143,33 @@ class ReadingCounts:
     def _sum_up(self) -> None:
         """Add all labels that wait to the sums of their layers and rows."""
         for (layer, active), parts in self._waiting.items():
-            heads, counted, keys = (torch.cat(tensors, -1) for tensors in zip(*parts, strict=True))
+            *labels, pairs = zip(*parts, strict=True)
+            heads, counted, keys = (torch.cat(tensors, -1) for tensors in labels)
             rows = active.to(heads.device)
             if layer not in self.layers:
-                zeros = torch.zeros(self.rows, dtype=torch.int64, device=heads.device)
+                zeros = torch.zeros(self.rows, dtype=torch.float64, device=heads.device)
                 self.layers[layer] = LayerCounts(*(zeros.clone() for _ in LayerCounts._fields))
-                self.decision_bytes[layer] = zeros.double()
-            for total, new in zip(self.layers[layer], self._sums(heads, counted, keys), strict=True):
-                total.index_add_(0, rows, new)
+                self.decision_bytes[layer] = zeros.clone()
+            read = None if pairs[0] is None else torch.cat(pairs, -1)
+            for total, new in zip(self.layers[layer], self._sums(heads, counted, keys, read), strict=True):
+                total.index_add_(0, rows, new.double())
             self.decision_bytes[layer].index_copy_(0, rows, self._bytes[layer, active].to(heads.device).double())
         self._waiting.clear()
         self._bytes.clear()
 
-    def _sums(self, heads: Tensor, counted: Tensor, keys: Tensor) -> LayerCounts:
-        """Sum labels [R, H, Q] over the queries that count and their keys, [R, Q] each."""
+    def _sums(self, heads: Tensor, counted: Tensor, keys: Tensor, pairs: Tensor | None) -> LayerCounts:
+        """Sum labels [R, H, Q] over the queries that count, their keys, and what they read, [R, Q] each."""
         window, reading = self.sizes.window, Reading.of(heads, self.sizes.kv_heads)
         local_heads, local_groups = (~read & counted[:, None] for read in (reading.heads, reading.groups))
         visible = torch.where(counted, keys, 0)
         bulk = (visible - window.sink - window.recent).clamp(min=0)
+        read = (reading.groups * bulk[:, None]).sum(1) if pairs is None else torch.where(counted, pairs, 0)
         return LayerCounts(
             counted.sum(1),
             local_heads.sum((1, 2)),
             local_groups.sum((1, 2)),
             visible.sum(1),
-            (reading.groups * bulk[:, None]).sum((1, 2)),
+            read.sum(1),
         )
 
     def shares(self) -> list[Shares]:
@@ -169,12 +184,12 @@ class ReadingCounts:
         return shares
 
     def _table(self) -> tuple[Tensor, Tensor]:
-        """Bring sums, int64 [L, 5, R], and the bytes of decisions, float64 [L, R], to the CPU."""
+        """Bring sums, float64 [L, 5, R], and the bytes of decisions, float64 [L, R], to the CPU."""
         self._sum_up()
         if not self.layers:
-            return torch.zeros(0, 5, self.rows, dtype=torch.int64), torch.zeros(0, self.rows, dtype=torch.float64)
+            return torch.zeros(0, 5, self.rows).double(), torch.zeros(0, self.rows).double()
         order = sorted(self.layers)
-        sums = torch.stack([torch.stack(list(self.layers[layer])).cpu() for layer in order])
+        sums = torch.stack([torch.stack(list(self.layers[layer])).cpu().double() for layer in order])
         return sums, torch.stack([self.decision_bytes[layer].cpu() for layer in order])
 
     def _shares(self, sums: Tensor, decision_bytes: Tensor) -> Shares:
@@ -207,7 +222,9 @@ class StepLabels:
         # By the first layer alone, since all have the same: queries with a bulk and their keys, [R, most] each.
         self._queries: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def add(self, layer: int, long: Tensor, counted: Tensor, keys: Tensor, decision_bytes: Tensor) -> None:
+    def add(
+        self, layer: int, long: Tensor, counted: Tensor, keys: Tensor, decision_bytes: Tensor, _: Tensor | None = None
+    ) -> None:
         """Write the labels of one layer in the present step; arguments as for `ReadingCounts.add`, with one query."""
         rows = len(long)
         if not self._queries:

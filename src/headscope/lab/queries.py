@@ -88,6 +88,25 @@ class LayerQueries:
             pieces.append(self._of_own(self.visible.own_bulk, rows))
         return self._attend(pieces) if pieces else None
 
+    def selected(self, rows: slice, chosen: Tensor) -> Part | None:
+        """Attend to chosen keys of the prefix and to own keys outside the plain window; None where there are none.
+
+        Args:
+            rows: whose queries.
+            chosen: keys of the prefix that the rows' KV heads read, bool [K, r, Q, P]; those inside the plain window
+                are left out.
+        """
+        pieces = []
+        for span in self.visible.bulk:
+            hidden = hiding(chosen[..., span.keys], self.query.dtype)
+            if span.hidden is not None:
+                hidden = torch.minimum(hidden, span.hidden)
+            of_heads = hidden[:, :, None].expand(-1, -1, self.grouped.shape[2], -1, -1)
+            pieces.append(self._of_prefix(*self._keys(span), of_heads.flatten(1, 3)[:, None], rows))
+        if self.visible.own_bulk is not None:
+            pieces.append(self._of_own(self.visible.own_bulk, rows))
+        return self._attend(pieces) if pieces else None
+
     def with_outliers(self, rows: slice, keys: Tensor, values: Tensor, hidden: Tensor) -> Part:
         """Attend to the window and to outliers, [K, M, D] each, of which some may be hidden: [K, r, G, Q]."""
         plain = Part(*(x[:, rows] for x in self.window))
@@ -143,12 +162,14 @@ class LayerQueries:
             yield attend([piece], self._scale, 1).viewed(len(pairs))
 
     def _of_span(self, span: Span, rows: slice, taken: Tensor | None) -> Piece:
-        keys, values = self.prefix.keys[:, span.keys], self.prefix.values[:, span.keys]
         hidden = span.hidden
         if taken is not None:
-            more = hiding(~taken[:, None, None, span.keys], keys.dtype)
+            more = hiding(~taken[:, None, None, span.keys], self.prefix.keys.dtype)
             hidden = more if hidden is None else torch.minimum(hidden, more)
-        return self._of_prefix(keys, values, hidden, rows)
+        return self._of_prefix(*self._keys(span), hidden, rows)
+
+    def _keys(self, span: Span) -> tuple[Tensor, Tensor]:
+        return self.prefix.keys[:, span.keys], self.prefix.values[:, span.keys]
 
     def _of_prefix(self, keys: Tensor, values: Tensor, hidden: Tensor | None, rows: slice) -> Piece:
         return Piece(self.grouped[:, rows].flatten(1, 3), keys, values, hidden)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headscope.heads.criteria import Criterion
 from headscope.heads.outliers import NO_OUTLIERS, OutlierRule
+from headscope.heads.selectors import Selector
 from headscope.heads.to_device import to_device
 
 
@@ -20,10 +21,14 @@ class Rows:
     Attributes:
         criterion: labels them; it has a threshold for each.
         outliers: keys that belong to their window too.
+        selector: chooses the bulk keys that a KV head reads; None: it reads all of them.
+        budget: with a selector, the share of the KV bytes that each may read, float64 [B].
     """
 
     criterion: Criterion
     outliers: OutlierRule = NO_OUTLIERS
+    selector: Selector | None = None
+    budget: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -32,8 +37,9 @@ class Rows:
 
     def take(self, rows: Tensor) -> "Rows":
         """Keep these of the rows (indices)."""
-        return replace(self, criterion=self.criterion.take(rows))
+        budget = None if self.budget is None else self.budget[rows]
+        return replace(self, criterion=self.criterion.take(rows), budget=budget)
 
     def on(self, device: torch.device) -> "Rows":
-        """Move the criterion's tensors to a device."""
-        return replace(self, criterion=to_device(self.criterion, device))
+        """Move tensors to a device."""
+        return replace(self, criterion=to_device(self.criterion, device), budget=to_device(self.budget, device))

@@ -25,6 +25,7 @@ from headscope.lab.counts import ReadingCounts, StepLabels
 from headscope.lab.parts import NEVER, Part, hiding, numbers_at_once
 from headscope.lab.queries import LayerQueries, by_row
 from headscope.lab.rows import Rows
+from headscope.lab.selection import Selection, Selectors, merged
 from headscope.lab.visible import PrefixLayer, Visible
 from headscope.models.attention import LayerCall
 
@@ -63,6 +64,7 @@ class SharedPrefix:
         self._all_thresholds: Tensor | None = None
         self._boundary: dict[OutlierRule, dict[int, AtBoundary]] = {}
         self._costs: dict[tuple[int, OutlierRule, float], Tensor] = {}
+        self._selectors = Selectors(window, self.length)
         # Streaming summaries of each group's rows, by layer, and the first key that is not in them yet.
         self._streams: list[dict[int, Summaries]] = [{} for _ in groups]
         self._unknown: dict[int, int] = {}
@@ -134,9 +136,28 @@ class SharedPrefix:
         each = [partial(self._margins, queries, index, rows) for index, (_, rows) in enumerate(spans)]
         margins = torch.cat(side_by_side(each))
         long, local = is_long(margins, self._thresholds(margins.device)), self._local(queries)
+        if any(group.selector is not None for group, _ in spans):
+            return self._partly_selected(queries, local, long)
         tasks: list[Callable[[], Any]] = [partial(queries.whole, local, long), partial(self._count, queries, long)]
         output: Tensor = side_by_side(tasks)[0]
         return output
+
+    def _partly_selected(self, queries: LayerQueries, local: Part, long: Tensor) -> Tensor:
+        """Do what `_decided` does where some rows read chosen keys of a bulk in place of all."""
+        chosen = ((rows, self._selected(queries, group, rows, long[rows])) for group, rows in self._spans())
+        selected = [(rows, selection) for rows, selection in chosen if selection is not None]
+        everything = merged(queries, local, long, selected)
+        self._count(queries, long, everything.pairs)
+        return everything.output
+
+    def _selected(self, queries: LayerQueries, group: Rows, rows: slice, long: Tensor) -> Selection | None:
+        """Let the KV heads of a group's rows read what its selector chooses, if it has one."""
+        if group.selector is None:
+            return None
+        call, local = queries.call, self._windowed(queries, rows, group.outliers)
+        fixed = self._decision_bytes(call, group).repeat(group.count) / len(queries.prefix.keys)
+        layer = self.prefix[call.layer], self._at_boundary(call, group.outliers).taken
+        return self._selectors.read(layer, queries, group, rows, local, long, fixed)
 
     def _local(self, queries: LayerQueries) -> Part:
         """Return what a pair gives that sees its window alone, outliers included, [K, R, G, Q]."""
@@ -164,13 +185,13 @@ class SharedPrefix:
             self._fixed[index, layer] = margin[:, :, :1]
         return margin
 
-    def _count(self, queries: LayerQueries, long: Tensor) -> None:
+    def _count(self, queries: LayerQueries, long: Tensor, pairs: Tensor | None = None) -> None:
         if self.counts is None:
             return
         # Fewer keys than are outside the plain window are outliers, so that every row has a bulk, or none has.
         visible = queries.visible
         counted = ((visible.bulk_size > 0) & self.counting).expand(self.rows, -1)
-        self.counts.add(queries.call.layer, long, counted, visible.position + 1, self._costs_of(queries.call))
+        self.counts.add(queries.call.layer, long, counted, visible.position + 1, self._costs_of(queries.call), pairs)
 
     def _costs_of(self, call: LayerCall) -> Tensor:
         """Return the bytes that a decision of each row reads beside the plain window, over all KV heads, [R N]."""

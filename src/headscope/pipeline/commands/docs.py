@@ -21,7 +21,7 @@ from headscope.pipeline.config.schema import MISSING, Criterion
 from headscope.pipeline.store.files import atomic_file
 
 WINDOW = 16 + 128
-COLUMNS = ("kind", "calibrated_on", "estimator", "outliers")
+COLUMNS = ("kind", "calibrated_on", "estimator", "outliers", "selector")
 CRITERIA = """\
 <!-- Written by `headscope docs` from conf/criterion, conf/estimator and conf/outliers. Edit those. -->
 # Criteria, estimators and outlier rules
@@ -62,10 +62,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _criteria_page(root: Path) -> str:
     names = groups(root)["criterion"]
-    [(_, config)] = compose(["experiment=smoke", f"criterion=[{','.join(names)}]"], root)
+    [(_, config)] = compose(["experiment=smoke", "calibration.rule=kv_bytes", f"criterion=[{','.join(names)}]"], root)
     rows = [_criterion_row(root, name, config["criterion"][name]) for name in names]
     text = CRITERIA + _table(["criterion", "what it does", *COLUMNS, "other options", "64", "128"], rows)
-    for group, title in (("estimator", "Estimators"), ("outliers", "Outlier rules")):
+    for group, title in (("estimator", "Estimators"), ("outliers", "Outlier rules"), ("selector", "Selectors")):
         settings = {
             file: yaml.safe_load(file.read_text("utf-8")) for file in sorted((root / "conf" / group).glob("*.yaml"))
         }

@@ -6,7 +6,7 @@ change of the checks holds at once. A file of the cache that is damaged is compo
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from headscope.heads import registry
 from headscope.pipeline.config import composition, options, override_checks, overrides, schema, yaml_files
 from headscope.pipeline.config.checks import check
 from headscope.pipeline.config.composition import composed
-from headscope.pipeline.config.estimator_options import declared
+from headscope.pipeline.config.kind_options import declared
 from headscope.pipeline.config.overrides import expand, option_of, readable, split
 from headscope.pipeline.config.yaml_files import texts
 from headscope.pipeline.store.files import atomic_file, digest
@@ -28,6 +28,8 @@ COMPOSED_BY = tuple(
     Path(str(module.__file__)) for module in (composition, options, override_checks, overrides, schema, yaml_files)
 )
 """Code that a composition depends on."""
+OF_KINDS: Mapping[str, registry.Family] = {"estimator": "estimators", "selector": "selectors"}
+"""Options of a criterion whose own options their kind declares, and the kinds' family."""
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -71,12 +73,12 @@ def compose(words: Sequence[str], root: Path) -> list[tuple[str, dict[str, Any]]
 
 
 def _checked(words: Sequence[str], root: Path) -> dict[str, Any]:
-    """Compose, give every estimator the defaults of its kind, and check the result."""
+    """Compose, give every estimator and selector the defaults of its kind, and check the result."""
     config = _cached(words, root)
     for criterion in config["criterion"].values():
-        kind = (criterion["estimator"] or {}).get("kind")
-        if kind in registry.kinds("estimators"):  # the checks refuse another kind
-            criterion["estimator"] = registry.completed(criterion["estimator"])
+        for name, family in OF_KINDS.items():
+            if (criterion[name] or {}).get("kind") in registry.kinds(family):  # the checks refuse another kind
+                criterion[name] = registry.completed(criterion[name], family)
     check(config)
     return config
 
@@ -107,7 +109,7 @@ def _read(file: Path, key: str) -> dict[str, Any] | None:
 
 @cache
 def fingerprint(root: Path) -> str:
-    """Digest all that a composition depends on: the YAMLs, the schema with the options of estimators, and Hydra."""
+    """Digest all that a composition depends on: the YAMLs, the schema with the options of all kinds, and Hydra."""
     code = [file.read_text(encoding="utf-8") for file in COMPOSED_BY]
     versions = [version(name) for name in ("hydra-core", "omegaconf")]
-    return hashlib.sha256(repr([texts(root), code, declared(), versions]).encode()).hexdigest()
+    return hashlib.sha256(repr([texts(root), code, [*map(declared, OF_KINDS.values())], versions]).encode()).hexdigest()

@@ -99,13 +99,13 @@ def _explained(error: Exception, words: Sequence[str]) -> ConfigError:
 
 
 def _null_group(words: Sequence[str]) -> ConfigError | None:
-    """Return the error of an option of a group that is null: a model's RoPE, a criterion's estimator or outliers."""
+    """Return the error of an option of a group that is null: a model's RoPE, a criterion's estimator, outliers...."""
     for path in sorted(map(option_of, words), key=len, reverse=True):
         if path.startswith("model.rope"):
             remedy = "give it in a YAML of the model, as conf/model/llama3_8b_rope16k.yaml does"
             return ConfigError(f"option {path}: model.rope is null here; {remedy}")
         for head in (path, path.rpartition(".")[0]):
-            if (group := head.rpartition(".")[2]) in ("estimator", "outliers"):
+            if (group := head.rpartition(".")[2]) in ("estimator", "outliers", "selector"):
                 remedy = f"choose one of conf/{group}, +{group}@{head}=..."
                 return ConfigError(f"option {path}: {head} is null here; {remedy}")
     return None

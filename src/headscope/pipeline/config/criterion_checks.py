@@ -5,7 +5,8 @@ from typing import Any
 
 from headscope.errors import ConfigError
 from headscope.heads import registry
-from headscope.pipeline.config.estimator_options import TYPES
+from headscope.heads.registry import Family
+from headscope.pipeline.config.kind_options import TYPES
 from headscope.pipeline.config.names import known_kind
 from headscope.pipeline.config.options import Option
 from headscope.pipeline.config.schema import Config, Criterion, Outliers
@@ -26,6 +27,7 @@ def check_criteria(config: Config) -> None:
                 raise ConfigError(f"option criterion.{name}.{need} must be given: kind {criterion.kind} needs it")
         _outliers(f"criterion.{name}.outliers", criterion.outliers)
         _engine_options(f"criterion.{name}", criterion)
+        _selector(f"criterion.{name}", criterion, config)
         _other_tasks(name, criterion, config)
     _estimators(config)
 
@@ -68,8 +70,7 @@ def _estimators(config: Config) -> None:
                 f"option {option}.name: {estimator.name!r} is already another estimator, that of criterion {other};"
                 " give one of the two a name of its own"
             )
-        values = {key: value for key, value in vars(estimator).items() if key not in ("name", "kind")}
-        _check_options(option, estimator.kind, values)
+        _check_options(option, "estimators", vars(estimator))
         if registry.criterion(criterion.kind).measures == "loss" and not registry.estimator(estimator.kind).values:
             raise ConfigError(
                 f"option {option}.kind: {criterion.kind} needs the bulk's mean value, which {estimator.kind} does not"
@@ -82,9 +83,33 @@ def _estimators(config: Config) -> None:
             )
 
 
-def _check_options(path: str, kind: str, values: Mapping[str, Any]) -> None:
+def _selector(option: str, criterion: Criterion, config: Config) -> None:
+    """Refuse a selector whose budget is not known, or where it is not served."""
+    if (selector := criterion.selector) is None:
+        return
+    known_kind(f"{option}.selector.kind", "selectors", selector.kind)
+    _check_options(f"{option}.selector", "selectors", vars(selector))
+    if criterion.kind != "dense":
+        raise ConfigError(
+            f"option {option}.selector: {selector.kind} chooses keys of groups that all read, which kind"
+            f" {criterion.kind} does not let; choose {option}.kind=dense"
+        )
+    if config.calibration.rule != "kv_bytes":
+        raise ConfigError(
+            f"option {option}.selector: {selector.kind} reads as many keys as a share of the KV bytes pays; choose"
+            " calibration.rule=kv_bytes, whose targets are such shares"
+        )
+    if config.scope == "prompt":
+        raise ConfigError(
+            f"option {option}.selector: {selector.kind} chooses behind the context alone; choose scope=question"
+        )
+
+
+def _check_options(path: str, family: Family, options: Mapping[str, Any]) -> None:
     """Refuse options of another kind, options that are missing, and values that this kind does not take."""
-    own = registry.estimator(kind).options
+    kind = options["kind"]
+    values = {name: value for name, value in options.items() if name not in ("name", "kind")}
+    own = registry.options_of(family, kind)
     for name, value in values.items():
         if name not in own and value is not None:
             raise ConfigError(f"option {path}.{name}: {value} has no meaning for {kind}; leave it out")

@@ -16,7 +16,7 @@ def unique(option: str, values: list[Any]) -> None:
 
 
 def known_kind(option: str, family: registry.Family, kind: str) -> None:
-    """Refuse a kind of criterion, estimator or outlier rule that no module makes."""
+    """Refuse a kind of criterion, estimator, selector or outlier rule that no module makes."""
     try:
         registry.module(family, kind)
     except ConfigError as error:

@@ -4,11 +4,11 @@ Nothing here imports torch: a wrong option must fail at once.
 """
 
 # ruff: noqa: RUF009 - `option` makes a new field at each call.
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from headscope.benchmarks.registry import KINDS
-from headscope.pipeline.config.estimator_options import declared, merged
+from headscope.pipeline.config.kind_options import of_all_kinds
 
 MISSING: Any = "???"  # OmegaConf's mark for "some YAML must say it"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -174,19 +174,19 @@ class NamedEstimator:
     kind: str = option(MISSING, "module of headscope.heads.estimators, or an entry point of that group")
 
 
-def _with_options_of_all_kinds() -> type[NamedEstimator]:
-    """Add the options that estimators declare; null ones are in no slice, so that another kind's renew nothing."""
-    fields = []
-    for name, declarations in declared().items():
-        kind, metadata = merged(name, declarations)
-        fields.append((name, kind | None, field(default=None, metadata=metadata)))
-    return make_dataclass("Estimator", fields, bases=(NamedEstimator,))
+@dataclass
+class AnySelector:
+    """Chooses the bulk keys that a KV head reads; every kind declares options of its own."""
+
+    kind: str = option(MISSING, "module of headscope.heads.selectors, or an entry point of that group")
 
 
 if TYPE_CHECKING:
     Estimator = NamedEstimator
+    Selector = AnySelector
 else:
-    Estimator = _with_options_of_all_kinds()
+    Estimator = of_all_kinds("Estimator", NamedEstimator, "estimators")
+    Selector = of_all_kinds("Selector", AnySelector, "selectors")
 
 
 @dataclass
@@ -202,6 +202,7 @@ class Criterion:
     )
     estimator: Estimator | None = field(default=None)
     outliers: Outliers | None = field(default=None)
+    selector: Selector | None = field(default=None)
     unit: str = option(
         "head",
         "what is decided: each query head, or all heads of a KV head together, which then see what is read",

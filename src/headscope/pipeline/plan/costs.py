@@ -106,7 +106,7 @@ class Job:
     def rows(self) -> int:
         """How many rows decode at once: of each target of each criterion, or of each prompt."""
         if self.node.stage == "evaluation":
-            fitted = [criterion["calibrated_on"] is not None for criterion in self.spec["criteria"].values()]
+            fitted = [c["calibrated_on"] is not None or "selector" in c for c in self.spec["criteria"].values()]
             return sum(len(self.spec["targets"]) if is_fitted else 1 for is_fitted in fitted)
         return self.prompts("evaluation", "calibration") if self.node.stage == "dense" else 1
 

@@ -77,10 +77,11 @@ def modules(stage: str, spec: Spec) -> list[str]:
 
 
 def criterion_modules(criterion: Mapping[str, Any]) -> list[str]:
-    """Name the modules that make a criterion: its own, its estimator's, and the rule's that chooses outliers."""
-    estimator, outliers = criterion["estimator"], criterion["outliers"]
+    """Name the modules that make a criterion: its own, its estimator's, its selector's, and its outlier rule's."""
+    estimator, outliers, selector = criterion["estimator"], criterion["outliers"], criterion.get("selector")
     names = [registry.module("criteria", criterion["kind"])]
     names += [registry.module("estimators", estimator["kind"])] if estimator else []
+    names += [registry.module("selectors", selector["kind"])] if selector else []
     return names + ([registry.module("outliers", outliers["rule"])] if outliers else [])
 
 

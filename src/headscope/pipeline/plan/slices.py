@@ -27,9 +27,11 @@ def without_null(options: Any) -> Spec:
 
 
 def options_of(criterion: Criterion) -> Spec:
-    """Return a criterion's options; its estimator's without those of other kinds, which are null."""
+    """Return a criterion's options; its estimator's and selector's without those of other kinds, which are null."""
+    options = dataclasses.asdict(criterion)
+    selector = options.pop("selector")
     estimator = None if criterion.estimator is None else without_null(criterion.estimator)
-    return {**dataclasses.asdict(criterion), "estimator": estimator}
+    return {**options, "estimator": estimator, **({"selector": without_null(criterion.selector)} if selector else {})}
 
 
 def has_margins(criterion: Criterion) -> bool:

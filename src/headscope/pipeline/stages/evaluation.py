@@ -65,7 +65,7 @@ class Row:
     Attributes:
         criterion: its name.
         target: the target sparsity; NaN for a criterion without targets.
-        fitted: what calibration fitted for the target: a threshold and a map, or a ranking.
+        fitted: what calibration fitted for the target: a threshold and a map, or a ranking; a selector's budget.
         key: digest of all that makes the row's text, except the prompt and the cells' context.
     """
 
@@ -113,6 +113,9 @@ class _Evaluation:
 
     def _rows(self, name: str, criterion: Mapping[str, Any], parents: Parents) -> list[Row]:
         identity = criterion_identity(criterion, self.moments, self.probes)
+        if "selector" in criterion:
+            budgets = [(target, {"budget": target}) for target in self.spec["targets"]]
+            return [Row(name, target, budget, digest({**identity, **budget})) for target, budget in budgets]
         if criterion["calibrated_on"] is None:
             return [Row(name, float("nan"), {}, digest(identity))]
         file = parents.one("calibration", criterion=name).folder / "calibration.json"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from headscope.heads.criteria import build as build_criterion
 from headscope.heads.estimators import Estimator, build
 from headscope.heads.moments import KeyMoments
 from headscope.heads.outliers import OutlierRule
+from headscope.heads.selectors import build as build_selector
 from headscope.lab.probes import ModelProbes
 from headscope.lab.rows import Rows
 from headscope.models.check import Finding, refuse
@@ -189,10 +190,14 @@ def load_probes(parents: Parents) -> LoadedProbes | None:
 def build_rows(
     criterion: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], moments: Mapping[str, TextMoments]
 ) -> Rows:
-    """Make the rows of a slice's criterion, one for each of what calibration found."""
+    """Make the rows of a slice's criterion, one for each of what calibration found, or of the budgets."""
     estimator = criterion["estimator"]
     built = None if estimator is None else build_estimators([estimator], moments)[estimator["name"]]
-    return Rows(build_criterion(criterion, targets, built), OutlierRule(**(criterion["outliers"] or {})))
+    rows = Rows(build_criterion(criterion, targets, built), OutlierRule(**(criterion["outliers"] or {})))
+    if "selector" not in criterion:
+        return rows
+    budget = torch.tensor([target["budget"] for target in targets], dtype=torch.float64)
+    return replace(rows, selector=build_selector(criterion["selector"]), budget=budget)
 
 
 def criterion_identity(
@@ -203,5 +208,5 @@ def criterion_identity(
     # A head's weight is part of what calibration fitted.
     used = probes.sha256 if probes is not None and (spec["outliers"] or asks_probes(spec)) else None
     identity = {"kind": spec["kind"], "estimator": estimator, "outliers": spec["outliers"], "probes": used}
-    identity |= {name: spec[name] for name in ("unit", "summaries") if name in spec}
+    identity |= {name: spec[name] for name in ("unit", "summaries", "selector") if name in spec}
     return {**identity, "code": code_digest(*criterion_modules(spec))}
