@@ -1,4 +1,4 @@
-"""A new criterion, estimator, outlier rule, selector and figure: each is one file and one YAML, and smoke runs with them."""
+"""New criteria, estimators, outlier rules, selectors, figures: each is one file and one YAML, and smoke runs with them."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,12 @@ defaults:
 kind: doubled
 calibrated_on: calibration
 """,
-    "criterion/first.yaml": "# @package criterion.first\ndefaults:\n  - /selector@selector: every_second\nkind: dense\n",
+    "criterion/first.yaml": """\
+# @package criterion.first
+defaults:
+  - /selector@selector: every_second
+kind: dense
+""",
     "selector/every_second.yaml": "kind: first_keys\nevery: 2\n",
     "estimator/half_centre.yaml": "name: half_centre\nkind: centre\nfactor: 0.5\n",
     "outliers/every_other.yaml": "rule: every_other\ncount: 8\n",
