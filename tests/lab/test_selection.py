@@ -22,11 +22,11 @@ from headscope.models.attention import LayerCall
 WINDOW, PREFIX, OWN, KV_HEADS, DIM, SCALE = Window(2, 6), 50, 5, 2, 4, 0.7
 BUDGETS = torch.tensor([0.2, 0.4, 0.75, 1.3], dtype=torch.float64)
 SIZE = 4
-PAIR = 2 * DIM * 2  # bytes
+SPECS = {kind: {"kind": kind} for kind in ("top_keys", "pages")}
 
 
 def rows(kind: str, budgets=BUDGETS, criterion=None) -> Rows:
-    selector = build_selector({"kind": kind, **({"size": SIZE} if kind == "pages" else {})})
+    selector = build_selector({"kind": "by_importance", "rule": kind, "size": SIZE} | SPECS.get(kind, {}))
     chosen = criterion or build({"kind": "dense"}, [{}] * len(budgets), None)
     return Rows(chosen, selector=selector, budget=budgets)
 
@@ -63,9 +63,11 @@ class WrittenOut:
     def chosen(self, kind: str, budget: float) -> tuple[list[int], float]:
         """The indexed keys that are read, and the pairs that the index costs."""
         count = len(self.indexed)
-        index = 0 if kind == "top_keys" else ceil(count / SIZE)  # two keys a page are as many bytes as a pair
+        index = ceil(count / SIZE) if kind == "pages" else 0  # two keys a page are as many bytes as a pair
         paid = budget * (self.position + 1) - WINDOW.sink - WINDOW.recent - index
         paid = min(max(paid, 0), count + len(self.later)) - len(self.later)
+        if kind == "recent":
+            return [*self.indexed][count - max(0, floor(paid)) :], index
         if kind == "top_keys":
             weights = self.weights(self.queries @ self.keys[self.indexed].T * SCALE)
             order = sorted(range(count), key=lambda i: (-weights[i], i))
@@ -89,7 +91,7 @@ class WrittenOut:
 
 
 @pytest.mark.parametrize("group", [1, 3, 8])
-@pytest.mark.parametrize("kind", ["top_keys", "pages"])
+@pytest.mark.parametrize("kind", ["top_keys", "pages", "recent"])
 def test_rows_read_what_their_budgets_pay(kind: str, group: int) -> None:
     cache, call = drawn(group, group)
     counts = ReadingCounts(4, Sizes(KV_HEADS * group, KV_HEADS, DIM, WINDOW))
@@ -109,15 +111,14 @@ def test_rows_read_what_their_budgets_pay(kind: str, group: int) -> None:
     assert shares[0].kv_bytes <= shares[1].kv_bytes < shares[2].kv_bytes < shares[3].kv_bytes
 
 
-@pytest.mark.parametrize("kind", ["top_keys", "pages"])
+@pytest.mark.parametrize("kind", ["top_keys", "pages", "recent", "last_queries"])
 def test_a_budget_for_everything_is_dense_and_a_small_one_is_not(kind: str) -> None:
     model, ids = tiny_model("llama"), random_ids(80)
     groups = [Rows(build({"kind": "dense"}, [{}], None)), rows(kind, torch.tensor([0.6, 2.0]).double())]
     dense, small, everything = answer_rows(model, ids, 66, groups, Window(4, 16), 24, [EOS])
     assert everything.tokens == dense.tokens != small.tokens
     assert dense.kv_bytes == 1 <= everything.kv_bytes and small.kv_bytes == pytest.approx(0.6, abs=0.06)
-    if kind == "top_keys":
-        assert everything.kv_bytes == 1
+    assert (everything.kv_bytes == 1) == (kind != "pages")
 
 
 def test_a_gate_keeps_groups_from_reading_and_outliers_are_read_once() -> None:

@@ -283,3 +283,11 @@ def test_moments_of_another_text_are_made_for_a_criterion_with_margins_too(build
     assert nodes["moments"]
     for node in [*nodes["margins"].values(), *nodes["evaluation"].values()]:
         assert any(parent.stage == "moments" for parent in node.parents)
+
+
+def test_a_criterion_without_margins_may_read_probes_alone(build):
+    """`local_outliers` chooses keys by probes and has no margin that a margins node could hold."""
+    for words in (["criterion=[dense,local_outliers]"], ["criterion=[dense,probed_keys]", "calibration.rule=kv_bytes"]):
+        stages = {node.stage for node in build("experiment=smoke", *words)}
+        assert "probes" in stages and "margins" not in stages
+    assert "margins" in {node.stage for node in build("experiment=smoke", "criterion=[dense,lost_output]")}

@@ -1,4 +1,4 @@
-"""New criteria, estimators, outlier rules, selectors and figures: each is a file and a YAML, and smoke runs with them."""
+"""New criteria, estimators, outlier rules, selectors, figures: each is a file and a YAML, and smoke runs with them."""
 
 import shutil
 from pathlib import Path

@@ -89,6 +89,8 @@ def _selector(option: str, criterion: Criterion, config: Config) -> None:
         return
     known_kind(f"{option}.selector.kind", "selectors", selector.kind)
     _check_options(f"{option}.selector", "selectors", vars(selector))
+    if rule := vars(selector).get("rule"):
+        known_kind(f"{option}.selector.rule", "outliers", rule)
     if criterion.kind != "dense":
         raise ConfigError(
             f"option {option}.selector: {selector.kind} chooses keys of groups that all read, which kind"

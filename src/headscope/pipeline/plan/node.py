@@ -82,14 +82,16 @@ def criterion_modules(criterion: Mapping[str, Any]) -> list[str]:
     names = [registry.module("criteria", criterion["kind"])]
     names += [registry.module("estimators", estimator["kind"])] if estimator else []
     names += [registry.module("selectors", selector["kind"])] if selector else []
+    names += [registry.module("outliers", selector["rule"])] if selector and selector.get("rule") else []
     return names + ([registry.module("outliers", outliers["rule"])] if outliers else [])
 
 
 def asks_probes(criterion: Mapping[str, Any]) -> bool:
-    """Return whether a criterion's margins depend on the probes."""
-    estimator, outliers = criterion["estimator"], criterion["outliers"]
+    """Return whether what a criterion decides or reads depends on the probes."""
+    estimator = criterion["estimator"]
     of_estimator = estimator is not None and registry.estimator(estimator["kind"]).probes
-    return of_estimator or (outliers is not None and registry.outlier_rule(outliers["rule"]).probes)
+    rules = [(criterion[option] or {}).get("rule") for option in ("outliers", "selector") if option in criterion]
+    return of_estimator or any(registry.outlier_rule(rule).probes for rule in rules if rule is not None)
 
 
 def ancestors(nodes: Iterable[Node]) -> Iterator[Node]:

@@ -63,7 +63,7 @@ class _Graph:
 
     def _probes(self, cell: Cell) -> list[Node]:
         """Return the probes of the calibration prompts of an evaluated cell, if any criterion reads them."""
-        cells = calibration_cells(self.config, cell) if self.slices.has_margins() else []
+        cells = calibration_cells(self.config, cell) if self.slices.reads_probes() else []
         return [self.probes[other] for other in cells]
 
     def _margins(self, cell: Cell) -> Node:

@@ -127,9 +127,13 @@ class Slices:
         prompts = {name: value for name, value in self._calibration.items() if name == "prompts"}
         return {**self.dense(cell), "count": self.config.calibration.probes, **prompts}
 
+    def reads_probes(self) -> bool:
+        """Return True if a criterion's margins are recorded, or what it reads may depend on probes."""
+        return bool(self._with_margins)
+
     def has_margins(self) -> bool:
         """Return True if any criterion needs margins of its own."""
-        return bool(self._with_margins)
+        return any(self._recorded_kind(self.criteria[name]) for name in self._with_margins)
 
     def oracle(self, cell: Cell) -> Spec:
         """Cut the slice of a cell's masses, with the estimators whose masses are all that their criteria need."""
@@ -144,12 +148,16 @@ class Slices:
         """Cut the slice of a cell's margins, with all criteria that have any: of some, oracle tables tell them too."""
         criteria = {}
         for name, criterion in self.criteria.items():
-            ranked_by = registry.criterion(criterion.kind).ranked_by if criterion.outliers is not None else None
-            kind = ranked_by or criterion.kind  # with outliers, a ranking ranks heads by the exact share there
-            if registry.criterion(kind).measures is not None:
+            if kind := self._recorded_kind(criterion):
                 recorded = {option: self._options[name][option] for option in ("estimator", "outliers", "summaries")}
                 criteria[name] = {"kind": kind, **recorded}
         return {**self._measured(cell), "criteria": criteria}
+
+    def _recorded_kind(self, criterion: Criterion) -> str | None:
+        """Return the kind whose margins are recorded for a criterion; None if it has none."""
+        ranked_by = registry.criterion(criterion.kind).ranked_by if criterion.outliers is not None else None
+        kind = ranked_by or criterion.kind  # with outliers, a ranking ranks heads by the exact share there
+        return kind if registry.criterion(kind).measures is not None else None
 
     def _measured(self, cell: Cell) -> Spec:
         """Return what all measurements read; figures tell draws of prompts apart by their seed."""
