@@ -20,7 +20,7 @@ from headscope.pipeline.plan.nodes import figures
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = groups(ROOT)
-SELECTING = ("pages", "probed_keys", "recent_keys", "snapkv", "top_keys")
+SELECTING = ("clusters", "pages", "probed_keys", "recent_keys", "snapkv", "top_keys")
 """Criteria whose budget the targets are."""
 FOLDER = ["model.source.path=/m", "model.positions=8192"]
 FOLDER += [f"model.expect.{name}=1" for name in ("layers", "heads", "kv_heads", "head_dim", "positions")]
@@ -126,7 +126,7 @@ def variants():
     yield ["experiment=smoke", "criterion=[qada,lost_output,oracle_output]"]
     for name in GROUPS["estimator"]:
         yield ["experiment=smoke", "criterion=[qada]", f"estimator@criterion.qada.estimator={name}"]
-    yield ["experiment=smoke", "criterion=[dense,pages,snapkv]", "calibration.rule=kv_bytes"]
+    yield ["experiment=smoke", "criterion=[dense,pages,snapkv,clusters]", "calibration.rule=kv_bytes"]
     chosen = ["calibration.length=1024", "calibration.tasks=[fwe,niah_single_1]", "calibration.prompts=1"]
     yield ["experiment=smoke", "criterion=[oracle]", "benchmark.ruler.lengths=[1024,1025]", *chosen]
     yield ["experiment=smoke", "scope=prompt", "chunk=64"]

@@ -1,13 +1,14 @@
 """Rows that read chosen keys of their bulk, against attention and counts written out query by query in float64."""
 
-from math import ceil, floor
+from itertools import product
+from math import ceil, floor, log
 
 import pytest
 import torch
 from test_lab_evaluation import EOS
 from tiny_models import random_ids, tiny_model
 
-from headscope.heads.bulk import LayerCache
+from headscope.heads.bulk import Bulk, LayerCache
 from headscope.heads.criteria import build
 from headscope.heads.estimators import build as build_estimator
 from headscope.heads.outliers import OutlierRule
@@ -22,7 +23,9 @@ from headscope.models.attention import LayerCall
 WINDOW, PREFIX, OWN, KV_HEADS, DIM, SCALE = Window(2, 6), 50, 5, 2, 4, 0.7
 BUDGETS = torch.tensor([0.2, 0.4, 0.75, 1.3], dtype=torch.float64)
 SIZE = 4
+PAIR = 2 * DIM * 2  # bytes
 SPECS = {kind: {"kind": kind} for kind in ("top_keys", "pages")}
+SPECS |= {"clusters": {"kind": "clusters", "bits": 16}, "keys": {"kind": "clusters", "size": 1, "bits": 16}}
 
 
 def rows(kind: str, budgets=BUDGETS, criterion=None) -> Rows:
@@ -142,3 +145,52 @@ def test_rows_with_and_without_a_selector_share_a_batch() -> None:
     together = answer_rows(model, ids, 66, mixed, Window(4, 16), 12, [EOS])
     alone = [answer for group in mixed for answer in answer_rows(model, ids, 66, [group], Window(4, 16), 12, [EOS])]
     assert together == alone
+
+
+def test_clusters_of_one_key_are_dense_whatever_is_read() -> None:
+    cache, call = drawn(3)
+    dense = Rows(build({"kind": "dense"}, [{}] * 4, None))
+    counts = ReadingCounts(4, Sizes(KV_HEADS * 3, KV_HEADS, DIM, WINDOW))
+    found = SharedPrefix([cache], [rows("keys")], WINDOW, counts).attend(call)
+    torch.testing.assert_close(found, SharedPrefix([cache], [dense], WINDOW).attend(call), rtol=1e-9, atol=1e-9)
+    assert counts.shares()[0].kv_bytes > 1  # an index of all keys and values is no saving
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_unread_clusters_are_stood_in_for_by_centre_and_mean_value(group: int) -> None:
+    cache, call = drawn(group)
+    counts = ReadingCounts(4, Sizes(KV_HEADS * group, KV_HEADS, DIM, WINDOW))
+    found = SharedPrefix([cache], [rows("clusters")], WINDOW, counts).attend(call)
+    indexed = range(WINDOW.sink, PREFIX - WINDOW.recent)
+    index = rows("clusters").selector.index(Bulk.between(cache, indexed.start, indexed.stop))
+    assert index.size.sum(1).tolist() == [len(indexed)] * KV_HEADS
+    clusters = index.size.shape[1]
+    index_pairs = clusters + clusters * 2 / PAIR
+    for row, budget in enumerate(BUDGETS.tolist()):
+        read_pairs, visible = 0.0, 0
+        for at, head in product(range(OWN), range(KV_HEADS)):
+            one = WrittenOut(cache, call, row, head, at)
+            members = [[j for j in indexed if index.cluster[head, j - indexed.start] == c] for c in range(clusters)]
+            filled = [c for c in range(clusters) if members[c]]
+            centres = {c: one.keys[members[c]].mean(0) for c in filled}
+            scores = torch.stack([one.queries @ centres[c] * SCALE + log(len(members[c])) for c in filled], 1)
+            weights = one.weights(scores)
+            paid = budget * (one.position + 1) - WINDOW.sink - WINDOW.recent - index_pairs
+            paid = min(max(paid, 0), len(indexed) + len(one.later)) - len(one.later)
+            read: list[int] = []
+            order = sorted(range(len(filled)), key=lambda i: (-weights[i], i))
+            for place, i in enumerate(order):
+                if len(read) + len(members[filled[i]]) > paid:
+                    order = order[place:]
+                    break
+                read += members[filled[i]]
+            else:
+                order = []
+            seen = sorted({*one.window, *one.later, *read})
+            every = torch.cat([one.queries @ one.keys[seen].T * SCALE, scores[:, order]], 1).softmax(1)
+            values = [one.values[seen], *(one.values[members[filled[i]]].mean(0)[None] for i in order)]
+            got = found[row, head * group : (head + 1) * group, at]
+            torch.testing.assert_close(got, every @ torch.cat(values), rtol=1e-9, atol=1e-9)
+            read_pairs += len(seen) + index_pairs
+            visible += one.position + 1
+        assert counts.shares()[row].kv_bytes == pytest.approx(read_pairs / visible)

@@ -148,6 +148,18 @@ TOGETHER = {
         "criterion.oracle.outliers.shared: 0.5 needs importances that compare between heads, which recent does not",
         "choose criterion.oracle.outliers.shared=0 or rule probe_attention",
     ],
+    ("criterion=[dense,pages]", "calibration.rule=kv_bytes", "+outliers@criterion.pages.outliers=recent"): [
+        "criterion.pages.outliers: recent takes keys of the bulk from pages",
+        "leave outliers out",
+    ],
+    ("criterion=[dense,pages]", "calibration.rule=kv_bytes", "scope=prompt"): [
+        "criterion.pages.selector",
+        "choose scope=question",
+    ],
+    ("criterion=[dense,qada]", "calibration.rule=kv_bytes", "+selector@criterion.qada.selector=pages"): [
+        "criterion.qada.selector",
+        "choose criterion.qada.kind=dense",
+    ],
     ("+outliers@criterion.oracle.outliers=recent", "criterion.oracle.outliers.rule=resent"): [
         "criterion.oracle.outliers.rule",
         "nearest: recent",

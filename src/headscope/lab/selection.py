@@ -69,13 +69,14 @@ class Selectors:
         fixed = decision_bytes / pair + index_pairs
         most = budget_keys(group.budget, visible.position + 1, visible.bulk_size, self._window, fixed) - later
         grouped, index = queries.grouped[:, rows], self._index(group.selector, layer[0])
-        chosen = group.selector.choose(grouped, local.mass, index, most.clamp(min=0), queries.call.scale)
+        chosen, rest = group.selector.choose(grouped, local.mass, index, most.clamp(min=0), queries.call.scale)
         reads = Reading.of(long, kv_heads).groups.transpose(0, 1)
         keys = torch.ones(*reads.shape, prefix, dtype=torch.bool, device=reads.device)
         keys[..., : self._indexed.stop] = False
         keys[..., self._indexed.start : self._indexed.stop] = chosen
         read = queries.selected(rows, keys & ~layer[1][:, None, None])
         whole = local if read is None else local.joined(read)
+        whole = whole if rest is None else whole.joined(Part(*rest))
         return Selection(
             torch.where(reads[:, :, None, :, None], whole.output, local.output),
             ((chosen.sum(-1) + later + index_pairs) * reads).sum(0, dtype=torch.float64),

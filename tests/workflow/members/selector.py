@@ -5,6 +5,8 @@ Shapes: K KV heads, R rows, Q queries, N bulk keys.
 
 import torch
 
+from headscope.heads.selectors import Choice
+
 PLAN = {"options": {"every": {"type": "int", "help": "keys between two that are read", "low": 1}}}
 
 
@@ -19,10 +21,10 @@ class FirstKeys:
         return bulk.index.shape[1]
 
     def choose(self, query, window_mass, index, most, scale):
-        """Choose the first, bool [K, R, Q, N]."""
+        """Choose the first."""
         places = torch.arange(index)
         chosen = (places % self.every == 0) & (places // self.every < most.floor()[..., None])
-        return chosen.expand(len(query), *chosen.shape)
+        return Choice(chosen.expand(len(query), *chosen.shape))
 
     def index_bytes(self, keys, head_dim):
         """Return zero: nothing is read to choose."""

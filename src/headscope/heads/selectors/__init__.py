@@ -7,12 +7,24 @@ Shapes: R rows, K KV heads, G query heads of each, Q queries, N bulk keys, D hea
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from headscope.heads import registry
 from headscope.heads.bulk import Bulk
+
+
+class Choice(NamedTuple):
+    """What a selector makes of a layer's bulk for some queries.
+
+    Attributes:
+        keys: which are read, bool [K, R, Q, N].
+        rest: log mass, [K, R, G, Q], and mean value, [K, R, G, Q, D], that stand for all others; None: nothing does.
+    """
+
+    keys: Tensor
+    rest: tuple[Tensor, Tensor] | None = None
 
 
 class Selector(Protocol):
@@ -21,8 +33,8 @@ class Selector(Protocol):
     def index(self, bulk: Bulk) -> Any:
         """Index a layer's bulk, as many keys of each KV head."""
 
-    def choose(self, query: Tensor, window_mass: Tensor, index: Any, most: Tensor, scale: float) -> Tensor:
-        """Choose keys of every KV head, bool [K, R, Q, N].
+    def choose(self, query: Tensor, window_mass: Tensor, index: Any, most: Tensor, scale: float) -> Choice:
+        """Choose keys of every KV head.
 
         Args:
             query: float32 or better, [K, R, G, Q, D].

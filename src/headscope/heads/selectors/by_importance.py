@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headscope.heads.bulk import Bulk
 from headscope.heads.outliers import importance
-from headscope.heads.selectors import ranks
+from headscope.heads.selectors import Choice, ranks
 
 PLAN = {"options": {"rule": {"type": "str", "help": "rule for outliers that measures importances"}}}
 
@@ -33,9 +33,9 @@ class ByImportance:
         """Rank the keys, [K, N]."""
         return ranks(importance(self.rule, bulk))
 
-    def choose(self, query: Tensor, window_mass: Tensor, index: Tensor, most: Tensor, scale: float) -> Tensor:
-        """Choose the best keys, bool [K, R, Q, N]."""
-        return index[:, None, None] < most.floor()[..., None]
+    def choose(self, query: Tensor, window_mass: Tensor, index: Tensor, most: Tensor, scale: float) -> Choice:
+        """Choose the best keys."""
+        return Choice(index[:, None, None] < most.floor()[..., None])
 
     def index_bytes(self, keys: int, head_dim: int) -> float:
         """Return zero: the choice is made at the boundary."""

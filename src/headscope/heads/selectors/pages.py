@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from headscope.heads.bulk import Bulk
 from headscope.heads.mass import precise
 from headscope.heads.reading import WIDTH
-from headscope.heads.selectors import ranks, shares
+from headscope.heads.selectors import Choice, ranks, shares
 
 PLAN = {"options": {"size": {"type": "int", "help": "keys of a page", "low": 1, "default": 16, "unit": "keys"}}}
 
@@ -60,13 +60,13 @@ class Pages:
         low, high = (x[:, None, None].transpose(-1, -2) for x in (index.low, index.high))
         return (query.clamp(max=0) @ low + query.clamp(min=0) @ high) * scale
 
-    def choose(self, query: Tensor, window_mass: Tensor, index: PageIndex, most: Tensor, scale: float) -> Tensor:
-        """Choose the best whole pages, as many as `most` keys fill; bool [K, R, Q, N]."""
+    def choose(self, query: Tensor, window_mass: Tensor, index: PageIndex, most: Tensor, scale: float) -> Choice:
+        """Choose the best whole pages, as many as `most` keys fill."""
         importance = shares(self.bounds(query, index, scale), window_mass)
         full = most >= index.keys  # the last page is not whole
         paid = torch.where(full, importance.shape[-1], most.div(self.size, rounding_mode="floor"))
         chosen = ranks(importance) < paid[..., None]
-        return chosen.repeat_interleave(self.size, -1)[..., : index.keys]
+        return Choice(chosen.repeat_interleave(self.size, -1)[..., : index.keys])
 
     def index_bytes(self, keys: int, head_dim: int) -> float:
         """Return the bytes of two vectors a page, 16 bits a number."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headscope.heads.bulk import Bulk
 from headscope.heads.mass import precise
-from headscope.heads.selectors import ranks, shares
+from headscope.heads.selectors import Choice, ranks, shares
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class TopKeys:
         """Take the keys themselves, [K, N, D]."""
         return precise(bulk.keys)
 
-    def choose(self, query: Tensor, window_mass: Tensor, index: Tensor, most: Tensor, scale: float) -> Tensor:
-        """Choose the best keys, bool [K, R, Q, N]."""
+    def choose(self, query: Tensor, window_mass: Tensor, index: Tensor, most: Tensor, scale: float) -> Choice:
+        """Choose the best keys."""
         scores = query @ index[:, None, None].transpose(-1, -2) * scale
-        return ranks(shares(scores, window_mass)) < most.floor()[..., None]
+        return Choice(ranks(shares(scores, window_mass)) < most.floor()[..., None])
 
     def index_bytes(self, keys: int, head_dim: int) -> float:
         """Return zero: what a reference reads to choose does not count."""

@@ -96,6 +96,11 @@ def _selector(option: str, criterion: Criterion, config: Config) -> None:
             f"option {option}.selector: {selector.kind} chooses keys of groups that all read, which kind"
             f" {criterion.kind} does not let; choose {option}.kind=dense"
         )
+    if criterion.outliers is not None:
+        raise ConfigError(
+            f"option {option}.outliers: {criterion.outliers.rule} takes keys of the bulk from {selector.kind}, which"
+            " chooses among all of them; leave outliers out"
+        )
     if config.calibration.rule != "kv_bytes":
         raise ConfigError(
             f"option {option}.selector: {selector.kind} reads as many keys as a share of the KV bytes pays; choose"
