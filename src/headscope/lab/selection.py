@@ -70,17 +70,21 @@ class Selectors:
         most = budget_keys(group.budget, visible.position + 1, visible.bulk_size, self._window, fixed) - later
         grouped, index = queries.grouped[:, rows], self._index(group.selector, layer[0])
         chosen, rest = group.selector.choose(grouped, local.mass, index, most.clamp(min=0), queries.call.scale)
-        reads = Reading.of(long, kv_heads).groups.transpose(0, 1)
-        keys = torch.ones(*reads.shape, prefix, dtype=torch.bool, device=reads.device)
-        keys[..., : self._indexed.stop] = False
-        keys[..., self._indexed.start : self._indexed.stop] = chosen
-        read = queries.selected(rows, keys & ~layer[1][:, None, None])
+        read = queries.selected(rows, self._in_prefix(chosen, prefix) & ~layer[1][:, None, None])
         whole = local if read is None else local.joined(read)
         whole = whole if rest is None else whole.joined(Part(*rest))
+        reads = Reading.of(long, kv_heads).groups.transpose(0, 1)
         return Selection(
             torch.where(reads[:, :, None, :, None], whole.output, local.output),
             ((chosen.sum(-1) + later + index_pairs) * reads).sum(0, dtype=torch.float64),
         )
+
+    def _in_prefix(self, chosen: Tensor, prefix: int) -> Tensor:
+        """Mark chosen keys, of the indexed ones [..., N], and all behind these among those of the prefix, [..., P]."""
+        keys = torch.ones(*chosen.shape[:-1], prefix, dtype=torch.bool, device=chosen.device)
+        keys[..., : self._indexed.stop] = False
+        keys[..., self._indexed.start : self._indexed.stop] = chosen
+        return keys
 
     def _index(self, selector: Selector, cache: LayerCache) -> Any:
         if (key := (cache.layer, selector)) not in self._indexes:

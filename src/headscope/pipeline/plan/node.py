@@ -62,6 +62,8 @@ def modules(stage: str, spec: Spec) -> list[str]:
         found |= {module for criterion in spec["criteria"].values() for module in criterion_modules(criterion)}
     if stage == "calibration":
         found.add(registry.module("criteria", spec["kind"]))
+        if estimator := spec.get("budget", {}).get("estimator"):  # which says how much its summaries are
+            found.add(registry.module("estimators", estimator["kind"]))
     if stage == "oracle":
         found |= {registry.module("estimators", estimator["kind"]) for estimator in spec["estimators"].values()}
     if stage == "assets":
