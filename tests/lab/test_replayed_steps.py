@@ -14,6 +14,7 @@ from headscope.heads.estimators import build as build_estimator
 from headscope.heads.estimators.gaussian import Gaussian
 from headscope.heads.moments import gaussian_log_mass
 from headscope.heads.outliers import OutlierRule
+from headscope.heads.selectors import build as build_selector
 from headscope.heads.view import LayerView
 from headscope.heads.window import Window
 from headscope.kernels.common.graph import GRAPHS
@@ -65,6 +66,23 @@ def both(taped, model, prompts, groups, window=WINDOW, budget=BUDGET, eos=STOPS,
 @pytest.mark.parametrize("family", ["llama", "llama_mha", "qwen3", "gemma3", "phi3"])
 def test_rows_of_one_prompt_answer_as_step_by_step(family: str, taped: pytest.MonkeyPatch) -> None:
     both(taped, tiny_model(family), [(IDS, BOUNDARY)], with_outliers())
+    assert sum(tape.replays for tape in Tape.made) > 10
+
+
+SELECTORS = [
+    {"kind": "top_keys"},
+    {"kind": "pages", "size": 8},
+    {"kind": "clusters", "size": 4, "bits": 16},
+    {"kind": "by_importance", "rule": "last_queries"},
+]
+
+
+@pytest.mark.parametrize("prompts", [1, 3])
+def test_rows_that_select_answer_as_step_by_step(prompts: int, taped: pytest.MonkeyPatch) -> None:
+    budgets = torch.tensor([0.5, 0.8], dtype=torch.float64)
+    dense = build({"kind": "dense"}, [{}] * 2, None)
+    selecting = [Rows(dense, selector=build_selector(spec), budget=budgets) for spec in SELECTORS]
+    both(taped, tiny_model("qwen3"), PROMPTS[:prompts], [*with_outliers(), *selecting])
     assert sum(tape.replays for tape in Tape.made) > 10
 
 

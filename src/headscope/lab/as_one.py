@@ -30,9 +30,13 @@ from headscope.models.attention import LayerCall
 
 
 def may_join(groups: Sequence[Rows]) -> bool:
-    """Return True if prompts with these rows may be taken as one: all their estimators say `joinable = True`."""
+    """Return True if prompts with these rows may be taken as one.
+
+    All their estimators say `joinable = True`, and no selector chooses: its index would have keys of no prompt.
+    """
     estimators = [group.criterion.estimator for group in groups if group.criterion.estimator is not None]
-    return all(getattr(estimator, "joinable", False) for estimator in estimators)
+    joinable = all(getattr(estimator, "joinable", False) for estimator in estimators)
+    return joinable and all(group.selector is None for group in groups)
 
 
 class AsOne(SharedPrefix):
@@ -53,6 +57,7 @@ class AsOne(SharedPrefix):
         self.readings = [prompt.counts for prompt in prompts if isinstance(prompt.counts, ReadingCounts)]
         self._lengths = [prompt.length for prompt in prompts]
         self._next = [prompt.length + own.get_seq_length() for prompt, own in zip(prompts, caches, strict=True)]
+        self._selectors = first._selectors
         self.cache, self._unused = one_cache(caches, lambda tensors: torch.stack(tensors, 1).flatten(0, 1))
         for prompt in (*prompts, self):
             prompt.prefix = {}
@@ -99,8 +104,8 @@ class AsOne(SharedPrefix):
         return visible.bulk_size[rows.start * self.prompt_count : rows.stop * self.prompt_count]
 
     def _count(self, queries: LayerQueries, long: Tensor, pairs: Tensor | None = None) -> None:
-        """Count labels, bool [R N, H, 1]; rows with selectors are not taken as one."""
+        """Count labels, bool [R N, H, 1], and what is read of bulks, [R N, 1]."""
         if self.counts is not None:
             counted, keys = queries.visible.bulk_size[:, 0] > 0, queries.visible.position[:, None] + 1
             costs = self._costs_of(queries.call)
-            self.counts.add(queries.call.layer, long, counted, keys.repeat(self.rows, 1), costs)
+            self.counts.add(queries.call.layer, long, counted, keys.repeat(self.rows, 1), costs, pairs)

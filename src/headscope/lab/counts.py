@@ -217,13 +217,20 @@ class StepLabels:
     def __init__(self, step: Tensor, most: int):
         """Make room for `most` steps; `step` holds the number of the present one, [1]."""
         self._step, self._most = step, most
-        # By layer: labels, [R, H, most], and the bytes of a decision.
+        # By layer: labels, [R, H, most], the bytes of a decision, and what is read of bulks where not all is.
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._pairs: dict[int, Tensor] = {}
         # By the first layer alone, since all have the same: queries with a bulk and their keys, [R, most] each.
         self._queries: dict[int, tuple[Tensor, Tensor]] = {}
 
     def add(
-        self, layer: int, long: Tensor, counted: Tensor, keys: Tensor, decision_bytes: Tensor, _: Tensor | None = None
+        self,
+        layer: int,
+        long: Tensor,
+        counted: Tensor,
+        keys: Tensor,
+        decision_bytes: Tensor,
+        pairs: Tensor | None = None,
     ) -> None:
         """Write the labels of one layer in the present step; arguments as for `ReadingCounts.add`, with one query."""
         rows = len(long)
@@ -232,6 +239,10 @@ class StepLabels:
         if layer not in self._layers:
             self._layers[layer] = long.new_zeros(*long.shape[:2], self._most), decision_bytes
         self._layers[layer][0].index_copy_(2, self._step, long)
+        if pairs is not None:
+            if layer not in self._pairs:
+                self._pairs[layer] = pairs.new_zeros(rows, self._most)
+            self._pairs[layer].index_copy_(1, self._step, pairs)
         for room, new in zip(self._queries.get(layer, ()), (counted, keys), strict=False):
             room.index_copy_(1, self._step, new.expand(rows, 1))
 
@@ -240,6 +251,7 @@ class StepLabels:
         for with_bulk, keys in self._queries.values():
             counted = with_bulk[:, :steps] & (torch.arange(steps, device=fed.device) < fed[:, None])
             for layer, (long, decision_bytes) in self._layers.items():
-                for_all = long[:, :, :steps], counted, keys[:, :steps], decision_bytes
+                for_all = [long[:, :, :steps], counted, keys[:, :steps], decision_bytes]
+                for_all += [self._pairs[layer][:, :steps]] if layer in self._pairs else []
                 for number, counts in enumerate(readings):
                     counts.add(layer, *(x[number :: len(readings)] for x in for_all))

@@ -3,8 +3,8 @@
 All that a step reads and writes stays where it is: its number, positions and tokens lie in tensors, own keys have room
 for the longest answer, and what a query sees follows from its position. Rows that have stopped stay in the batch,
 uncounted, until all have: a step has as many kernels for few rows as for many.
-Summaries that stream are made anew in each step, so rows with such summaries, and rows with selectors, decode by the
-steps of `headscope.lab.evaluation`.
+Summaries that stream are made anew in each step, so rows with such summaries decode
+by the steps of `headscope.lab.evaluation`.
 
 Shapes: N prompts, R rows of each, K KV heads, S room for own keys, D head_dim, A steps at a time.
 """
@@ -29,13 +29,12 @@ AT_ONCE = 8
 
 
 def replayable(model: PreTrainedModel, prompts: Sequence[SharedPrefix]) -> bool:
-    """Return True if one device with graphs holds the model, no summaries stream, and nothing is selected."""
+    """Return True if one device with graphs holds the model, and no summaries stream."""
     device = model.get_input_embeddings().weight.device
     if device.type not in GRAPHS or any(weight.device != device for weight in model.parameters()):
         return False
-    groups = [group for prompt in prompts for group in prompt.groups]
-    streams = (each.criterion.summaries == STREAMING and each.criterion.estimator is not None for each in groups)
-    return not any(streams) and all(group.selector is None for group in groups)
+    criteria = [group.criterion for prompt in prompts for group in prompt.groups]
+    return not any(each.summaries == STREAMING and each.estimator is not None for each in criteria)
 
 
 def decode_replayed(

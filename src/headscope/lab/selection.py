@@ -5,7 +5,7 @@ Keys that have left the window since the boundary are in no index; a KV head tha
 Shapes: r rows of one group, H query heads, K KV heads, G = H // K, Q queries, P prefix keys, D head_dim.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +32,28 @@ class Selection(NamedTuple):
     pairs: Tensor
 
 
+class Reader(NamedTuple):
+    """Rows of one group that are about to read, in one layer.
+
+    Attributes:
+        group: with a selector.
+        rows: its rows among all.
+        local: attention over their windows, [K, r, G, Q].
+        long: their labels, bool [r, H, Q].
+        taken: keys of the prefix that their windows hold as outliers, bool [K, P].
+        bulk_size: keys of each query outside the plain window, [Q].
+        decision_bytes: what a decision of each row reads of a KV head beside the plain window, [r].
+    """
+
+    group: Rows
+    rows: slice
+    local: Part
+    long: Tensor
+    taken: Tensor
+    bulk_size: Tensor
+    decision_bytes: Tensor
+
+
 class Selectors:
     """Lets selectors choose, by indexes that are made once for each layer."""
 
@@ -40,40 +62,28 @@ class Selectors:
         self._window, self._indexed = window, range(*window.summarised(boundary))
         self._indexes: dict[tuple[int, Selector], Any] = {}
 
-    def read(
-        self,
-        layer: tuple[LayerCache, Tensor],
-        queries: LayerQueries,
-        group: Rows,
-        rows: slice,
-        local: Part,
-        long: Tensor,
-        decision_bytes: Tensor,
-    ) -> Selection:
-        """Let the KV heads with a long label read what the group's selector chooses.
+    def index(self, selector: Selector, layer: int, prefix: Mapping[int, LayerCache]) -> None:
+        """Index a layer, if it is not yet."""
+        if (layer, selector) not in self._indexes:
+            bulk = Bulk.between(prefix[layer], self._indexed.start, self._indexed.stop)
+            self._indexes[layer, selector] = selector.index(bulk)
 
-        Args:
-            layer: the prefix, and which of its keys the rows' windows hold as outliers, bool [K, P].
-            queries: of all rows.
-            group: with a selector.
-            rows: of the group.
-            local: attention over the rows' windows, [K, r, G, Q].
-            long: the rows' labels, bool [r, H, Q].
-            decision_bytes: what a decision of each row reads of a KV head beside the plain window, [r].
-        """
-        assert group.selector is not None and group.budget is not None
+    def read(self, queries: LayerQueries, reader: Reader) -> Selection:
+        """Let the KV heads with a long label read what the group's selector chooses."""
+        selector, local = reader.group.selector, reader.local
+        assert selector is not None and reader.group.budget is not None
         kv_heads, prefix, head_dim = queries.prefix.keys.shape
-        pair, visible = pair_bytes(1, head_dim), queries.visible
-        index_pairs = group.selector.index_bytes(len(self._indexed), head_dim) / pair
-        later = visible.bulk_size - len(self._indexed)
-        fixed = decision_bytes / pair + index_pairs
-        most = budget_keys(group.budget, visible.position + 1, visible.bulk_size, self._window, fixed) - later
-        grouped, index = queries.grouped[:, rows], self._index(group.selector, layer[0])
-        chosen, rest = group.selector.choose(grouped, local.mass, index, most.clamp(min=0), queries.call.scale)
-        read = queries.selected(rows, self._in_prefix(chosen, prefix) & ~layer[1][:, None, None])
+        pair, visible = pair_bytes(1, head_dim), queries.visible.position + 1
+        index_pairs = selector.index_bytes(len(self._indexed), head_dim) / pair
+        later = reader.bulk_size - len(self._indexed)
+        fixed = reader.decision_bytes / pair + index_pairs
+        most = budget_keys(reader.group.budget, visible, reader.bulk_size, self._window, fixed) - later
+        grouped, index = queries.grouped[:, reader.rows], self._indexes[queries.call.layer, selector]
+        chosen, rest = selector.choose(grouped, local.mass, index, most.clamp(min=0), queries.call.scale)
+        read = queries.selected(reader.rows, self._in_prefix(chosen, prefix) & ~reader.taken[:, None, None])
         whole = local if read is None else local.joined(read)
         whole = whole if rest is None else whole.joined(Part(*rest))
-        reads = Reading.of(long, kv_heads).groups.transpose(0, 1)
+        reads = Reading.of(reader.long, kv_heads).groups.transpose(0, 1)
         return Selection(
             torch.where(reads[:, :, None, :, None], whole.output, local.output),
             ((chosen.sum(-1) + later + index_pairs) * reads).sum(0, dtype=torch.float64),
@@ -81,15 +91,8 @@ class Selectors:
 
     def _in_prefix(self, chosen: Tensor, prefix: int) -> Tensor:
         """Mark chosen keys, of the indexed ones [..., N], and all behind these among those of the prefix, [..., P]."""
-        keys = torch.ones(*chosen.shape[:-1], prefix, dtype=torch.bool, device=chosen.device)
-        keys[..., : self._indexed.stop] = False
-        keys[..., self._indexed.start : self._indexed.stop] = chosen
-        return keys
-
-    def _index(self, selector: Selector, cache: LayerCache) -> Any:
-        if (key := (cache.layer, selector)) not in self._indexes:
-            self._indexes[key] = selector.index(Bulk.between(cache, self._indexed.start, self._indexed.stop))
-        return self._indexes[key]
+        shape, behind = chosen.shape[:-1], prefix - self._indexed.stop
+        return torch.cat([chosen.new_zeros(*shape, self._indexed.start), chosen, chosen.new_ones(*shape, behind)], -1)
 
 
 def merged(queries: LayerQueries, local: Part, long: Tensor, selected: Sequence[tuple[slice, Selection]]) -> Selection:
@@ -104,10 +107,11 @@ def merged(queries: LayerQueries, local: Part, long: Tensor, selected: Sequence[
     groups, whole = Reading.of(long, len(queries.prefix.keys)).groups, long.clone()
     pairs = (groups * queries.visible.bulk_size).sum(1, dtype=torch.float64)
     for rows, selection in selected:
-        pairs[rows], whole[rows] = selection.pairs, False
+        pairs[rows].copy_(selection.pairs)
+        whole[rows].zero_()
     output = queries.whole(local, whole).clone()
     for rows, selection in selected:
-        output[:, rows] = selection.output
+        output[:, rows].copy_(selection.output)
     return Selection(output, pairs)
 
 

@@ -25,7 +25,7 @@ from headscope.lab.counts import ReadingCounts, StepLabels
 from headscope.lab.parts import NEVER, Part, hiding, numbers_at_once
 from headscope.lab.queries import LayerQueries, by_row
 from headscope.lab.rows import Rows
-from headscope.lab.selection import Selection, Selectors, merged
+from headscope.lab.selection import Reader, Selection, Selectors, merged
 from headscope.lab.visible import PrefixLayer, Visible
 from headscope.models.attention import LayerCall
 
@@ -154,10 +154,12 @@ class SharedPrefix:
         """Let the KV heads of a group's rows read what its selector chooses, if it has one."""
         if group.selector is None:
             return None
-        call, local = queries.call, self._windowed(queries, rows, group.outliers)
-        fixed = self._decision_bytes(call, group).repeat(group.count) / len(queries.prefix.keys)
-        layer = self.prefix[call.layer], self._at_boundary(call, group.outliers).taken
-        return self._selectors.read(layer, queries, group, rows, local, long, fixed)
+        self._selectors.index(group.selector, queries.call.layer, self.prefix)
+        local = self._windowed(queries, rows, group.outliers)
+        taken = self._at_boundary(queries.call, group.outliers).taken
+        decision = self._decision_bytes(queries.call, group).repeat(group.count) / len(queries.prefix.keys)
+        reader = Reader(group, rows, local, long, taken, self._outside(queries, rows), decision)
+        return self._selectors.read(queries, reader)
 
     def _local(self, queries: LayerQueries) -> Part:
         """Return what a pair gives that sees its window alone, outliers included, [K, R, G, Q]."""
