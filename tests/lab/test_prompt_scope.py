@@ -203,5 +203,5 @@ def test_margins_are_what_decides(kind: str, outliers, chunk: int) -> None:
 def test_a_dense_context_is_counted_where_its_keys_are() -> None:
     cache = LayerCache(3, *(torch.empty(2, 50, 8, device="meta") for _ in range(2)))
     counts = _dense_counts(Sizes(4, 2, 8, WINDOW), [cache, replace(cache, layer=4, sliding=9)], 2)
-    (((layer, _), [labels]),) = counts._waiting.items()
-    assert layer == 3 and all(part.is_meta for part in labels)
+    (((layer, _), [(*labels, pairs)]),) = counts._waiting.items()
+    assert layer == 3 and all(part.is_meta for part in labels) and pairs is None
