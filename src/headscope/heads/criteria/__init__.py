@@ -3,6 +3,7 @@
 Shapes: B rows of one criterion, H query heads, Q queries, D head_dim.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 
 from headscope.errors import ConfigError
-from headscope.heads import registry
+from headscope.heads import estimators, registry
 from headscope.heads.boundary_state import FROZEN
 from headscope.heads.calibration.maps import MarginMap
 from headscope.heads.decision import HEAD, LOSS
 from headscope.heads.estimators import Estimator, ValueEstimator
+from headscope.heads.outliers import OutlierRule
+from headscope.heads.reading import decision_bytes
 from headscope.heads.view import LayerView
 
 
@@ -61,6 +64,21 @@ class Criterion:
         """Make the criterion with one row a target, of which calibration found a `threshold` and maybe a `map`."""
         thresholds = torch.tensor([target.get("threshold", 0.0) for target in targets], dtype=torch.float64)
         return cls(thresholds, map=MarginMap.of(targets[0]), **options)
+
+
+def mean_decision_bytes(spec: Mapping[str, Any], head_dim: int) -> float:
+    """Return the bytes that a decision reads of a KV head beside the plain window, in the mean over KV heads.
+
+    Args:
+        spec: `kind`, `estimator` and `outliers` of a criterion's slice.
+        head_dim: D.
+    """
+    numbers, outliers = 0.0, OutlierRule(**(spec["outliers"] or {}))
+    if spec["estimator"] is not None:
+        any_text: Mapping[str, Any] = defaultdict(lambda: None)  # sizes do not depend on another text's moments
+        estimator = estimators.build(spec["estimator"], any_text)
+        numbers = estimator.numbers(head_dim, registry.criterion(spec["kind"]).measures == LOSS)
+    return float(decision_bytes(torch.tensor(outliers.count), outliers.bits, numbers, head_dim))
 
 
 def build(spec: Mapping[str, Any], targets: Sequence[Mapping[str, Any]], estimator: Estimator | None) -> Criterion:

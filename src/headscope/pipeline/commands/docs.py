@@ -6,14 +6,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from headscope.errors import ConfigError
-from headscope.heads import registry
-from headscope.heads.estimators import build
-from headscope.heads.quantised import FULL
-from headscope.heads.reading import decision_bytes, pair_bytes
+from headscope.heads.criteria import mean_decision_bytes
+from headscope.heads.reading import pair_bytes
 from headscope.pipeline.config.compose import compose, find_root
 from headscope.pipeline.config.options import leaves, options
 from headscope.pipeline.config.overrides import groups
@@ -23,8 +20,8 @@ from headscope.pipeline.store.files import atomic_file
 WINDOW = 16 + 128
 COLUMNS = ("kind", "calibrated_on", "estimator", "outliers", "selector")
 CRITERIA = """\
-<!-- Written by `headscope docs` from conf/criterion, conf/estimator and conf/outliers. Edit those. -->
-# Criteria, estimators and outlier rules
+<!-- Written by `headscope docs` from conf/criterion, conf/estimator, conf/outliers and conf/selector. Edit those. -->
+# Criteria, estimators, outlier rules and selectors
 
 Choose criteria with `criterion=[dense,qada,lost_output]`; [concepts.md](concepts.md) explains the words.
 The last columns count what a query reads beyond its window of 16 + 128 keys, in windows: outliers and summaries
@@ -85,13 +82,7 @@ def _criterion_row(root: Path, name: str, criterion: Mapping[str, Any]) -> list[
 
 def in_windows(criterion: Mapping[str, Any], head_dim: int) -> float:
     """Return the bytes that a decision reads of outliers and summaries over those of a window of WINDOW keys."""
-    outliers, spec = criterion["outliers"] or {"count": 0, "bits": FULL}, criterion["estimator"]
-    numbers = 0.0
-    if spec is not None:
-        other_text: dict[str, Any] = {spec.get("moments", ""): {}}  # sizes do not depend on its moments
-        numbers = build(spec, other_text).numbers(head_dim, registry.criterion(criterion["kind"]).measures == "loss")
-    read = decision_bytes(torch.tensor(outliers["count"]), outliers["bits"], numbers, head_dim)
-    return float(read) / pair_bytes(WINDOW, head_dim)
+    return mean_decision_bytes(criterion, head_dim) / pair_bytes(WINDOW, head_dim)
 
 
 def _options_page(root: Path) -> str:

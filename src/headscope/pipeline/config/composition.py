@@ -99,7 +99,7 @@ def _explained(error: Exception, words: Sequence[str]) -> ConfigError:
 
 
 def _null_group(words: Sequence[str]) -> ConfigError | None:
-    """Return the error of an option of a group that is null: a model's RoPE, a criterion's estimator, outliers...."""
+    """Return the error of an option of a group that is null: a model's RoPE, or one of a criterion's groups."""
     for path in sorted(map(option_of, words), key=len, reverse=True):
         if path.startswith("model.rope"):
             remedy = "give it in a YAML of the model, as conf/model/llama3_8b_rope16k.yaml does"

@@ -1,7 +1,6 @@
 """Fit what each target needs: one threshold for all heads, after each head's map, or a static ranking."""
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headscope.heads import estimators, registry
+from headscope.heads import registry
 from headscope.heads.calibration.kv_bytes import Costs
 from headscope.heads.calibration.maps import MarginMap, energy_map
 from headscope.heads.calibration.rules import Rule, ShareOfBytes, ShareOfPairs
+from headscope.heads.criteria import mean_decision_bytes
 from headscope.heads.decision import GROUP, LOSS, group_margins
-from headscope.heads.outliers import OutlierRule
-from headscope.heads.reading import decision_bytes
 from headscope.heads.window import Window
 from headscope.pipeline.store.calibration_pairs import Pairs, read_pairs
 from headscope.pipeline.store.parents import Parents
@@ -56,13 +54,9 @@ def _rule(spec: Mapping[str, Any]) -> Rule:
     """Return what targets are shares of, by what a query of the criterion reads."""
     if "budget" not in spec:
         return ShareOfPairs()
-    budget, numbers = spec["budget"], 0.0
-    if budget["estimator"] is not None:
-        built = estimators.build(budget["estimator"], defaultdict(lambda: None))  # of which text changes no size
-        numbers = built.numbers(budget["head_dim"], registry.criterion(spec["kind"]).measures == LOSS)
-    outliers = OutlierRule(**(budget["outliers"] or {}))
-    decision = decision_bytes(torch.tensor(outliers.count), outliers.bits, numbers, budget["head_dim"])
-    return ShareOfBytes(Costs(Window(**budget["window"]), budget["kv_heads"], budget["head_dim"], float(decision)))
+    budget = spec["budget"]
+    decision = mean_decision_bytes({**budget, "kind": spec["kind"]}, budget["head_dim"])
+    return ShareOfBytes(Costs(Window(**budget["window"]), budget["kv_heads"], budget["head_dim"], decision))
 
 
 def _map(spec: Mapping[str, Any], pairs: Pairs) -> MarginMap:
